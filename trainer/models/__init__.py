@@ -1,0 +1,30 @@
+"""Both Convolutional Pose Machines: build one, fold its batch normalisation, start one from the other.
+
+`keras` and `keras.ops` only, so they run on Keras's TensorFlow, torch and JAX backends alike.
+"""
+
+from trainer.models.folding import fold_batch_norm
+from trainer.models.layers import BELIEF_MAP_CHANNELS, STRIDE, Variant
+from trainer.models.network import (
+    BUILDERS,
+    STAGES,
+    VARIANTS,
+    Architecture,
+    architecture_of,
+    build,
+    checked_variant,
+)
+
+__all__ = [
+    "BELIEF_MAP_CHANNELS",
+    "BUILDERS",
+    "STAGES",
+    "STRIDE",
+    "VARIANTS",
+    "Architecture",
+    "Variant",
+    "architecture_of",
+    "build",
+    "checked_variant",
+    "fold_batch_norm",
+]
