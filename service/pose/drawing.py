@@ -1,0 +1,67 @@
+"""Draws hands on pictures: a colour for each finger, fainter where the model is less sure."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from service.pose.keypoints import SKELETON_EDGES, finger_of
+
+FINGER_COLOURS: Final[dict[str, tuple[int, int, int]]] = {
+    "wrist": (240, 240, 240),
+    "thumb": (239, 71, 111),
+    "index": (255, 159, 28),
+    "middle": (131, 197, 50),
+    "ring": (17, 170, 222),
+    "little": (157, 100, 255),
+}
+"""RGB colours that stay apart on skin and for the common forms of colour blindness."""
+
+_RIM: Final = (20, 20, 20)
+_OVERSAMPLING: Final = 2  # ImageDraw has no anti-aliasing of its own
+_FAINTEST: Final = 0.25  # opacity of a keypoint of score 0: low scores are shown, not hidden
+
+
+def draw_hand(
+    picture: Image.Image, keypoints_in_image: NDArray[np.floating], scores: NDArray[np.floating]
+) -> Image.Image:
+    """A copy of the picture with the skeleton of one hand on it.
+
+    Args:
+        picture: RGB.
+        keypoints_in_image: [21, 2], (x, y) in the picture's continuous pixel coordinates.
+        scores: [21] in [0, 1]; the opacity of each keypoint and of the edge that leads to it.
+    """
+    extent = float(np.ptp(keypoints_in_image, axis=0).max())
+    radius = max(2.0, 0.016 * max(extent, 0.25 * min(picture.size)))
+    # The overlay covers the hand only: a large photo need not be doubled in size.
+    margin = 4 * radius
+    left, top = np.floor(keypoints_in_image.min(axis=0) - margin).astype(int).clip(0, picture.size).tolist()
+    right, bottom = (
+        np.ceil(keypoints_in_image.max(axis=0) + margin).astype(int).clip(0, picture.size).tolist()
+    )
+    result = picture.copy()
+    if left >= right or top >= bottom:
+        return result
+
+    size = (right - left, bottom - top)
+    overlay = Image.new("RGBA", (size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING))
+    draw = ImageDraw.Draw(overlay)
+    points = (np.asarray(keypoints_in_image, np.float64) - (left, top)) * _OVERSAMPLING
+    alphas = (255 * (_FAINTEST + (1 - _FAINTEST) * np.clip(scores, 0.0, 1.0))).astype(int).tolist()
+    thick = max(2, round(radius * _OVERSAMPLING))
+
+    for outline in (True, False):  # dark rims first, so that they never cover a coloured line
+        for start, end in SKELETON_EDGES:
+            colour = _RIM if outline else FINGER_COLOURS[finger_of(end)]
+            ends = [tuple(points[start]), tuple(points[end])]
+            draw.line(ends, fill=(*colour, alphas[end]), width=thick + 4 if outline else thick)
+        for keypoint, (x, y) in enumerate(points.tolist()):
+            colour = _RIM if outline else FINGER_COLOURS[finger_of(keypoint)]
+            reach = thick + 2 if outline else thick
+            draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=(*colour, alphas[keypoint]))
+
+    overlay = overlay.resize(size, Image.Resampling.BOX)
+    result.paste(overlay, (left, top), overlay)
+    return result

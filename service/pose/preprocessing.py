@@ -1,0 +1,91 @@
+"""From an upright picture to the model's input: the only place where pixels are resampled.
+
+Serving and training both come through `warp`, so a network sees the same sampling in both. The same affine map that
+moves the pixels moves the labels, and its inverse carries predictions back.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.pose.geometry import Affine, Box, crop_affine
+from service.pose.images import DecodedImage
+
+CROP_PADDING: Final = 1.25
+"""How much larger than the hand's box the crop is: room for a box that is a little off."""
+
+PADDING_GREY: Final = 128
+"""What fills the input beyond the picture's edge; about 0 once the model has normalised it."""
+
+
+def hand_box_to_crop(box_in_image: Box) -> Box:
+    """The square region that is shown to the model for a hand in this box."""
+    return box_in_image.squared().scaled(CROP_PADDING)
+
+
+def crop(
+    image: DecodedImage, region_in_image: Box, input_size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], Affine]:
+    """Letterbox a region of the picture into the model's input.
+
+    Args:
+        image: the picture.
+        region_in_image: what to show, in pixels of the full picture; it may reach over the edges.
+        input_size: (width, height) of the input in pixels.
+
+    Returns:
+        The input, uint8 RGB [height, width, 3], and the affine map from image to input coordinates.
+    """
+    image_to_input = crop_affine(region_in_image, input_size)
+    shrink_x, shrink_y = image.reduction
+    pixels_to_input = Affine.scaling(1 / shrink_x, 1 / shrink_y).then(image_to_input)
+    return warp(image.pixels, pixels_to_input, input_size), image_to_input
+
+
+def warp(pixels: Image.Image, pixels_to_input: Affine, input_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resample a picture through an affine map, bilinearly, after averaging whole pixels where it shrinks a lot.
+
+    Args:
+        pixels: RGB picture.
+        pixels_to_input: map from the picture's continuous pixel coordinates to those of the result; invertible.
+        input_size: (width, height) of the result.
+
+    Returns:
+        uint8 RGB [height, width, 3]; grey (128) where the map reaches outside the picture.
+    """
+    to_pixels = pixels_to_input.inverse()
+    factor = math.floor(to_pixels.scale)
+    if factor > 1:
+        region = _region_seen(to_pixels, input_size, pixels.size, factor)
+        if region is None:
+            return np.full((input_size[1], input_size[0], 3), PADDING_GREY, np.uint8)
+        pixels = pixels.reduce(factor, box=region)
+        to_pixels = to_pixels.then(Affine.translation(-region[0], -region[1])).then(
+            Affine.scaling(1 / factor)
+        )
+    warped = pixels.transform(
+        input_size,
+        Image.Transform.AFFINE,
+        to_pixels.coefficients(),
+        resample=Image.Resampling.BILINEAR,
+        fillcolor=(PADDING_GREY,) * 3,
+    )
+    return np.asarray(warped)
+
+
+def _region_seen(
+    to_pixels: Affine, input_size: tuple[int, int], size: tuple[int, int], factor: int
+) -> tuple[int, int, int, int] | None:
+    """The part of the picture that the result shows, as (left, top, right, bottom), or None if it shows nothing.
+
+    One block of `factor` pixels is added all round for interpolation at the edges.
+    """
+    width, height = input_size
+    corners = to_pixels.apply(np.array([(0, 0), (width, 0), (0, height), (width, height)], np.float64))
+    left, top = np.floor(corners.min(axis=0) - factor).astype(int)
+    right, bottom = np.ceil(corners.max(axis=0) + factor).astype(int)
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])
+    return (int(left), int(top), int(right), int(bottom)) if left < right and top < bottom else None
