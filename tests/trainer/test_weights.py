@@ -1,0 +1,154 @@
+"""Weights files: what is written is read back, and files that do not fit are refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from trainer import weights
+from trainer.models import VARIANTS, build, fold_batch_norm
+
+TINY = 1 / 16
+
+
+def info_for(variant: str, **changes: Any) -> weights.WeightsInfo:
+    values: dict[str, Any] = {
+        "variant": variant,
+        "created": "2026-01-02",
+        "input_size": 128,
+        "target_sigma_in_cells": 1.5,
+        "provenance": {"data": ["random numbers"], "samples_seen": 0},
+        "metrics": {"somewhere": {"epe_px": 99.5}},
+    }
+    return weights.WeightsInfo(**{**values, **changes})
+
+
+def saved(folder: Path, variant: str, *, batch_norm: bool = False) -> tuple[Any, Path]:
+    model = build(variant, batch_norm=batch_norm, width_multiplier=TINY)
+    path = folder / f"{variant}.npz"
+    weights.save(model, path, info_for(variant))
+    return model, path
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_weights_come_back_as_the_folded_model_rounded_to_half_precision(
+    variant: str, tmp_path: Path
+) -> None:
+    model, path = saved(tmp_path, variant, batch_norm=True)
+    stored = weights.load(path, variant)
+    restored = weights.to_model(stored, all_stages=True)
+    assert stored.variant == variant
+    assert stored.info == info_for(variant)
+    for expected, actual in zip(fold_batch_norm(model).get_weights(), restored.get_weights(), strict=True):
+        assert np.array_equal(expected.astype(np.float16).astype(np.float32), actual)
+
+
+def test_restored_model_gives_the_last_stage_alone_unless_asked(tmp_path: Path) -> None:
+    _, path = saved(tmp_path, "lightweight")
+    restored = weights.to_model(weights.load(path))
+    assert restored.output_names == ["belief_maps_stage3"]
+
+
+def test_other_variants_file_is_refused(tmp_path: Path) -> None:
+    _, path = saved(tmp_path, "lightweight")
+    with pytest.raises(weights.WeightsError, match="holds weights of the lightweight variant, standard ones"):
+        weights.load(path, "standard")
+
+
+def test_model_of_other_widths_is_refused_and_the_first_difference_named(tmp_path: Path) -> None:
+    _, path = saved(tmp_path, "lightweight")
+    other = build("lightweight", batch_norm=False, width_multiplier=1 / 8)
+    with pytest.raises(
+        weights.WeightsError, match=r"do not fit.*conv1_1/bias: in the file \(4,\), in the model \(8,\)"
+    ):
+        weights.assign(weights.load(path), other)
+
+
+def test_saving_under_the_wrong_variant_writes_nothing(tmp_path: Path) -> None:
+    model = build("standard", batch_norm=False, width_multiplier=TINY)
+    with pytest.raises(
+        weights.WeightsError, match="the model is standard, the information is for lightweight"
+    ):
+        weights.save(model, tmp_path / "lightweight.npz", info_for("lightweight"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bad", [1e6, np.inf, np.nan])
+def test_values_that_half_precision_cannot_hold_are_refused_and_the_old_files_stay(
+    bad: float, tmp_path: Path
+) -> None:
+    model, path = saved(tmp_path, "lightweight")
+    before = path.read_bytes()
+    layer = model.get_layer("stage1_conv1")
+    kernel, bias = layer.get_weights()
+    bias[0] = bad
+    layer.set_weights([kernel, bias])
+    with pytest.raises(weights.WeightsError, match="stage1_conv1/bias"):
+        weights.save(model, path, info_for("lightweight"))
+    assert path.read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir()} == {"lightweight.npz", "lightweight.json"}
+
+
+def test_saved_files_can_be_read_by_others(tmp_path: Path) -> None:
+    _, path = saved(tmp_path, "lightweight")
+    plain = tmp_path / "plain"
+    plain.touch()
+    for file in (path, weights.info_path(path)):
+        assert stat.S_IMODE(file.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_missing_truncated_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    _, path = saved(tmp_path, "lightweight")
+    with pytest.raises(weights.WeightsError, match=r"no weights at .*absent\.npz"):
+        weights.load(tmp_path / "absent.npz")
+
+    truncated = tmp_path / "truncated.npz"
+    truncated.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(weights.WeightsError, match=r"not a readable \.npz"):
+        weights.load(truncated)
+
+    foreign = tmp_path / "foreign.npz"
+    np.savez(foreign, numbers=np.zeros(3))
+    with pytest.raises(weights.WeightsError, match="neither variant"):
+        weights.load(foreign)
+
+
+def test_pickled_objects_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lightweight.npz"
+    objects: dict[str, Any] = {"conv1_2/depthwise_kernel": np.array([{"a": 1}], dtype=object)}
+    np.savez(path, **objects)
+    with pytest.raises(weights.WeightsError, match=r"not a readable \.npz file of plain arrays"):
+        weights.load(path)
+
+
+def test_description_of_other_weights_is_noticed(tmp_path: Path) -> None:
+    _, path = saved(tmp_path, "lightweight")
+    description = weights.info_path(path)
+    original = description.read_text()
+
+    description.write_text(original.replace(weights.file_sha256(path), "0" * 64))
+    with pytest.raises(weights.WeightsError, match="describes other weights"):
+        weights.load(path)
+
+    description.write_text(json.dumps({**json.loads(original), "input_size": 100}))
+    with pytest.raises(weights.WeightsError, match="input size 100 is not a positive multiple of 8"):
+        weights.load(path)
+
+    description.unlink()
+    with pytest.raises(weights.WeightsError, match="is missing"):
+        weights.load(path)
+
+
+def test_stored_names_are_layer_and_variable(tmp_path: Path) -> None:
+    model, path = saved(tmp_path, "lightweight")
+    arrays = weights.load(path).arrays
+    assert len(arrays) == len(model.weights)
+    assert {"conv1_2/depthwise_kernel", "conv1_2/pointwise_kernel", "conv1_2/bias"} <= arrays.keys()
+    assert all(array.dtype == np.float16 for array in arrays.values())
+    assert isinstance(model, keras.Model)

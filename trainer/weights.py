@@ -1,0 +1,264 @@
+"""Reads and writes one variant's trained weights: `<variant>.npz` and, beside it, `<variant>.json`.
+
+The .npz holds the served network (batch normalisation folded) as float16, one array per variable, named
+`<layer>/<variable>`, for example `conv1_2/pointwise_kernel`; half precision halves what the repository
+carries and costs less than rounding in any layer. The .json says where the weights come from and what was
+measured. No pickle on either side: arrays of any other kind are refused. Checkpoints of a training in
+progress are not kept here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.errors import RefusedError
+
+if TYPE_CHECKING:
+    import keras
+
+FORMAT = 1
+WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+_VARIANTS = ("standard", "lightweight")
+_SEPARABLE_MARK = "conv1_2/depthwise_kernel"
+_STANDARD_MARK = "conv1_2/kernel"
+
+
+class WeightsError(RefusedError):
+    """A weights file that is missing, damaged, or meant for something else."""
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What is known about a set of weights; the content of the .json file.
+
+    `created` is the date of training (ISO 8601). `input_size` is the crop side in pixels the network was
+    trained at and is to be served at. `target_sigma_in_cells` is the standard deviation of the target
+    Gaussians in belief-map cells, `crop_padding` the factor between a hand's box and its crop. `provenance`
+    is free JSON: the data, the recipe, samples seen, what the weights are good for. `metrics` is free JSON:
+    only what was measured, keyed by the data it was measured on. `golden` may hold a reference input and
+    answer.
+    """
+
+    variant: str
+    created: str
+    input_size: int
+    target_sigma_in_cells: float
+    crop_padding: float = 1.25
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    golden: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.variant not in _VARIANTS:
+            raise ValueError(f"unknown variant {self.variant!r}; allowed: {', '.join(_VARIANTS)}")
+        if self.input_size < 8 or self.input_size % 8:
+            raise ValueError(f"input size {self.input_size} is not a positive multiple of 8")
+        for name in ("target_sigma_in_cells", "crop_padding"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} {value} is not a positive number")
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """A weights file as read: float16 arrays by `<layer>/<variable>`, its info, the .npz file's digest."""
+
+    variant: str
+    arrays: Mapping[str, npt.NDArray[np.float16]]
+    info: WeightsInfo
+    sha256: str
+
+
+def default_path(variant: str) -> Path:
+    """Where the repository keeps the weights of `variant`."""
+    return WEIGHTS_FOLDER / f"{variant}.npz"
+
+
+def info_path(path: Path) -> Path:
+    """The .json file that belongs to the weights file `path`."""
+    return path.with_suffix(".json")
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of the weights file; WeightsError if there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise WeightsError(f"no weights at {path}: train them first, or name a file with --weights") from None
+
+
+def save(model: keras.Model, path: Path, info: WeightsInfo) -> None:
+    """Writes `model` (folded first, where it has batch normalisation) to `path` (.npz) and `info` beside it.
+
+    Both files are written under temporary names and renamed, so a reader never sees half a file. The info
+    names the digest of its weights, so a pair that was torn apart is noticed when read. WeightsError if the
+    model is of another variant than `info` says, or holds values that float16 cannot.
+    """
+    from trainer.models import architecture_of, fold_batch_norm
+
+    if path.suffix != ".npz":
+        raise WeightsError(f"a weights file ends in .npz, got {path.name!r}")
+    architecture = architecture_of(model)
+    if architecture.variant != info.variant:
+        raise WeightsError(f"the model is {architecture.variant}, the information is for {info.variant}")
+    if architecture.batch_norm:
+        model = fold_batch_norm(model)
+
+    arrays = {name: _as_float16(name, value) for name, value in _named_weights(model)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    content = {"format": FORMAT, **asdict(info), "weights_sha256": file_sha256(path)}
+    with _replacing(info_path(path)) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def load(path: Path, variant: str | None = None) -> StoredWeights:
+    """Reads a pair of files that `save` wrote; WeightsError says what is wrong with one that cannot be used.
+
+    With `variant` given, weights of the other variant are refused.
+    """
+    digest = file_sha256(path)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise WeightsError(f"{path} is not a readable .npz file of plain arrays: {error}") from error
+    found = _variant_of(path, arrays)
+    if variant is not None and found != variant:
+        raise WeightsError(f"{path} holds weights of the {found} variant, {variant} ones are needed")
+    for name, array in arrays.items():
+        if array.dtype != np.float16:
+            raise WeightsError(f"{path}: array {name!r} is {array.dtype}, expected float16")
+    info = _read_info(info_path(path), digest)
+    if info.variant != found:
+        raise WeightsError(f"{info_path(path)} is for {info.variant}, the weights beside it are {found}")
+    return StoredWeights(variant=found, arrays=arrays, info=info, sha256=digest)
+
+
+def to_model(
+    stored: StoredWeights, *, all_stages: bool = False, input_size: int | None = None
+) -> keras.Model:
+    """The served network (no batch normalisation, float32) with these weights, as wide as they are."""
+    from trainer.models import Architecture, checked_variant
+    from trainer.models.layers import Widths
+    from trainer.models.network import build_architecture
+
+    def channels(layer: str, variable: str = "kernel") -> int:
+        return int(_array(stored, f"{layer}/{variable}").shape[-1])
+
+    last = "pointwise_kernel" if stored.variant == "lightweight" else "kernel"
+    widths = Widths(
+        block1=channels("conv1_1"),
+        block2=channels("conv2_1", last),
+        block3=channels("conv3_1", last),
+        block4=channels("conv4_1", last),
+        block5=channels("conv5_1"),
+        features=channels("conv5_3", last),
+        stage1=channels("stage1_conv1"),
+        refinement=channels("stage2_conv6"),
+    )
+    model = build_architecture(
+        Architecture(
+            variant=checked_variant(stored.variant),
+            batch_norm=False,
+            all_stages=all_stages,
+            input_size=input_size,
+            widths=widths,
+        )
+    )
+    assign(stored, model)
+    return model
+
+
+def assign(stored: StoredWeights, model: keras.Model) -> None:
+    """Copies the weights into a model without batch normalisation; WeightsError unless all of them fit."""
+    wanted = {name: tuple(value.shape) for name, value in _named_weights(model)}
+    held = {name: array.shape for name, array in stored.arrays.items()}
+    if wanted != held:
+        differing = sorted(name for name in wanted.keys() | held.keys() if wanted.get(name) != held.get(name))
+        first = differing[0]
+        raise WeightsError(
+            f"these {stored.variant} weights do not fit model {model.name!r}: "
+            f"{len(differing)} arrays differ, "
+            f"for example {first}: in the file {held.get(first, 'missing')}, "
+            f"in the model {wanted.get(first, 'missing')}"
+        )
+    for layer in model.layers:
+        if layer.weights:
+            layer.set_weights(
+                [stored.arrays[f"{layer.name}/{weight.name}"].astype(np.float32) for weight in layer.weights]
+            )
+
+
+def _named_weights(model: Any) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    for layer in model.layers:
+        for weight, value in zip(layer.weights, layer.get_weights(), strict=True):
+            yield f"{layer.name}/{weight.name}", value
+
+
+def _as_float16(name: str, value: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    largest = float(np.max(np.abs(value)))
+    if not largest <= float(np.finfo(np.float16).max):
+        raise WeightsError(f"weight {name} reaches {largest}, which float16 cannot hold; nothing was written")
+    return value.astype(np.float16)
+
+
+def _variant_of(path: Path, arrays: Mapping[str, Any]) -> str:
+    if _SEPARABLE_MARK in arrays:
+        return "lightweight"
+    if _STANDARD_MARK in arrays:
+        return "standard"
+    raise WeightsError(f"{path} holds the weights of neither variant")
+
+
+def _array(stored: StoredWeights, name: str) -> npt.NDArray[np.float16]:
+    try:
+        return stored.arrays[name]
+    except KeyError:
+        raise WeightsError(f"the {stored.variant} weights lack array {name}") from None
+
+
+def _read_info(path: Path, digest: str) -> WeightsInfo:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"{path} is missing: it says where the weights come from") from None
+    except ValueError as error:
+        raise WeightsError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise WeightsError(f"{path} is not a weights description of format {FORMAT}")
+    if content.get("weights_sha256") != digest:
+        raise WeightsError(
+            f"{path} describes other weights: its weights_sha256 is not that of the .npz beside it"
+        )
+    known = {f.name for f in fields(WeightsInfo)}
+    try:
+        return WeightsInfo(**{name: value for name, value in content.items() if name in known})
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: {error}") from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary path in the same folder and renames it to `path` if the block ends well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
