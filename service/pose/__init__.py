@@ -1,0 +1,1 @@
+"""Everything that decides where a keypoint is: pure functions on arrays, shared with the trainer."""

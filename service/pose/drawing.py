@@ -38,9 +38,7 @@ def draw_hand(
     # The overlay covers the hand only: a large photo need not be doubled in size.
     margin = 4 * radius
     left, top = np.floor(keypoints_in_image.min(axis=0) - margin).astype(int).clip(0, picture.size).tolist()
-    right, bottom = (
-        np.ceil(keypoints_in_image.max(axis=0) + margin).astype(int).clip(0, picture.size).tolist()
-    )
+    right, bottom = np.ceil(keypoints_in_image.max(axis=0) + margin).astype(int).clip(0, picture.size).tolist()
     result = picture.copy()
     if left >= right or top >= bottom:
         return result

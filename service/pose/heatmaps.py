@@ -84,12 +84,10 @@ def decode(belief_maps: NDArray[np.floating]) -> DecodedKeypoints:
             and a value that is not finite counts as 0). The background channel is not read.
     """
     if belief_maps.ndim != 4 or belief_maps.shape[-1] != CHANNEL_COUNT or min(belief_maps.shape[1:3]) < 3:
-        raise ValueError(
-            f"belief maps must be [N, height >= 3, width >= 3, {CHANNEL_COUNT}], got {belief_maps.shape}"
-        )
+        raise ValueError(f"belief maps must be [N, height >= 3, width >= 3, {CHANNEL_COUNT}], got {belief_maps.shape}")
     batch, height, width, _ = belief_maps.shape
-    maps = np.ascontiguousarray(np.moveaxis(belief_maps[..., :KEYPOINT_COUNT], -1, 1), np.float32)
-    maps = np.maximum(np.nan_to_num(maps, nan=0.0, posinf=0.0, neginf=0.0), np.float32(0.0))
+    raw = np.ascontiguousarray(np.moveaxis(belief_maps[..., :KEYPOINT_COUNT], -1, 1), np.float32)
+    maps = np.nan_to_num(raw, nan=0.0, posinf=0.0, neginf=0.0).clip(min=np.float32(0.0))
     smooth: NDArray[np.float32] = (
         _smoothing_matrix(height) @ maps @ _smoothing_matrix(width).T
     )  # [N, 21, height, width]

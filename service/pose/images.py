@@ -67,9 +67,7 @@ class DecodedImage:
         return self.pixels.width / self.width, self.pixels.height / self.height
 
 
-def decode_image(
-    data: bytes, *, max_pixels: int = 50_000_000, enough_pixels: int | None = None
-) -> DecodedImage:
+def decode_image(data: bytes, *, max_pixels: int = 50_000_000, enough_pixels: int | None = None) -> DecodedImage:
     """Decode an image file into upright RGB.
 
     Args:
@@ -88,12 +86,10 @@ def decode_image(
     except UnidentifiedImageError as error:
         raise _unreadable(data) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLargeError(
-            f"the image has too many pixels; at most {max_pixels} are allowed"
-        ) from error
+        raise ImageTooLargeError(f"the image has too many pixels; at most {max_pixels} are allowed") from error
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise all kinds of exceptions on damaged files
+    except Exception as error:
         raise BrokenImageError(_broken(data)) from error
 
     with picture:
@@ -125,9 +121,7 @@ def _orientation(picture: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 (upright) where there is none or its record is damaged."""
     try:
         value = picture.getexif().get(_ORIENTATION_TAG, 1)
-    except (
-        Exception
-    ):  # EXIF is a small file format of its own, and cameras damage it; the picture is still good
+    except Exception:  # noqa: BLE001 -- EXIF is a small file format of its own, and cameras damage it
         return 1
     return value if value in _TURNS else 1
 

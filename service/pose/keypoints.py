@@ -22,9 +22,7 @@ CHANNEL_COUNT: Final = KEYPOINT_COUNT + 1
 """Channels of a belief map: the keypoints, then the background."""
 
 SKELETON_EDGES: Final[tuple[tuple[int, int], ...]] = tuple(
-    (0 if part == 0 else first + part - 1, first + part)
-    for first in range(1, KEYPOINT_COUNT, 4)
-    for part in range(4)
+    (0 if part == 0 else first + part - 1, first + part) for first in range(1, KEYPOINT_COUNT, 4) for part in range(4)
 )
 """Pairs of keypoint indices that are joined, finger by finger, starting at the wrist."""
 

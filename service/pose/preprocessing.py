@@ -26,9 +26,7 @@ def hand_box_to_crop(box_in_image: Box) -> Box:
     return box_in_image.squared().scaled(CROP_PADDING)
 
 
-def crop(
-    image: DecodedImage, region_in_image: Box, input_size: tuple[int, int]
-) -> tuple[NDArray[np.uint8], Affine]:
+def crop(image: DecodedImage, region_in_image: Box, input_size: tuple[int, int]) -> tuple[NDArray[np.uint8], Affine]:
     """Letterbox a region of the picture into the model's input.
 
     Args:
@@ -63,9 +61,7 @@ def warp(pixels: Image.Image, pixels_to_input: Affine, input_size: tuple[int, in
         if region is None:
             return np.full((input_size[1], input_size[0], 3), PADDING_GREY, np.uint8)
         pixels = pixels.reduce(factor, box=region)
-        to_pixels = to_pixels.then(Affine.translation(-region[0], -region[1])).then(
-            Affine.scaling(1 / factor)
-        )
+        to_pixels = to_pixels.then(Affine.translation(-region[0], -region[1])).then(Affine.scaling(1 / factor))
     warped = pixels.transform(
         input_size,
         Image.Transform.AFFINE,

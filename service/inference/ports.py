@@ -1,0 +1,96 @@
+"""What the use case needs from the world, named for the need and not for the product that meets it.
+
+Adapters implement these protocols (`service.backends`, `service.observability`, the event loop); tests implement them
+with fakes. Nothing here does anything.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.inference.models import ModelReference, ServedModel
+
+
+class Backend(Protocol):
+    """Runs models. Errors are `ServiceError`s; foreign exceptions have been translated."""
+
+    def models(self) -> Sequence[ServedModel]:
+        """The models that can be asked now."""
+        ...
+
+    def resolve(self, reference: ModelReference) -> ServedModel:
+        """The model that a request means. Raises UnknownModelError, or UnavailableError while it is loading."""
+        ...
+
+    async def predict(
+        self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], *, timeout_s: float
+    ) -> NDArray[np.float32]:
+        """Belief maps for a batch of crops, in the same order.
+
+        Args:
+            model: what `resolve` returned.
+            crops: N inputs, each uint8 RGB [H, W, 3] of the model's input size.
+            timeout_s: seconds after which nobody waits for the answer any more.
+
+        Returns:
+            float32 [N, H / 8, W / 8, 22].
+        """
+        ...
+
+    async def not_ready(self) -> str | None:
+        """Why requests would fail now, in words for the operator; None when every model answers."""
+        ...
+
+
+class ReleaseReason(StrEnum):
+    """Why a micro-batch left its queue."""
+
+    FULL = "full"
+    WAITED = "waited"
+    IDLE = "idle"
+
+
+class DropReason(StrEnum):
+    """Why an accepted request left its queue without being run."""
+
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class Stage(StrEnum):
+    """The parts of a request's time."""
+
+    DECODE = "decode"
+    QUEUE = "queue"
+    INFERENCE = "inference"
+    POSTPROCESS = "postprocess"
+
+
+class Observer(Protocol):
+    """Is told what happens, to count and time it. Must be quick and must not raise."""
+
+    def stage_finished(self, model: ServedModel, stage: Stage, seconds: float) -> None: ...
+
+    def batch_released(self, model: ServedModel, size: int, reason: ReleaseReason) -> None: ...
+
+    def queue_changed(self, model: ServedModel, depth: int) -> None: ...
+
+    def request_dropped(self, model: ServedModel, reason: DropReason) -> None: ...
+
+    def request_rejected(self, model: ServedModel, reason: str) -> None: ...
+
+    def hand_found(self, model: ServedModel, scores: NDArray[np.floating]) -> None:
+        """One hand's keypoint scores [21]."""
+        ...
+
+
+class Clock(Protocol):
+    """Monotonic time and timers; an asyncio event loop is one."""
+
+    def time(self) -> float: ...
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> asyncio.TimerHandle: ...

@@ -1,0 +1,359 @@
+"""The use case: where are the 21 keypoints of each hand in this image?
+
+`Predictor.estimate` is the one core behind every protocol. It decodes the image, crops each hand to the model's input,
+waits for a micro-batch, and maps the keypoints back to the image. It knows no protocol, no model server and no metrics
+library; it speaks to `service.inference.ports` and calls the pure functions of `service.pose`.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.inference.batching import BatchingPolicy, MicroBatcher, Priority
+from service.inference.errors import (
+    FieldError,
+    InternalError,
+    InvalidInputError,
+    TooLargeError,
+    UnavailableError,
+    UndecodableImageError,
+    UnsupportedTypeError,
+)
+from service.inference.models import ServedModel
+from service.inference.ports import Backend, Clock, DropReason, Observer, ReleaseReason, Stage
+from service.inference.routing import RoutedBy, Router
+from service.pose.geometry import Affine, Box
+from service.pose.heatmaps import STRIDE, decode
+from service.pose.images import (
+    DecodedImage,
+    ImageError,
+    ImageTooLargeError,
+    UnsupportedImageError,
+    decode_image,
+)
+from service.pose.keypoints import CHANNEL_COUNT
+from service.pose.preprocessing import crop, hand_box_to_crop
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may ask for.
+
+    Attributes:
+        max_pixels: width x height of an image.
+        max_rois: regions of interest in one image.
+    """
+
+    max_pixels: int = 50_000_000
+    max_rois: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateRequest:
+    """One image and what is wanted of it.
+
+    Attributes:
+        image: the bytes of an image file.
+        deadline: the clock's time after which the answer is of no use.
+        rois: boxes in pixels of the upright image, one a hand; none means that the whole image shows one hand.
+        asked_for: the model that the request names, such as "lightweight" or "standard@2".
+        priority: whether somebody waits for the answer.
+        full_picture: whether `Estimate.picture` must have the file's resolution.
+    """
+
+    image: bytes
+    deadline: float
+    rois: tuple[Box, ...] = ()
+    asked_for: str | None = None
+    priority: Priority = Priority.INTERACTIVE
+    full_picture: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """One hand's keypoints in the upright image.
+
+    Attributes:
+        box_in_image: the region that was asked about: the roi, or the whole image.
+        keypoints_in_image: float64 [21, 2], (x, y) in continuous pixels; may lie outside the image.
+        scores: float32 [21] in [0, 1].
+        sigmas: float64 [21], spread of the belief about each keypoint, in pixels of the image.
+    """
+
+    box_in_image: Box
+    keypoints_in_image: NDArray[np.float64]
+    scores: NDArray[np.float32]
+    sigmas: NDArray[np.float64]
+
+    @property
+    def score(self) -> float:
+        """Confidence in the hand as a whole: the mean over its keypoints."""
+        return float(self.scores.mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where a request's time went, in seconds; with several hands, the longest of each."""
+
+    decode: float
+    queue: float
+    inference: float
+    postprocess: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The answer: one `Hand` for each roi, in the order of the rois."""
+
+    model: ServedModel
+    routed_by: RoutedBy
+    picture: DecodedImage
+    hands: tuple[Hand, ...]
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class _BatchResult:
+    """One crop's share of a batch that has run: [21, 2], [21] and [21], in heatmap cells."""
+
+    keypoints_in_heatmap: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    sigmas_in_heatmap: NDArray[np.float32]
+    inference_s: float
+    postprocess_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Crop:
+    """One hand, ready for the model: input uint8 [H, W, 3], where it came from, and the way back."""
+
+    box_in_image: Box
+    pixels: NDArray[np.uint8]
+    image_to_input: Affine
+
+
+Batcher = MicroBatcher[NDArray[np.uint8], _BatchResult]
+
+
+class Predictor:
+    """Answers requests with a backend's models, batching them on the way.
+
+    Args:
+        backend: runs the models.
+        router: chooses one for each request.
+        observer: is told what happens.
+        clock: time and timers; request deadlines are in its time.
+        workers: threads for decoding and other work that must not block the event loop.
+        batching: sizes and waits of every model's queue.
+        limits: what one request may ask for.
+    """
+
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        router: Router,
+        observer: Observer,
+        clock: Clock,
+        workers: Executor,
+        batching: BatchingPolicy,
+        limits: Limits,
+    ) -> None:
+        self._backend = backend
+        self._router = router
+        self._observer = observer
+        self._clock = clock
+        self._workers = workers
+        self._batching = batching
+        self._limits = limits
+        self._batchers: dict[tuple[str, int], Batcher] = {}
+        self._draining = False
+
+    async def estimate(self, request: EstimateRequest) -> Estimate:
+        """Find the hands of one image.
+
+        Raises:
+            ServiceError: one of the tree in `service.inference.errors`, and nothing else.
+        """
+        started = self._clock.time()
+        self._refuse_while_draining()
+        self._check_number_of_rois(request.rois)
+        route = self._router.route(request.asked_for)
+        model = self._backend.resolve(route.reference)
+        batcher = self._batcher_of(model)
+        with batcher.reserve(max(1, len(request.rois))):
+            picture, crops = await self._in_thread(self._decode_and_crop, request, model)
+            decode_s = self._clock.time() - started
+            answers = await _all(
+                batcher.submit(crop.pixels, deadline=request.deadline, priority=request.priority) for crop in crops
+            )
+        hands = tuple(_map_back(crop, answer.result) for crop, answer in zip(crops, answers, strict=True))
+        timings = Timings(
+            decode=decode_s,
+            queue=max(answer.queued_s for answer in answers),
+            inference=max(answer.result.inference_s for answer in answers),
+            postprocess=max(answer.result.postprocess_s for answer in answers),
+            total=self._clock.time() - started,
+        )
+        self._report(model, hands, timings)
+        return Estimate(model, route.routed_by, picture, hands, timings)
+
+    async def drain(self) -> None:
+        """Refuse new requests, and return when every accepted one has its answer."""
+        self._draining = True
+        await asyncio.gather(*(batcher.close() for batcher in self._batchers.values()))
+
+    def _refuse_while_draining(self) -> None:
+        if self._draining:
+            raise UnavailableError("the service is shutting down; send the request again", retry_after_s=1.0)
+
+    def _check_number_of_rois(self, rois: Sequence[Box]) -> None:
+        if len(rois) > self._limits.max_rois:
+            raise TooLargeError(
+                f"{len(rois)} rois were given; at most {self._limits.max_rois} are allowed",
+                code="too_many_rois",
+            )
+
+    def _batcher_of(self, model: ServedModel) -> Batcher:
+        key = (model.name, model.version)
+        if key not in self._batchers:
+
+            async def run(crops: Sequence[NDArray[np.uint8]], deadline: float) -> Sequence[_BatchResult]:
+                return await self._run_batch(model, crops, deadline)
+
+            self._batchers[key] = MicroBatcher(
+                run,
+                policy=self._batching,
+                clock=self._clock,
+                observer=_ModelObserver(model, self._observer),
+            )
+        return self._batchers[key]
+
+    def _decode_and_crop(self, request: EstimateRequest, model: ServedModel) -> tuple[DecodedImage, list[_Crop]]:
+        # A crop of a part of the picture needs more of its pixels than the picture as a whole does.
+        reducible = not request.rois and not request.full_picture
+        picture = _decode(
+            request.image,
+            max_pixels=self._limits.max_pixels,
+            enough_pixels=max(model.input_size) if reducible else None,
+        )
+        crops = []
+        for box, region in _regions_to_show(request.rois, picture):
+            pixels, image_to_input = crop(picture, region, model.input_size)
+            crops.append(_Crop(box, pixels, image_to_input))
+        return picture, crops
+
+    async def _run_batch(
+        self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], deadline: float
+    ) -> Sequence[_BatchResult]:
+        started = self._clock.time()
+        maps = await self._backend.predict(model, crops, timeout_s=deadline - started)
+        width, height = model.input_size
+        expected = (len(crops), height // STRIDE, width // STRIDE, CHANNEL_COUNT)
+        if maps.shape != expected:
+            raise InternalError(f"{model.name} returned belief maps of shape {maps.shape}, expected {expected}")
+        inferred = self._clock.time()
+        decoded = await self._in_thread(decode, maps)
+        finished = self._clock.time()
+        return [
+            _BatchResult(points, scores, sigmas, inferred - started, finished - inferred)
+            for points, scores, sigmas in zip(decoded.in_heatmap, decoded.scores, decoded.sigmas, strict=True)
+        ]
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+
+    def _report(self, model: ServedModel, hands: Sequence[Hand], timings: Timings) -> None:
+        for stage in Stage:
+            self._observer.stage_finished(model, stage, getattr(timings, stage.value))
+        for hand in hands:
+            self._observer.hand_found(model, hand.scores)
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelObserver:
+    """A batcher's view of the observer: the model is always the same."""
+
+    model: ServedModel
+    observer: Observer
+
+    def batch_released(self, size: int, reason: ReleaseReason) -> None:
+        self.observer.batch_released(self.model, size, reason)
+
+    def queue_changed(self, depth: int) -> None:
+        self.observer.queue_changed(self.model, depth)
+
+    def request_dropped(self, reason: DropReason) -> None:
+        self.observer.request_dropped(self.model, reason)
+
+    def request_rejected(self, reason: str) -> None:
+        self.observer.request_rejected(self.model, reason)
+
+
+def _decode(data: bytes, *, max_pixels: int, enough_pixels: int | None) -> DecodedImage:
+    try:
+        return decode_image(data, max_pixels=max_pixels, enough_pixels=enough_pixels)
+    except UnsupportedImageError as error:
+        raise UnsupportedTypeError(str(error), code="unsupported_image_format") from error
+    except ImageTooLargeError as error:
+        raise TooLargeError(str(error), code="too_many_pixels") from error
+    except ImageError as error:
+        raise UndecodableImageError(str(error)) from error
+
+
+def _regions_to_show(rois: Sequence[Box], picture: DecodedImage) -> list[tuple[Box, Box]]:
+    """For each hand, the box that was asked about and the region to show to the model, both in the image."""
+    if not rois:
+        whole = Box(0.0, 0.0, float(picture.width), float(picture.height))
+        return [(whole, whole)]
+    wrong = [
+        FieldError(f"roi[{index}]", message)
+        for index, roi in enumerate(rois)
+        if (message := _whats_wrong_with(roi, picture)) is not None
+    ]
+    if wrong:
+        raise InvalidInputError(f"{wrong[0].field}: {wrong[0].message}", code="invalid_roi", errors=wrong)
+    return [(roi, hand_box_to_crop(roi)) for roi in rois]
+
+
+def _whats_wrong_with(roi: Box, picture: DecodedImage) -> str | None:
+    if not np.isfinite((roi.x, roi.y, roi.width, roi.height)).all():
+        return "x, y, width and height must be finite numbers"
+    if roi.width < 1 or roi.height < 1:
+        return f"width and height must be at least 1 pixel, got {roi.width:g} x {roi.height:g}"
+    inside = roi.clipped(picture.width, picture.height)
+    if inside != roi:
+        return (
+            f"it must lie inside the image, which is {picture.width} x {picture.height} pixels;"
+            f" got x={roi.x:g}, y={roi.y:g}, width={roi.width:g}, height={roi.height:g}"
+        )
+    return None
+
+
+def _map_back(crop: _Crop, result: _BatchResult) -> Hand:
+    """A crop's keypoints, in the image."""
+    input_to_image = crop.image_to_input.inverse()
+    return Hand(
+        box_in_image=crop.box_in_image,
+        keypoints_in_image=input_to_image.apply(result.keypoints_in_heatmap * STRIDE),
+        scores=result.scores,
+        sigmas=result.sigmas_in_heatmap.astype(np.float64) * (STRIDE * input_to_image.scale),
+    )
+
+
+async def _all(waits: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Every result, in order; at the first failure the others are cancelled and that failure is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in waits]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
