@@ -1,0 +1,68 @@
+# Every target sets up what it needs first; when nothing has changed, that takes no time. `make help` lists them.
+
+# The Python that .venv is made from. constraints.txt is resolved for 3.11.
+PYTHON := $(or $(PYTHON),$(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3))
+BIN    := .venv/bin
+SETUP  := $(PYTHON) deploy/setup_venv.py
+
+SERVE_EXTRAS := service embedded trainer
+ALL_EXTRAS   := $(SERVE_EXTRAS) synth dev
+
+PROTOS := $(wildcard proto/handpose/v1/*.proto)
+# Generates the stubs below the folder given to it; the virtual path makes their imports say service.rpc.handpose.
+PROTOC  = $(BIN)/python -m grpc_tools.protoc -Iservice/rpc/handpose=proto/handpose --python_out=$(1) --pyi_out=$(1) \
+	--grpc_python_out=$(1) $(PROTOS:proto/%=service/rpc/%)
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve models test lint format proto profile constraints clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install:  ## Set up .venv with everything: serving, training, tests and linters
+	@$(SETUP) $(ALL_EXTRAS)
+
+serve: models  ## Set up, export the models and serve them on 127.0.0.1:8000 (HANDPOSE_REST_PORT changes it)
+	@exec $(BIN)/python -m service
+
+models:  ## Export both trained models into model_repo/, unless they are there
+	@$(SETUP) $(SERVE_EXTRAS)
+	@$(BIN)/python -m trainer export --if-missing
+
+test: install  ## Run the tests (PYTEST="-k geometry" narrows them)
+	@$(BIN)/python -m pytest $(PYTEST)
+
+lint: install  ## Check style, types and layers, and that the generated code fits proto/
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+ifneq ($(PROTOS),)
+	@echo "comparing service/rpc/handpose with what proto/ generates"
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(call PROTOC,$$fresh) && \
+	  diff -r -x __init__.py -x __pycache__ "$$fresh/service/rpc/handpose" service/rpc/handpose || \
+	  { echo "the stubs are out of date: run make proto"; exit 1; }
+endif
+
+format: install  ## Mend what ruff can mend, and format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+proto: install  ## Generate the gRPC stubs from proto/
+ifeq ($(PROTOS),)
+	@echo "proto/handpose/v1 has no .proto file: nothing to generate"
+else
+	$(call PROTOC,.)
+endif
+
+profile:  ## Print parameters and cost of both models, as in the paper's Table 1
+	@$(SETUP) trainer
+	@$(BIN)/python -m trainer profile
+
+constraints:  ## Resolve all extras afresh and write constraints.txt
+	@$(SETUP)
+	@$(BIN)/python deploy/pin_constraints.py $(ALL_EXTRAS)
+
+clean:  ## Remove .venv and the tools' caches; exported models stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find service trainer tests deploy -name __pycache__ -prune -exec rm -rf {} +
