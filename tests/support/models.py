@@ -1,4 +1,4 @@
-"""Model cards and served models for tests: an input small enough to be quick, large enough that nothing lies at its border."""
+"""Model cards and served models for tests; the input is small, but no map of it is all border."""
 
 from service.inference.models import ModelCard, ServedModel, Variant
 from service.pose.keypoints import KEYPOINT_NAMES
