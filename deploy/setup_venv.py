@@ -39,6 +39,8 @@ def main() -> None:
         set_up(set(parser.parse_args().extras))
     except SetupError as error:
         sys.exit(f"set-up failed: {error}")
+    except KeyboardInterrupt:
+        sys.exit("set-up interrupted; run this again to go on from here")
 
 
 def set_up(wanted: set[str]) -> None:
@@ -46,10 +48,10 @@ def set_up(wanted: set[str]) -> None:
     sources = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + CONSTRAINTS.read_bytes()).hexdigest()
     stamp = read_stamp()
     installed = set(stamp.get("extras", "").split())
-    if stamp.get("sources") == sources and wanted <= installed and VENV_PYTHON.exists():
+    moved = stamp.get("root", str(ROOT)) != str(ROOT)  # the scripts in a moved environment name the old place
+    if stamp.get("sources") == sources and wanted <= installed and VENV_PYTHON.exists() and not moved:
         return
 
-    moved = stamp.get("root", str(ROOT)) != str(ROOT)  # the scripts in a moved environment name the old place
     if moved or not has_pip():
         create_venv()
         installed = set()
