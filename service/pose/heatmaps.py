@@ -26,6 +26,7 @@ TARGET_SIGMA: Final = 1.25
 
 _SMOOTHING_SIGMA: Final = 0.8  # cells: enough to calm a noisy peak; a Gaussian stays a Gaussian
 _FLOOR: Final = 1e-10  # smallest value whose logarithm is taken
+_CEILING: Final = np.float32(1e6)  # far above any belief, and its sums stay finite
 _SPREAD_CUT: Final = 0.02  # share of the peak under which a cell says nothing about the spread
 
 
@@ -87,7 +88,7 @@ def decode(belief_maps: NDArray[np.floating]) -> DecodedKeypoints:
         raise ValueError(f"belief maps must be [N, height >= 3, width >= 3, {CHANNEL_COUNT}], got {belief_maps.shape}")
     batch, height, width, _ = belief_maps.shape
     raw = np.ascontiguousarray(np.moveaxis(belief_maps[..., :KEYPOINT_COUNT], -1, 1), np.float32)
-    maps = np.nan_to_num(raw, nan=0.0, posinf=0.0, neginf=0.0).clip(min=np.float32(0.0))
+    maps = np.nan_to_num(raw, nan=0.0, posinf=0.0, neginf=0.0).clip(np.float32(0.0), _CEILING)
     smooth: NDArray[np.float32] = (
         _smoothing_matrix(height) @ maps @ _smoothing_matrix(width).T
     )  # [N, 21, height, width]
