@@ -150,9 +150,7 @@ def load(path: Path, variant: str | None = None) -> StoredWeights:
     return StoredWeights(variant=found, arrays=arrays, info=info, sha256=digest)
 
 
-def to_model(
-    stored: StoredWeights, *, all_stages: bool = False, input_size: int | None = None
-) -> keras.Model:
+def to_model(stored: StoredWeights, *, all_stages: bool = False, input_size: int | None = None) -> keras.Model:
     """The served network (no batch normalisation, float32) with these weights, as wide as they are."""
     from trainer.models import Architecture, checked_variant
     from trainer.models.layers import Widths
@@ -243,9 +241,7 @@ def _read_info(path: Path, digest: str) -> WeightsInfo:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise WeightsError(f"{path} is not a weights description of format {FORMAT}")
     if content.get("weights_sha256") != digest:
-        raise WeightsError(
-            f"{path} describes other weights: its weights_sha256 is not that of the .npz beside it"
-        )
+        raise WeightsError(f"{path} describes other weights: its weights_sha256 is not that of the .npz beside it")
     known = {f.name for f in fields(WeightsInfo)}
     try:
         return WeightsInfo(**{name: value for name, value in content.items() if name in known})
@@ -259,6 +255,6 @@ def _replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

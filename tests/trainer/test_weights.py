@@ -37,9 +37,7 @@ def saved(folder: Path, variant: str, *, batch_norm: bool = False) -> tuple[Any,
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_weights_come_back_as_the_folded_model_rounded_to_half_precision(
-    variant: str, tmp_path: Path
-) -> None:
+def test_weights_come_back_as_the_folded_model_rounded_to_half_precision(variant: str, tmp_path: Path) -> None:
     model, path = saved(tmp_path, variant, batch_norm=True)
     stored = weights.load(path, variant)
     restored = weights.to_model(stored, all_stages=True)
@@ -72,17 +70,13 @@ def test_model_of_other_widths_is_refused_and_the_first_difference_named(tmp_pat
 
 def test_saving_under_the_wrong_variant_writes_nothing(tmp_path: Path) -> None:
     model = build("standard", batch_norm=False, width_multiplier=TINY)
-    with pytest.raises(
-        weights.WeightsError, match="the model is standard, the information is for lightweight"
-    ):
+    with pytest.raises(weights.WeightsError, match="the model is standard, the information is for lightweight"):
         weights.save(model, tmp_path / "lightweight.npz", info_for("lightweight"))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("bad", [1e6, np.inf, np.nan])
-def test_values_that_half_precision_cannot_hold_are_refused_and_the_old_files_stay(
-    bad: float, tmp_path: Path
-) -> None:
+def test_values_that_half_precision_cannot_hold_are_refused_and_the_old_files_stay(bad: float, tmp_path: Path) -> None:
     model, path = saved(tmp_path, "lightweight")
     before = path.read_bytes()
     layer = model.get_layer("stage1_conv1")

@@ -4,7 +4,7 @@
 """
 
 from trainer.models.folding import fold_batch_norm
-from trainer.models.layers import BELIEF_MAP_CHANNELS, STRIDE, Variant
+from trainer.models.layers import BELIEF_MAP_CHANNELS, Variant
 from trainer.models.network import (
     BUILDERS,
     STAGES,
@@ -19,7 +19,6 @@ __all__ = [
     "BELIEF_MAP_CHANNELS",
     "BUILDERS",
     "STAGES",
-    "STRIDE",
     "VARIANTS",
     "Architecture",
     "Variant",

@@ -44,9 +44,7 @@ def _folded_weights(convolution: Any, norm: Any | None) -> list[npt.NDArray[np.f
     weights = [np.asarray(weight, dtype=np.float32) for weight in convolution.get_weights()]
     if norm is None:
         return weights
-    *kernels, bias = (
-        weights if convolution.use_bias else [*weights, np.zeros(convolution.filters, np.float32)]
-    )
+    *kernels, bias = weights if convolution.use_bias else [*weights, np.zeros(convolution.filters, np.float32)]
     gamma, beta, mean, variance = (np.asarray(w, dtype=np.float64) for w in norm.get_weights())
     scale = gamma / np.sqrt(variance + norm.epsilon)
     return [

@@ -18,13 +18,12 @@ from typing import Literal
 
 import keras
 
+from service.pose.keypoints import CHANNEL_COUNT
+
 Variant = Literal["standard", "lightweight"]
 
-BELIEF_MAP_CHANNELS = 22
-"""21 keypoints in the order of `service.pose.keypoints`, then the background."""
-
-STRIDE = 8
-"""Input pixels per belief-map cell: three poolings by two."""
+BELIEF_MAP_CHANNELS = CHANNEL_COUNT
+"""The keypoints in the order of `service.pose.keypoints`, then the background: 22."""
 
 
 @dataclass(frozen=True)

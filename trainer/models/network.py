@@ -14,14 +14,8 @@ from typing import get_args
 
 import keras
 
-from trainer.models.layers import (
-    STRIDE,
-    Variant,
-    Widths,
-    apply_table,
-    feature_extractor_table,
-    stage_table,
-)
+from service.pose.heatmaps import STRIDE
+from trainer.models.layers import Variant, Widths, apply_table, feature_extractor_table, stage_table
 
 STAGES = 3
 PAPER_WIDTHS = Widths()

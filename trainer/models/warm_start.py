@@ -33,8 +33,7 @@ def standard_from_lightweight(lightweight: keras.Model, standard: keras.Model) -
         )
     if source.batch_norm != target.batch_norm:
         raise ValueError(
-            "one model has batch normalisation and the other has not; "
-            "build both alike, or fold the lightweight one"
+            "one model has batch normalisation and the other has not; build both alike, or fold the lightweight one"
         )
     if source.widths != target.widths:
         raise ValueError(f"widths differ: lightweight {source.widths}, standard {target.widths}")

@@ -28,9 +28,7 @@ def random_images(height: int = 32, width: int = 32, count: int = 2) -> npt.NDAr
 
 def run(model: Any, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
     outputs = model(images, training=False)
-    return [
-        keras.ops.convert_to_numpy(output) for output in (outputs if isinstance(outputs, list) else [outputs])
-    ]
+    return [keras.ops.convert_to_numpy(output) for output in (outputs if isinstance(outputs, list) else [outputs])]
 
 
 def randomise(model: Any, seed: int = 5) -> None:

@@ -1,0 +1,79 @@
+"""The trainer's command line: `python -m trainer COMMAND`.
+
+A command is a row of `COMMANDS` and a module with `add_arguments(parser)` and `run(arguments) -> exit
+code`. Only the chosen command's module is imported, and such a module imports Keras and TensorFlow inside
+`run`, so that help and wrong arguments are answered at once. Exit codes: 0 done, 1 failed, 2 refused (wrong
+arguments, a file that is missing, a version that exists).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from trainer.errors import TrainerError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command: its name, what it does in one line, and the module that does it."""
+
+    name: str
+    summary: str
+    module: str
+
+
+class CommandModule(Protocol):
+    """What a command's module has to offer."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declares the command's arguments."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Does the work; returns the exit code, raises TrainerError to fail with one line."""
+
+
+COMMANDS = (
+    Command("profile", "count both networks' parameters and operations beside the paper's", "trainer.profile"),
+    Command("export", "write SavedModels for serving from trained weights", "trainer.export"),
+)
+
+
+def main(argv: Sequence[str] | None = None, commands: Sequence[Command] = COMMANDS) -> int:
+    """Runs one command; `argv` defaults to the process's arguments. Returns the exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer",
+        description="Trains, measures and exports the hand-pose networks.",
+        epilog="KERAS_BACKEND chooses Keras's backend (tensorflow, torch, jax); export needs tensorflow.",
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen: CommandModule | None = None
+    for command in commands:
+        subparser = subparsers.add_parser(
+            command.name, help=command.summary, description=f"{command.summary.capitalize()}."
+        )
+        if argv and argv[0] == command.name:
+            chosen = cast(CommandModule, importlib.import_module(command.module))
+            chosen.add_arguments(subparser)
+    arguments = parser.parse_args(argv)
+    assert chosen is not None  # parse_args has exited unless the first argument is a command
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        return chosen.run(arguments)
+    except TrainerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        # A full disk or a folder that must not be written is the user's to mend, not a defect to trace.
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
