@@ -1,0 +1,1 @@
+"""Ways to run the models: each module or package here implements the `Backend` port."""

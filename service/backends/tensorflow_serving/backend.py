@@ -1,0 +1,146 @@
+"""The `Backend` port on TensorFlow Serving. What a request needs is decided here; how it travels, in `client`."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from service.backends.tensorflow_serving.breaker import CircuitBreaker
+from service.backends.tensorflow_serving.catalogue import (
+    CANARY_LABEL,
+    DEFAULT_LABEL,
+    Catalogue,
+    PollPolicy,
+    predict_request,
+)
+from service.backends.tensorflow_serving.client import Endpoint, Metadata, NoEndpointError, Pool, RetryPolicy
+from service.backends.tensorflow_serving.failures import translate
+from service.backends.tensorflow_serving.tensors import from_tensor
+from service.inference.errors import (
+    DeadlineExceededError,
+    InternalError,
+    UnavailableError,
+    UnknownModelError,
+)
+from service.inference.models import OUTPUT_NAME, VARIANTS, ModelReference, ServedModel, Variant
+from service.inference.ports import Clock
+from service.inference.tracing import TRACEPARENT
+
+MODEL_NAMES: Final[Mapping[Variant, str]] = {variant: f"cpm_{variant}" for variant in VARIANTS}
+"""The names of the servables, as `python -m trainer export` gives them."""
+
+_MAX_MESSAGE_BYTES: Final = 256 * 1024 * 1024
+
+
+class TensorFlowServingBackend:
+    """Implements `service.inference.ports.Backend` with one or more model servers.
+
+    It polls them from `start` to `stop` (or within `async with`).
+
+    Args:
+        addresses: "host:port" of the model servers' gRPC ports. A name may stand for many servers.
+        repository: the folder with the servables, as the model servers see it, for the model cards.
+        clock: time.
+        names: the variants to serve, and what the model servers call them.
+        labels: version labels that requests may name.
+        poll: how often and how patiently the servers' state is asked for.
+        retry: what happens to a call that found no server.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        repository: Path,
+        clock: Clock,
+        names: Mapping[Variant, str] = MODEL_NAMES,
+        labels: Sequence[str] = (DEFAULT_LABEL, CANARY_LABEL),
+        poll: PollPolicy | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        endpoints = [
+            Endpoint(address, max_message_bytes=_MAX_MESSAGE_BYTES, breaker=CircuitBreaker()) for address in addresses
+        ]
+        self._catalogue = Catalogue(
+            endpoints,
+            names=names,
+            repository=repository,
+            labels=labels,
+            clock=clock,
+            policy=poll or PollPolicy(),
+        )
+        self._pool = Pool(endpoints, clock=clock, retry=retry or RetryPolicy(), on_unreachable=self._catalogue.look_now)
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to follow the model servers; returns at once, whether or not any of them answers yet."""
+        self._watch = asyncio.get_running_loop().create_task(self._catalogue.watch(), name="model servers' state")
+
+    async def stop(self) -> None:
+        """Stop following the servers and close the connections. Calls that are under way fail."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch
+        await self._pool.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def models(self) -> Sequence[ServedModel]:
+        return self._catalogue.models()
+
+    def resolve(self, reference: ModelReference) -> ServedModel:
+        return self._catalogue.resolve(reference)
+
+    async def not_ready(self) -> str | None:
+        if self._watch is not None and self._watch.done():
+            return "the model servers' state is not being followed any more; see the log"
+        return self._catalogue.not_ready()
+
+    async def predict(
+        self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], *, timeout_s: float
+    ) -> NDArray[np.float32]:
+        if timeout_s <= 0:
+            raise DeadlineExceededError("the request's time was up before it could be sent to the model server")
+        name = f"{model.name} version {model.version}"
+        try:
+            reply = await self._pool.predict(
+                predict_request(model.card, crops),
+                among=self._catalogue.holders(model),
+                timeout_s=timeout_s,
+                metadata=_trace(),
+            )
+        except NoEndpointError as error:
+            self._catalogue.look_now()
+            raise UnavailableError("no model server can be reached at the moment", retry_after_s=1.0) from error
+        except grpc.aio.AioRpcError as error:
+            failure = translate(error, name)
+            if isinstance(failure, UnknownModelError):
+                # It was there when the request was routed. What a label or no version at all stands for has changed
+                # since, so that the same request has an answer; one for this very version is then told so.
+                self._catalogue.look_now()
+                raise UnavailableError(f"{name} has just been unloaded", retry_after_s=0.5) from error
+            raise failure from error
+        if OUTPUT_NAME not in reply.outputs:
+            raise InternalError(f"{name} returned no {OUTPUT_NAME}")
+        if reply.model_spec.version.value != model.version:
+            raise InternalError(f"{name} was asked, but version {reply.model_spec.version.value} answered")
+        try:
+            return from_tensor(reply.outputs[OUTPUT_NAME])
+        except ValueError as error:
+            raise InternalError(f"{name} returned belief maps that cannot be read: {error}") from error
+
+
+def _trace() -> Metadata:
+    traceparent = TRACEPARENT.get()
+    return (("traceparent", traceparent),) if traceparent is not None else ()
