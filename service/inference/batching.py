@@ -131,6 +131,8 @@ class MicroBatcher(Generic[Item, Result]):
         self._oldest_waited: asyncio.TimerHandle | None = None
         self._seconds_per_item: float | None = None
         self._closed = False
+        self._vacant = asyncio.Event()
+        self._vacant.set()
 
     @property
     def depth(self) -> int:
@@ -190,6 +192,7 @@ class MicroBatcher(Generic[Item, Result]):
     async def close(self) -> None:
         """Take no new reservations, and return when everything that was accepted has its answer."""
         self._closed = True
+        await self._vacant.wait()
         while self._running:
             await asyncio.wait(self._running)
 
@@ -292,6 +295,10 @@ class MicroBatcher(Generic[Item, Result]):
 
     def _change_reserved(self, by: int) -> None:
         self._reserved += by
+        if self._reserved:
+            self._vacant.clear()
+        else:
+            self._vacant.set()
         self._observer.queue_changed(self._reserved)
 
     def _learn(self, seconds_per_item: float) -> None:

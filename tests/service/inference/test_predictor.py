@@ -1,0 +1,314 @@
+"""The use case from image bytes to keypoints in the image, on a fake backend whose hands are known."""
+
+import asyncio
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from service.inference.batching import BatchingPolicy, Priority
+from service.inference.errors import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidInputError,
+    OverloadedError,
+    ServiceError,
+    TooLargeError,
+    UnavailableError,
+    UndecodableImageError,
+    UnknownModelError,
+    UnsupportedTypeError,
+)
+from service.inference.models import ModelReference
+from service.inference.ports import Stage
+from service.inference.predictor import EstimateRequest, Limits, Predictor
+from service.inference.routing import Router
+from service.pose.geometry import Box
+from service.pose.preprocessing import CROP_PADDING
+from tests.support.backend import FakeBackend, failing_backend, hand_where_crop_is_marked, spread_keypoints
+from tests.support.clock import ManualClock, settle
+from tests.support.images import image_bytes, marked_picture, picture
+from tests.support.models import INPUT_SIZE, served_model
+from tests.support.observer import RecordingObserver
+
+FAR = math.inf
+DEFAULT = ModelReference("lightweight")
+
+
+@pytest.fixture
+def workers() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+class Kitchen:
+    """A predictor with everything it needs."""
+
+    def __init__(
+        self,
+        workers: ThreadPoolExecutor,
+        backend: FakeBackend | None = None,
+        *,
+        limits: Limits | None = None,
+        batching: BatchingPolicy | None = None,
+    ) -> None:
+        self.backend = backend or FakeBackend()
+        self.observer = RecordingObserver()
+        self.clock = ManualClock()
+        self.predictor = Predictor(
+            backend=self.backend,
+            router=Router(DEFAULT),
+            observer=self.observer,
+            clock=self.clock,
+            workers=workers,
+            batching=batching or BatchingPolicy(),
+            limits=limits or Limits(),
+        )
+
+
+async def test_a_whole_image_is_one_hand_in_the_images_own_coordinates(workers: ThreadPoolExecutor) -> None:
+    kitchen = Kitchen(workers)
+    estimate = await kitchen.predictor.estimate(EstimateRequest(image_bytes(picture(640, 480)), FAR))
+    (hand,) = estimate.hands
+    assert hand.box_in_image == Box(0, 0, 640, 480)
+    # The image is letterboxed: 640 px become the input's width, and 80 px of grey lie above and below.
+    expected = spread_keypoints(INPUT_SIZE) * (640 / INPUT_SIZE) - (0, 80)
+    np.testing.assert_allclose(hand.keypoints_in_image, expected, atol=0.05 * 640 / INPUT_SIZE)
+    assert (estimate.picture.width, estimate.picture.height) == (640, 480)
+    assert hand.score == pytest.approx(float(hand.scores.mean()))
+
+
+async def test_a_roi_is_padded_and_its_hand_comes_back_in_image_coordinates(workers: ThreadPoolExecutor) -> None:
+    backend = FakeBackend(answer=hand_where_crop_is_marked)
+    image = image_bytes(marked_picture(640, 480, (300, 200, 320, 220)))
+    roi = Box(250, 180, 120, 100)
+    estimate = await Kitchen(workers, backend).predictor.estimate(EstimateRequest(image, FAR, rois=(roi,)))
+    (hand,) = estimate.hands
+    assert hand.box_in_image == roi
+    np.testing.assert_allclose(hand.keypoints_in_image, np.full((21, 2), (310.0, 210.0)), atol=0.5)
+    side = 120 * CROP_PADDING
+    np.testing.assert_allclose(hand.sigmas, 1.25 * 8 * side / INPUT_SIZE, rtol=0.1)
+
+
+async def test_several_rois_give_their_hands_in_the_order_of_the_rois(workers: ThreadPoolExecutor) -> None:
+    backend = FakeBackend(answer=hand_where_crop_is_marked)
+    canvas = picture(600, 200, (255, 255, 255))
+    centres = [(100, 60), (300, 120), (500, 90)]
+    for x, y in centres:
+        canvas.paste((255, 0, 0), (x - 8, y - 8, x + 8, y + 8))
+    rois = tuple(Box(x - 40, y - 40, 80, 80) for x, y in (centres[2], centres[0], centres[1]))
+    estimate = await Kitchen(workers, backend).predictor.estimate(EstimateRequest(image_bytes(canvas), FAR, rois=rois))
+    found = [tuple(hand.keypoints_in_image[0].round().astype(int)) for hand in estimate.hands]
+    assert found == [centres[2], centres[0], centres[1]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+async def test_a_rotated_photo_answers_in_upright_coordinates(orientation: int, workers: ThreadPoolExecutor) -> None:
+    width, height = (300, 200) if orientation < 5 else (200, 300)
+    # Where the mark of the stored pixels lands when a viewer applies the tag, worked out by hand.
+    left, right = 90.0, 210.0
+    top, bottom = 70.0, 130.0
+    upright = {
+        1: (left, top),
+        2: (right, top),
+        3: (right, bottom),
+        4: (left, bottom),
+        5: (left, top),
+        6: (right, top),
+        7: (right, bottom),
+        8: (left, bottom),
+    }[orientation]
+    stored_centre = (90, 70) if orientation < 5 else (70, 90)
+    x, y = stored_centre
+    stored = marked_picture(width, height, (x - 10, y - 10, x + 10, y + 10))
+    data = image_bytes(stored, "JPEG", orientation=orientation)
+    backend = FakeBackend(answer=hand_where_crop_is_marked)
+    estimate = await Kitchen(workers, backend).predictor.estimate(EstimateRequest(data, FAR))
+    assert (estimate.picture.width, estimate.picture.height) == (300, 200)
+    np.testing.assert_allclose(estimate.hands[0].keypoints_in_image[0], upright, atol=1.0)
+
+
+async def test_a_large_photo_is_decoded_smaller_unless_its_pixels_are_wanted(workers: ThreadPoolExecutor) -> None:
+    data = image_bytes(marked_picture(1600, 1200, (700, 500, 900, 700)), "JPEG")
+    kitchen = Kitchen(workers, FakeBackend(answer=hand_where_crop_is_marked))
+    quick = await kitchen.predictor.estimate(EstimateRequest(data, FAR))
+    full = await kitchen.predictor.estimate(EstimateRequest(data, FAR, full_picture=True))
+    assert quick.picture.pixels.size < full.picture.pixels.size == (1600, 1200)
+    for estimate in (quick, full):
+        assert estimate.picture.width == 1600
+        np.testing.assert_allclose(estimate.hands[0].keypoints_in_image[0], (800, 600), atol=3)
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "served", "routed_by"),
+    [
+        (None, "lightweight", "default"),
+        (" ", "lightweight", "default"),
+        ("standard", "standard", "header"),
+        ("lightweight@1", "lightweight", "header"),
+        ("standard@stable", "standard", "header"),
+    ],
+)
+async def test_a_request_goes_to_the_model_it_asks_for(
+    asked_for: str | None, served: str, routed_by: str, workers: ThreadPoolExecutor
+) -> None:
+    estimate = await Kitchen(workers).predictor.estimate(EstimateRequest(image_bytes(), FAR, asked_for=asked_for))
+    assert (estimate.model.variant, estimate.routed_by) == (served, routed_by)
+
+
+@pytest.mark.parametrize("asked_for", ["huge", "standard@99", "lightweight@canary"])
+async def test_a_model_that_does_not_exist_is_unknown(asked_for: str, workers: ThreadPoolExecutor) -> None:
+    with pytest.raises(UnknownModelError):
+        await Kitchen(workers).predictor.estimate(EstimateRequest(image_bytes(), FAR, asked_for=asked_for))
+
+
+async def test_a_batch_never_mixes_two_models(workers: ThreadPoolExecutor) -> None:
+    kitchen = Kitchen(workers)
+    wishes = ["standard", "lightweight"] * 6
+    await asyncio.gather(
+        *(kitchen.predictor.estimate(EstimateRequest(image_bytes(), FAR, asked_for=wish)) for wish in wishes)
+    )
+    per_variant = {"standard": 0, "lightweight": 0}
+    for call in kitchen.backend.calls:
+        per_variant[call.model.variant] += len(call.crops)
+    assert per_variant == {"standard": 6, "lightweight": 6}
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "code"),
+    [
+        (b"", UnsupportedTypeError, "unsupported_image_format"),
+        (b"%PDF-1.4", UnsupportedTypeError, "unsupported_image_format"),
+        (image_bytes(picture(), "JPEG")[:200], UndecodableImageError, "undecodable_image"),
+        (image_bytes(picture(400, 400)), TooLargeError, "too_many_pixels"),
+    ],
+)
+async def test_a_bad_image_is_named_for_what_it_is(
+    data: bytes, error: type[ServiceError], code: str, workers: ThreadPoolExecutor
+) -> None:
+    kitchen = Kitchen(workers, limits=Limits(max_pixels=100_000))
+    with pytest.raises(error) as caught:
+        await kitchen.predictor.estimate(EstimateRequest(data, FAR))
+    assert caught.value.code == code
+    assert kitchen.backend.calls == []
+
+
+@pytest.mark.parametrize(
+    ("roi", "message"),
+    [
+        (Box(60, 10, 40, 20), "must lie inside the image, which is 80 x 60 pixels"),
+        (Box(-1, 0, 40, 20), "must lie inside"),
+        (Box(10, 10, 0, 20), "at least 1 pixel"),
+        (Box(10, 10, 5, -3), "at least 1 pixel"),
+        (Box(math.nan, 0, 5, 5), "finite"),
+        (Box(0, 0, math.inf, 5), "finite"),
+    ],
+    ids=str,
+)
+async def test_a_roi_that_cannot_hold_a_hand_is_refused_by_name(
+    roi: Box, message: str, workers: ThreadPoolExecutor
+) -> None:
+    request = EstimateRequest(image_bytes(picture(80, 60)), FAR, rois=(Box(0, 0, 80, 60), roi))
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        await Kitchen(workers).predictor.estimate(request)
+    assert [each.field for each in caught.value.errors] == ["roi[1]"]
+
+
+async def test_too_many_rois_are_refused_before_any_work(workers: ThreadPoolExecutor) -> None:
+    request = EstimateRequest(b"not even an image", FAR, rois=(Box(0, 0, 9, 9),) * 3)
+    with pytest.raises(TooLargeError, match="3 rois were given; at most 2"):
+        await Kitchen(workers, limits=Limits(max_rois=2)).predictor.estimate(request)
+
+
+async def test_an_expired_request_is_told_so(workers: ThreadPoolExecutor) -> None:
+    kitchen = Kitchen(workers)
+    with pytest.raises(DeadlineExceededError):
+        await kitchen.predictor.estimate(EstimateRequest(image_bytes(), kitchen.clock.time() - 1))
+
+
+async def test_the_backend_is_told_how_long_an_answer_is_of_use(workers: ThreadPoolExecutor) -> None:
+    kitchen = Kitchen(workers)
+    await kitchen.predictor.estimate(EstimateRequest(image_bytes(), kitchen.clock.time() + 3))
+    assert kitchen.backend.calls[0].timeout_s == pytest.approx(3)
+
+
+async def test_overload_is_answered_before_the_image_is_decoded(workers: ThreadPoolExecutor) -> None:
+    kitchen = Kitchen(workers, batching=BatchingPolicy(max_queue=1))
+    kitchen.backend.hold()
+    accepted = asyncio.create_task(kitchen.predictor.estimate(EstimateRequest(image_bytes(), FAR)))
+    await kitchen.backend.arrived()
+    with pytest.raises(OverloadedError) as caught:
+        await kitchen.predictor.estimate(EstimateRequest(b"not even an image", FAR))
+    assert caught.value.retry_after_s is not None
+    kitchen.backend.release()
+    assert len((await accepted).hands) == 1
+
+
+async def test_a_failing_backend_fails_the_request_with_its_own_error(workers: ThreadPoolExecutor) -> None:
+    kitchen = Kitchen(workers, failing_backend(UnavailableError("the model server is down", retry_after_s=2)))
+    with pytest.raises(UnavailableError, match="model server is down"):
+        await kitchen.predictor.estimate(EstimateRequest(image_bytes(), FAR, rois=(Box(0, 0, 9, 9),) * 2))
+
+
+async def test_belief_maps_of_another_shape_are_an_internal_error(workers: ThreadPoolExecutor) -> None:
+    backend = FakeBackend(answer=lambda crops: np.zeros((len(crops), 4, 4, 22), np.float32))
+    with pytest.raises(InternalError, match="belief maps of shape"):
+        await Kitchen(workers, backend).predictor.estimate(EstimateRequest(image_bytes(), FAR))
+
+
+async def test_bulk_requests_let_interactive_ones_go_first(workers: ThreadPoolExecutor) -> None:
+    kitchen = Kitchen(workers, batching=BatchingPolicy(max_batch_size=1))
+    kitchen.backend.hold()
+    order: list[str] = []
+
+    async def ask(name: str, priority: Priority) -> None:
+        await kitchen.predictor.estimate(EstimateRequest(image_bytes(), FAR, priority=priority))
+        order.append(name)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(ask("first", Priority.BULK))
+        await kitchen.backend.arrived()
+        for depth, (name, priority) in enumerate(
+            [("bulk", Priority.BULK), ("interactive", Priority.INTERACTIVE)], start=2
+        ):
+            group.create_task(ask(name, priority))
+            while len(kitchen.observer.depths) < depth:
+                await settle(1)
+        workers.submit(int).result()  # both images are decoded, in the one worker thread
+        await settle()
+        kitchen.backend.release()
+    assert order == ["first", "interactive", "bulk"]
+
+
+async def test_every_stage_of_an_answer_is_reported_once(workers: ThreadPoolExecutor) -> None:
+    kitchen = Kitchen(workers)
+    estimate = await kitchen.predictor.estimate(EstimateRequest(image_bytes(), FAR))
+    assert [stage for _, stage, _ in kitchen.observer.stages] == list(Stage)
+    assert [model for model, _ in kitchen.observer.hands] == [estimate.model]
+    assert [size for _, size, _ in kitchen.observer.batches] == [1]
+
+
+async def test_draining_answers_what_was_accepted_and_refuses_the_rest(workers: ThreadPoolExecutor) -> None:
+    kitchen = Kitchen(workers)
+    kitchen.backend.hold()
+    accepted = asyncio.create_task(kitchen.predictor.estimate(EstimateRequest(image_bytes(), FAR)))
+    await kitchen.backend.arrived()
+    draining = asyncio.create_task(kitchen.predictor.drain())
+    await settle()
+    assert not draining.done()
+    with pytest.raises(UnavailableError, match="shutting down"):
+        await kitchen.predictor.estimate(EstimateRequest(image_bytes(), FAR))
+    kitchen.backend.release()
+    assert len((await accepted).hands) == 1
+    await draining
+
+
+async def test_versions_of_one_variant_have_queues_of_their_own(workers: ThreadPoolExecutor) -> None:
+    backend = FakeBackend(served_model(version=1), served_model(version=2, labels=("canary",)))
+    kitchen = Kitchen(workers, backend)
+    for wish in ("lightweight@1", "lightweight@canary"):
+        estimate = await kitchen.predictor.estimate(EstimateRequest(image_bytes(), FAR, asked_for=wish))
+        assert str(estimate.model.version) in "12"
+    assert [call.model.version for call in backend.calls] == [1, 2]
