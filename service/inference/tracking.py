@@ -106,7 +106,7 @@ class HandTracker:
         if near is not None and any(self._box(hand, near) is not None for hand in near.hands):
             return near, True
         whole = await self._estimate(request)
-        if near is None or _best_score(whole) > _best_score(near):
+        if near is None or _best_score(whole) >= _best_score(near):
             return whole, False
         return near, True
 

@@ -1,0 +1,143 @@
+"""The box of the next frame, and the one-euro filter, on points that are known."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from service.pose.geometry import Box
+from service.pose.tracking import FollowPolicy, OneEuro, OneEuroFilter, box_to_follow
+
+SIZE = (640, 480)
+SURE = np.full(21, 0.9)
+FRAME_S = 1 / 30
+
+
+def hand_in(box: Box) -> NDArray[np.float64]:
+    """21 points whose tight box is `box`."""
+    steps = np.linspace(0.0, 1.0, 21)
+    return np.stack((box.x + box.width * steps, box.y + box.height * steps[::-1]), axis=-1)
+
+
+def test_box_to_follow_is_the_keypoints_box_grown_to_whole_pixels() -> None:
+    assert box_to_follow(hand_in(Box(100.2, 50.9, 80.5, 90.5)), SURE, SIZE) == Box(100, 50, 81, 92)
+
+
+def test_box_to_follow_ends_at_the_edges_of_the_image() -> None:
+    assert box_to_follow(hand_in(Box(-20, 400, 100, 100)), SURE, SIZE) == Box(0, 400, 80, 80)
+
+
+@given(
+    x=st.floats(-900, 900),
+    y=st.floats(-900, 900),
+    width=st.floats(1, 900),
+    height=st.floats(1, 900),
+)
+def test_box_to_follow_always_lies_inside_the_image(x: float, y: float, width: float, height: float) -> None:
+    box = box_to_follow(hand_in(Box(x, y, width, height)), SURE, SIZE)
+
+    if box is not None:
+        assert box == box.clipped(*SIZE)
+        assert min(box.width, box.height) >= 1
+
+
+def test_a_hand_is_lost_when_its_score_drops() -> None:
+    assert box_to_follow(hand_in(Box(100, 50, 80, 90)), np.full(21, 0.1), SIZE) is None
+
+
+def test_a_hand_is_lost_when_most_of_it_left_the_image() -> None:
+    assert box_to_follow(hand_in(Box(-90, 50, 100, 100)), SURE, SIZE) is None
+
+
+def test_a_hand_is_lost_when_all_keypoints_fall_together() -> None:
+    assert box_to_follow(np.full((21, 2), 100.0), SURE, SIZE) is None
+
+
+def test_doubtful_keypoints_do_not_move_the_box() -> None:
+    points, scores = hand_in(Box(100, 50, 80, 90)), SURE.copy()
+    points[10], scores[10] = (600, 400), 0.05
+
+    assert box_to_follow(points, scores, SIZE) == Box(100, 50, 80, 90)
+
+
+def test_the_box_stays_while_the_hand_only_trembles_and_moves_when_the_hand_does() -> None:
+    last = Box(100, 50, 100, 100)
+
+    assert box_to_follow(hand_in(Box(103, 48, 100, 100)), SURE, SIZE, last_box=last) == last
+    assert box_to_follow(hand_in(Box(110, 50, 100, 100)), SURE, SIZE, last_box=last) == Box(110, 50, 100, 100)
+
+
+def test_the_dead_zone_can_be_turned_off() -> None:
+    last, moved = Box(100, 50, 100, 100), Box(101, 50, 100, 100)
+
+    assert box_to_follow(hand_in(moved), SURE, SIZE, last_box=last, policy=FollowPolicy(dead_zone=0)) == moved
+
+
+def test_the_filter_leaves_the_first_frame_as_it_is() -> None:
+    points = hand_in(Box(100, 50, 80, 90))
+
+    np.testing.assert_array_equal(OneEuroFilter(OneEuro()).smooth(points, 0.0, 90.0), points)
+
+
+def test_the_filter_halves_jitter_at_rest() -> None:
+    noise = np.random.default_rng(7).normal(0.0, 1.0, (300, 21, 2))
+    smoother = OneEuroFilter(OneEuro())
+
+    smooth = np.array([smoother.smooth(each, frame * FRAME_S, 100.0) for frame, each in enumerate(noise)])
+
+    assert smooth[30:].std() < 0.5 * noise[30:].std()
+
+
+@pytest.mark.parametrize("sizes_a_second", [0.5, 1.0, 3.0])
+def test_the_filter_lags_less_than_a_frame_in_steady_motion(sizes_a_second: float) -> None:
+    smoother = OneEuroFilter(OneEuro())
+    step = 100.0 * sizes_a_second * FRAME_S
+    points = np.zeros((1, 2))
+    for frame in range(90):
+        points = np.array([[frame * step, 0.0]])
+        smooth = smoother.smooth(points, frame * FRAME_S, 100.0)
+
+    assert 0 < points[0, 0] - smooth[0, 0] < step
+
+
+def test_the_filter_does_not_depend_on_how_the_camera_is_turned() -> None:
+    rng = np.random.default_rng(3)
+    points = np.cumsum(rng.normal(0.0, 3.0, (20, 21, 2)), axis=0)
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    straight, turned = OneEuroFilter(OneEuro()), OneEuroFilter(OneEuro())
+
+    for frame, each in enumerate(points):
+        one = straight.smooth(each, frame * FRAME_S, 100.0)
+        other = turned.smooth(each @ turn.T, frame * FRAME_S, 100.0)
+
+    np.testing.assert_allclose(one @ turn.T, other, atol=1e-9)
+
+
+def test_the_filter_behaves_the_same_at_every_resolution() -> None:
+    points = np.cumsum(np.random.default_rng(3).normal(0.0, 3.0, (20, 21, 2)), axis=0)
+    small, large = OneEuroFilter(OneEuro()), OneEuroFilter(OneEuro())
+
+    for frame, each in enumerate(points):
+        one = small.smooth(each, frame * FRAME_S, 100.0)
+        other = large.smooth(each * 4, frame * FRAME_S, 400.0)
+
+    np.testing.assert_allclose(one * 4, other, atol=1e-9)
+
+
+def test_the_filter_refuses_time_that_stands_still() -> None:
+    smoother = OneEuroFilter(OneEuro())
+    smoother.smooth(np.zeros((21, 2)), 1.0, 100.0)
+
+    with pytest.raises(ValueError, match="in order of time"):
+        smoother.smooth(np.zeros((21, 2)), 1.0, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("min_cutoff_hz", "beta", "derivative_cutoff_hz"), [(0, 1, 1), (1, -1, 1), (1, 1, 0), (np.nan, 1, 1)]
+)
+def test_impossible_filter_parameters_are_refused(
+    min_cutoff_hz: float, beta: float, derivative_cutoff_hz: float
+) -> None:
+    with pytest.raises(ValueError, match="cut-off"):
+        OneEuro(min_cutoff_hz, beta, derivative_cutoff_hz)
