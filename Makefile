@@ -6,12 +6,17 @@ BIN    := .venv/bin
 SETUP  := $(PYTHON) deploy/setup_venv.py
 
 SERVE_EXTRAS := service embedded trainer
-ALL_EXTRAS   := $(SERVE_EXTRAS) synth dev
+ALL_EXTRAS   := $(SERVE_EXTRAS) tensorflow-serving synth dev
 
-PROTOS := $(wildcard proto/handpose/v1/*.proto)
-# Generates the stubs below the folder given to it; the virtual path makes their imports say service.rpc.handpose.
-PROTOC  = $(BIN)/python -m grpc_tools.protoc -Iservice/rpc/handpose=proto/handpose --python_out=$(1) --pyi_out=$(1) \
-	--grpc_python_out=$(1) $(PROTOS:proto/%=service/rpc/%)
+# Generates the code for both contracts in proto/ below a folder. A virtual path stands for each proto folder, so that
+# the generated imports name our packages.
+define protoc
+$(BIN)/python -m grpc_tools.protoc -Iservice/rpc/handpose=proto/handpose \
+	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) service/rpc/handpose/v1/hand_pose.proto && \
+$(BIN)/python -m grpc_tools.protoc -Iservice/backends/tensorflow_serving/wire=proto/tensorflow_serving \
+	--python_out=$(1) --pyi_out=$(1) service/backends/tensorflow_serving/wire/serving.proto
+endef
+GENERATED := service/rpc/handpose service/backends/tensorflow_serving/wire
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve models test lint format proto profile constraints clean
@@ -37,23 +42,17 @@ lint: install  ## Check style, types and layers, and that the generated code fit
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-ifneq ($(PROTOS),)
-	@echo "comparing service/rpc/handpose with what proto/ generates"
-	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(call PROTOC,$$fresh) && \
-	  diff -r -x __init__.py -x __pycache__ "$$fresh/service/rpc/handpose" service/rpc/handpose || \
-	  { echo "the stubs are out of date: run make proto"; exit 1; }
-endif
+	@echo "comparing the generated code with what proto/ generates"
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(call protoc,"$$fresh") && for folder in $(GENERATED); do \
+		diff -r -x __init__.py -x __pycache__ "$$fresh/$$folder" $$folder \
+		|| { echo "$$folder is out of date: run make proto"; exit 1; }; done
 
 format: install  ## Mend what ruff can mend, and format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-proto: install  ## Generate the gRPC stubs from proto/
-ifeq ($(PROTOS),)
-	@echo "proto/handpose/v1 has no .proto file: nothing to generate"
-else
-	$(call PROTOC,.)
-endif
+proto: install  ## Generate the gRPC and TensorFlow Serving messages from proto/
+	@$(call protoc,.)
 
 profile:  ## Print parameters and cost of both models, as in the paper's Table 1
 	@$(SETUP) trainer
