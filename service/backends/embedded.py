@@ -1,0 +1,153 @@
+"""Runs the SavedModels of a model repository in this process.
+
+Knows versions, labels, threads and time-outs; how one SavedModel runs is `service.backends.savedmodel`, which is handed
+in, so that this module does not import TensorFlow.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.backends.repository import Servable, as_served
+from service.inference.errors import (
+    DeadlineExceededError,
+    InternalError,
+    ServiceError,
+    UnavailableError,
+    UnknownModelError,
+)
+from service.inference.models import ModelReference, ServedModel
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Key = tuple[str, int]
+
+_RETRY_WHILE_LOADING_S: Final = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    model: ServedModel
+    run: Run
+
+
+class EmbeddedBackend:
+    """Implements `service.inference.ports.Backend` with models in this process.
+
+    Until `load` has finished, the models that are there already answer, and `not_ready` tells what is being done.
+
+    Args:
+        open_servable: loads a servable; what it returns maps crops uint8 [N, H, W, 3] to belief maps float32
+            [N, H / 8, W / 8, 22], blocking, and raises ServiceErrors only.
+        inference: the thread or threads that models run in. TensorFlow uses all cores for one batch, so one thread is
+            enough: a second batch at the same time would only slow down the first.
+        warm_up_sizes: batch sizes that are run once before a model counts as loaded, because the first run of a size
+            is slower.
+    """
+
+    def __init__(
+        self,
+        *,
+        open_servable: Callable[[Servable], Run],
+        inference: Executor,
+        warm_up_sizes: Sequence[int] = (1,),
+    ) -> None:
+        self._open_servable = open_servable
+        self._inference = inference
+        self._warm_up_sizes = tuple(warm_up_sizes)
+        self._loaded: dict[Key, _Loaded] = {}
+        self._state: str | None = "no model has been loaded yet"
+
+    async def load(self, servables: Sequence[Servable]) -> None:
+        """Open and warm up servables, one after the other; on return all of them answer.
+
+        Raises:
+            ServableError: if one of them cannot be served.
+        """
+        loop = asyncio.get_running_loop()
+        for servable, model in zip(servables, as_served(tuple(servables)), strict=True):
+            self._state = f"loading {servable}"
+            run = await loop.run_in_executor(self._inference, self._open_and_warm_up, servable)
+            self._loaded[model.name, model.version] = _Loaded(model, run)
+        self._state = None
+
+    def models(self) -> Sequence[ServedModel]:
+        return tuple(each.model for each in self._loaded.values())
+
+    def resolve(self, reference: ModelReference) -> ServedModel:
+        of_variant = [each for each in self.models() if each.variant == reference.variant]
+        fitting = [each for each in of_variant if _fits(each, reference)]
+        if fitting:
+            return max(fitting, key=lambda each: each.version)
+        if self._state is not None:
+            raise UnavailableError(
+                f"the model {reference} is not there yet: the service is starting",
+                code="loading",
+                retry_after_s=_RETRY_WHILE_LOADING_S,
+            )
+        raise UnknownModelError(
+            f"there is no model {reference}; there is {_names(self.models())}",
+            code="unknown_version" if of_variant else "unknown_variant",
+        )
+
+    async def predict(
+        self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], *, timeout_s: float
+    ) -> NDArray[np.float32]:
+        loaded = self._loaded.get((model.name, model.version))
+        if loaded is None:
+            raise UnknownModelError(f"{model.name} version {model.version} is no longer served", code="unknown_version")
+        loop = asyncio.get_running_loop()
+        try:
+            # A batch that has begun runs to its end; its thread cannot be stopped, only no longer be waited for.
+            async with asyncio.timeout(timeout_s):
+                return await loop.run_in_executor(self._inference, _run, loaded.run, crops)
+        except TimeoutError as error:
+            raise DeadlineExceededError("the request's time was up while the model ran") from error
+
+    async def not_ready(self) -> str | None:
+        return self._state
+
+    def _open_and_warm_up(self, servable: Servable) -> Run:
+        started = time.monotonic()
+        logger.info("loading %s", servable)
+        run = self._open_servable(servable)
+        side = servable.card.input_size
+        sizes = ", ".join(map(str, self._warm_up_sizes))
+        logger.info("warming up %s with batches of %s", servable, sizes)
+        for size in self._warm_up_sizes:
+            run(np.full((size, side, side, 3), 128, np.uint8))
+        logger.info("%s is ready after %.1f s", servable, time.monotonic() - started)
+        return run
+
+
+def _run(run: Run, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    try:
+        return run(np.stack(crops))
+    except ServiceError:
+        raise
+    except MemoryError as error:
+        raise UnavailableError("the service is out of memory; try again", retry_after_s=1.0) from error
+    except Exception as error:
+        raise InternalError("the model failed to run") from error
+
+
+def _fits(model: ServedModel, reference: ModelReference) -> bool:
+    version_fits = reference.version is None or reference.version == model.version
+    label_fits = reference.label is None or reference.label in model.labels
+    return version_fits and label_fits
+
+
+def _names(models: Sequence[ServedModel]) -> str:
+    """What can be asked for, as a client would write it."""
+    return ", ".join(
+        f"{each.variant}@{each.version}" + "".join(f" = {each.variant}@{label}" for label in each.labels)
+        for each in models
+    )

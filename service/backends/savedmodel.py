@@ -1,0 +1,83 @@
+"""One SavedModel as a function from crops to belief maps. Importing this module imports TensorFlow.
+
+The only module of the service that does, so `service.bootstrap` imports it late, and only for the embedded backend.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from service.backends.repository import Servable, ServableError
+from service.inference.errors import InternalError, UnavailableError
+from service.inference.models import INPUT_NAME, OUTPUT_NAME, SIGNATURE_NAME
+from service.pose.keypoints import CHANNEL_COUNT
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+def configure_threads(threads: int) -> None:
+    """Set how many threads one inference uses (0: one a CPU core). Has to come before the first model is opened."""
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    # The networks are chains: there is nothing to run beside an operation, and one pool of threads is enough.
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def open_servable(servable: Servable) -> Run:
+    """Load a SavedModel and check that it is what its card says.
+
+    Returns:
+        A function from crops, uint8 [N, H, W, 3], to belief maps, float32 [N, H / 8, W / 8, 22]. It may be called from
+        any thread, and raises ServiceErrors only.
+
+    Raises:
+        ServableError: if it does not load or has another signature.
+    """
+    try:
+        signature = tf.saved_model.load(str(servable.folder)).signatures[SIGNATURE_NAME]
+    except KeyError as error:
+        raise ServableError(f"{servable.folder}: the SavedModel has no signature {SIGNATURE_NAME}") from error
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        raise ServableError(f"{servable.folder}: not a SavedModel that loads: {_first_line(error)}") from error
+    _check(servable, signature)
+    # With its variables as constants the graph can be optimised as a whole.
+    frozen = convert_variables_to_constants_v2(signature)
+
+    def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        try:
+            (maps,) = frozen(tf.constant(crops))
+            result: NDArray[np.float32] = maps.numpy()
+        except tf.errors.ResourceExhaustedError as error:
+            raise UnavailableError("the model ran out of memory; try again", retry_after_s=1.0) from error
+        except (tf.errors.OpError, ValueError, TypeError) as error:
+            raise InternalError(f"{servable} failed on a batch of shape {crops.shape}") from error
+        return result
+
+    return run
+
+
+def _check(servable: Servable, signature: Any) -> None:
+    """Names, types and shapes of the signature are those that the gateway calls it with."""
+    inputs: dict[str, Any] = signature.structured_input_signature[1]
+    outputs: dict[str, Any] = signature.structured_outputs
+    expected_input = tf.TensorSpec([None, None, None, 3], tf.uint8)
+    expected_output = tf.TensorSpec([None, None, None, CHANNEL_COUNT], tf.float32)
+    for kind, specs, name, expected in (
+        ("input", inputs, INPUT_NAME, expected_input),
+        ("output", outputs, OUTPUT_NAME, expected_output),
+    ):
+        if set(specs) != {name}:
+            raise ServableError(f"{servable.folder}: its {kind}s are {sorted(specs)}, expected only {name}")
+        spec = specs[name]
+        if spec.dtype != expected.dtype or not spec.shape.is_compatible_with(expected.shape) or spec.shape[0] == 1:
+            raise ServableError(
+                f"{servable.folder}: {kind} {name} is {spec.dtype.name} {spec.shape},"
+                f" expected {expected.dtype.name} {expected.shape}"
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

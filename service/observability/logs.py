@@ -1,0 +1,67 @@
+"""Log lines: readable text for a terminal, or one JSON object an event for a collector.
+
+What an event carries besides its message (request id, status, duration, ...) is passed as logging's `extra` and becomes
+a field of its own. No image, no body and no key is ever passed there.
+"""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TextIO
+
+LogFormat = Literal["text", "json"]
+
+_BUILT_IN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+def configure_logging(level: str, style: LogFormat, stream: TextIO | None = None) -> None:
+    """Send all log lines of the process, in this style, to a stream (standard error).
+
+    Args:
+        level: least level that is written: "debug", "info", "warning" or "error".
+        style: "text" or "json".
+        stream: where to write.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("service").setLevel(level.upper())
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, the event's own fields, and a traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            event["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(event, default=str, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level, message, then the event's own fields as name=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {name}={_on_one_line(value)}" for name, value in _fields(record).items())
+        line = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower():7} {_on_one_line(record.getMessage())}{fields}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What was passed as `extra`, without what is None."""
+    return {name: value for name, value in vars(record).items() if name not in _BUILT_IN and value is not None}
+
+
+def _on_one_line(value: object) -> str:
+    """A value as text that cannot begin a line of its own: paths and headers are a stranger's words."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)

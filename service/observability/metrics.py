@@ -1,0 +1,167 @@
+"""Prometheus metrics: the observer that counts and times, on a registry that is passed in.
+
+Seconds and bytes, as Prometheus likes them. Labels come from a bounded set of values: models that exist, codes of the
+error tree. What a stranger types never becomes a label.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from service.inference.models import VARIANTS, ServedModel
+from service.inference.ports import DropReason, ReleaseReason, Stage
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+
+SECONDS: Final = (0.005, 0.0075, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0, 1.5, 2.5, 5.0)
+"""Buckets for answers that take 5 ms to 5 s."""
+
+STAGE_SECONDS: Final = (0.0005, 0.001, 0.0025, *SECONDS)
+"""Buckets for parts of an answer, some of which take less than a millisecond."""
+
+BATCH_SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
+SCORES: Final = tuple(round(0.1 * step, 1) for step in range(1, 11))
+
+UNKNOWN: Final = "unknown"
+"""Label of requests that failed before it was known which model they meant."""
+
+_MODEL: Final = ("variant", "version")
+
+
+class PrometheusObserver:
+    """Implements `service.inference.ports.Observer` and the protocols' request observers.
+
+    Args:
+        registry: where the metrics are registered; one observer a registry.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._requests = Counter(
+            "handpose_requests",
+            "Requests by outcome: ok, or the code of the problem.",
+            (*_MODEL, "code"),
+            registry=registry,
+        )
+        self._durations = Histogram(
+            "handpose_request_duration_seconds",
+            "Time from a request's first byte to its answer.",
+            (*_MODEL, "code"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._stages = Histogram(
+            "handpose_stage_duration_seconds",
+            "Time spent in a stage: decode, queue, inference, postprocess.",
+            (*_MODEL, "stage"),
+            buckets=STAGE_SECONDS,
+            registry=registry,
+        )
+        self._batch_sizes = Histogram(
+            "handpose_batch_size", "Crops in a micro-batch.", _MODEL, buckets=BATCH_SIZES, registry=registry
+        )
+        self._releases = Counter(
+            "handpose_batch_release",
+            "Micro-batches by why they left: full, waited, idle.",
+            (*_MODEL, "reason"),
+            registry=registry,
+        )
+        self._depths = Gauge("handpose_queue_depth", "Places taken in a model's queue.", _MODEL, registry=registry)
+        self._drops = Counter(
+            "handpose_dropped",
+            "Accepted crops that left the queue without being run: expired, cancelled.",
+            (*_MODEL, "reason"),
+            registry=registry,
+        )
+        self._rejections = Counter(
+            "handpose_rejected", "Requests that got no place in the queue.", (*_MODEL, "reason"), registry=registry
+        )
+        self._in_flight = Gauge("handpose_inflight_requests", "Requests being worked on.", registry=registry)
+        self._scores = Histogram(
+            "handpose_keypoint_score", "Scores of the keypoints returned.", _MODEL, buckets=SCORES, registry=registry
+        )
+        self._backend_up = Gauge("handpose_backend_up", "1 if every model answers, else 0.", registry=registry)
+        self._backend_up.set(0)
+        self._models = Gauge(
+            "handpose_model_info",
+            "1 for each model version that is served.",
+            ("name", *_MODEL, "labels"),
+            registry=registry,
+        )
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+
+    # What the use case reports
+
+    def stage_finished(self, model: ServedModel, stage: Stage, seconds: float) -> None:
+        self._stages.labels(*_of(model), stage.value).observe(seconds)
+
+    def batch_released(self, model: ServedModel, size: int, reason: ReleaseReason) -> None:
+        self._batch_sizes.labels(*_of(model)).observe(size)
+        self._releases.labels(*_of(model), reason.value).inc()
+
+    def queue_changed(self, model: ServedModel, depth: int) -> None:
+        self._depths.labels(*_of(model)).set(depth)
+
+    def request_dropped(self, model: ServedModel, reason: DropReason) -> None:
+        self._drops.labels(*_of(model), reason.value).inc()
+
+    def request_rejected(self, model: ServedModel, reason: str) -> None:
+        self._rejections.labels(*_of(model), reason).inc()
+
+    def hand_found(self, model: ServedModel, scores: NDArray[np.floating]) -> None:
+        histogram = self._scores.labels(*_of(model))
+        for score in scores.tolist():
+            histogram.observe(score)
+
+    # What the protocols report
+
+    def request_started(self) -> None:
+        """A request for hands has begun."""
+        self._in_flight.inc()
+
+    def request_ended(self) -> None:
+        """A request that began has been answered, or its sender has gone away."""
+        self._in_flight.dec()
+
+    def image_answered(self, model: ServedModel | None, asked_for: str | None, code: str, seconds: float) -> None:
+        """One image has its result or its problem.
+
+        Args:
+            model: what served it, if it got that far.
+            asked_for: what the request named, if anything: only a known variant becomes a label.
+            code: "ok", or the problem's code.
+            seconds: since the request began.
+        """
+        labels = (*_of(model), code) if model is not None else (_variant_in(asked_for), UNKNOWN, code)
+        self._requests.labels(*labels).inc()
+        self._durations.labels(*labels).observe(seconds)
+
+    # What the life cycle reports
+
+    def backend_is(self, up: bool) -> None:
+        """Whether every model answers."""
+        self._backend_up.set(int(up))
+
+    def models_are(self, models: Sequence[ServedModel]) -> None:
+        """The models served from now on."""
+        self._models.clear()
+        for model in models:
+            self._models.labels(model.name, *_of(model), ",".join(model.labels)).set(1)
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus's text format, `CONTENT_TYPE`."""
+        return generate_latest(self._registry)
+
+
+def _of(model: ServedModel) -> tuple[str, str]:
+    return model.variant, str(model.version)
+
+
+def _variant_in(asked_for: str | None) -> str:
+    variant = (asked_for or "").partition("@")[0].strip().lower()
+    return variant if variant in VARIANTS else UNKNOWN
