@@ -110,7 +110,7 @@ def export(
     version = choose_version(folder, version)
     network = weights.to_model(stored)
 
-    with _appearing_whole(folder / str(version)) as unfinished:
+    with appearing_whole(folder / str(version)) as unfinished:
         report("writing the SavedModel")
         _write_saved_model(network, unfinished)
         report("writing the warm-up records")
@@ -122,7 +122,7 @@ def export(
 
 
 @contextmanager
-def _appearing_whole(version_folder: Path) -> Iterator[Path]:
+def appearing_whole(version_folder: Path) -> Iterator[Path]:
     """Gives a folder to fill, renamed to `version_folder` at the end, or removed if the block fails."""
     version_folder.parent.mkdir(parents=True, exist_ok=True)
     # Not numeric, so no model server takes it for a version. Not from tempfile, whose folders only their
