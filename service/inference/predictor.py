@@ -121,17 +121,6 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class _BatchResult:
-    """One crop's share of a batch that has run: [21, 2], [21] and [21], in heatmap cells."""
-
-    keypoints_in_heatmap: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    sigmas_in_heatmap: NDArray[np.float32]
-    inference_s: float
-    postprocess_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Crop:
     """One hand, ready for the model: input uint8 [H, W, 3], where it came from, and the way back."""
 
@@ -140,7 +129,8 @@ class _Crop:
     image_to_input: Affine
 
 
-Batcher = MicroBatcher[NDArray[np.uint8], _BatchResult]
+# From a crop, uint8 [H, W, 3], to its belief maps, float32 [H / 8, W / 8, 22].
+Batcher = MicroBatcher[NDArray[np.uint8], NDArray[np.float32]]
 
 
 class Predictor:
@@ -195,13 +185,15 @@ class Predictor:
             answers = await _all(
                 batcher.submit(crop.pixels, deadline=request.deadline, priority=request.priority) for crop in crops
             )
-        hands = tuple(_map_back(crop, answer.result) for crop, answer in zip(crops, answers, strict=True))
+            answered = self._clock.time()
+            hands = await self._in_thread(_find_hands, crops, [answer.result for answer in answers])
+        finished = self._clock.time()
         timings = Timings(
             decode=decode_s,
             queue=max(answer.queued_s for answer in answers),
-            inference=max(answer.result.inference_s for answer in answers),
-            postprocess=max(answer.result.postprocess_s for answer in answers),
-            total=self._clock.time() - started,
+            inference=max(answer.ran_s for answer in answers),
+            postprocess=finished - answered,
+            total=finished - started,
         )
         self._report(model, hands, timings)
         return Estimate(model, route.routed_by, picture, hands, timings)
@@ -226,7 +218,7 @@ class Predictor:
         key = (model.name, model.version)
         if key not in self._batchers:
 
-            async def run(crops: Sequence[NDArray[np.uint8]], deadline: float) -> Sequence[_BatchResult]:
+            async def run(crops: Sequence[NDArray[np.uint8]], deadline: float) -> Sequence[NDArray[np.float32]]:
                 return await self._run_batch(model, crops, deadline)
 
             self._batchers[key] = MicroBatcher(
@@ -253,20 +245,13 @@ class Predictor:
 
     async def _run_batch(
         self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], deadline: float
-    ) -> Sequence[_BatchResult]:
-        started = self._clock.time()
-        maps = await self._backend.predict(model, crops, timeout_s=deadline - started)
+    ) -> Sequence[NDArray[np.float32]]:
+        maps = await self._backend.predict(model, crops, timeout_s=deadline - self._clock.time())
         width, height = model.input_size
         expected = (len(crops), height // STRIDE, width // STRIDE, CHANNEL_COUNT)
         if maps.shape != expected:
             raise InternalError(f"{model.name} returned belief maps of shape {maps.shape}, expected {expected}")
-        inferred = self._clock.time()
-        decoded = await self._in_thread(decode, maps)
-        finished = self._clock.time()
-        return [
-            _BatchResult(points, scores, sigmas, inferred - started, finished - inferred)
-            for points, scores, sigmas in zip(decoded.in_heatmap, decoded.scores, decoded.sigmas, strict=True)
-        ]
+        return list(maps)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
@@ -338,15 +323,21 @@ def _whats_wrong_with(roi: Box, picture: DecodedImage) -> str | None:
     return None
 
 
-def _map_back(crop: _Crop, result: _BatchResult) -> Hand:
-    """A crop's keypoints, in the image."""
-    input_to_image = crop.image_to_input.inverse()
-    return Hand(
-        box_in_image=crop.box_in_image,
-        keypoints_in_image=input_to_image.apply(result.keypoints_in_heatmap * STRIDE),
-        scores=result.scores,
-        sigmas=result.sigmas_in_heatmap.astype(np.float64) * (STRIDE * input_to_image.scale),
-    )
+def _find_hands(crops: Sequence[_Crop], belief_maps: Sequence[NDArray[np.float32]]) -> tuple[Hand, ...]:
+    """The hand in each crop, mapped back to the image."""
+    decoded = decode(np.stack(belief_maps))
+    hands = []
+    for index, shown in enumerate(crops):
+        input_to_image = shown.image_to_input.inverse()
+        hands.append(
+            Hand(
+                box_in_image=shown.box_in_image,
+                keypoints_in_image=input_to_image.apply(decoded.in_heatmap[index] * STRIDE),
+                scores=decoded.scores[index],
+                sigmas=decoded.sigmas[index].astype(np.float64) * (STRIDE * input_to_image.scale),
+            )
+        )
+    return tuple(hands)
 
 
 async def _all(waits: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
