@@ -103,11 +103,13 @@ class FrameAnswer:
         frame_id: the frame's id.
         outcome: its hands, or why there are none.
         skipped: frames that were skipped since the one answered before.
+        seconds: from the frame's arrival to its outcome.
     """
 
     frame_id: int
     outcome: TrackedEstimate | ServiceError
-    skipped: int = 0
+    skipped: int
+    seconds: float
 
 
 Send = Callable[[FrameAnswer], Awaitable[None]]
@@ -185,10 +187,11 @@ class Streams:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A frame in the buffer, with the time when it was taken and the deadline of its answer."""
+    """A frame in the buffer: when it was taken (by its sender), when it arrived and its deadline (by our clock)."""
 
     frame: Frame
     time_s: float
+    arrived: float
     deadline: float
     skipped: int
 
@@ -288,7 +291,7 @@ class _Stream:
         if self._options.latest_only and self._waiting:
             self._skipped += len(self._waiting)
             self._waiting.clear()
-        self._waiting.append(_Waiting(frame, time_s, now + self._timeout_s, self._skipped))
+        self._waiting.append(_Waiting(frame, time_s, now, now + self._timeout_s, self._skipped))
         if not self._options.latest_only and len(self._waiting) >= self._max_waiting:
             self._room.clear()
         self._changed.set()
@@ -318,7 +321,7 @@ class _Stream:
         except Exception as error:  # noqa: BLE001 -- one frame's failure must not end the others
             outcome = InternalError("the frame could not be answered")
             outcome.__cause__ = error
-        return FrameAnswer(waiting.frame.id, outcome, waiting.skipped)
+        return FrameAnswer(waiting.frame.id, outcome, waiting.skipped, self._clock.time() - waiting.arrived)
 
 
 def _or_end(answer: FrameAnswer) -> FrameAnswer:

@@ -1,0 +1,112 @@
+"""The gRPC server: address, limits, keepalive, and its beginning and end. It runs on the same event loop as REST."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from service.rpc.handpose.v1 import hand_pose_pb2, hand_pose_pb2_grpc
+from service.rpc.health import HealthServicer
+from service.rpc.servicer import HandPoseServicer
+
+SERVICE_NAME: Final[str] = hand_pose_pb2.DESCRIPTOR.services_by_name["HandPoseService"].full_name
+
+_ROOM_FOR_THE_SERVICER_TO_SAY_SO = 256 * 1024
+"""A message that is a little too large still arrives and gets a rich error; one far above is cut off by gRPC itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How the server listens and how it treats connections.
+
+    Attributes:
+        host: address to listen on.
+        port: port to listen on; 0 lets the system choose.
+        max_message_bytes: largest request message.
+        max_concurrent_calls: calls at the same time, streams included; more are refused with RESOURCE_EXHAUSTED.
+        keepalive_s: a connection that is silent for so long is pinged.
+        keepalive_timeout_s: a connection that does not answer the ping for so long is dropped, with its calls.
+        least_ping_interval_s: clients that ping more often are sent away.
+        health_interval_s: how often watchers of grpc.health.v1 learn of changes.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8001
+    max_message_bytes: int = 20 * 1024 * 1024
+    max_concurrent_calls: int = 1024
+    keepalive_s: float = 10.0
+    keepalive_timeout_s: float = 5.0
+    least_ping_interval_s: float = 5.0
+    health_interval_s: float = 1.0
+
+
+class RpcServer:
+    """Serves HandPoseService, grpc.health.v1 and reflection.
+
+    Args:
+        servicer: the methods.
+        state: the state of the whole and of each model.
+        options: address, limits, keepalive.
+    """
+
+    def __init__(self, servicer: HandPoseServicer, state: HealthServicer, options: ServerOptions) -> None:
+        self._servicer = servicer
+        self._health = state
+        self._options = options
+        self._server: grpc.aio.Server | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listen; return the port.
+
+        Raises:
+            RuntimeError: if the address cannot be bound.
+        """
+        server = grpc.aio.server(
+            options=_channel_arguments(self._options), maximum_concurrent_rpcs=self._options.max_concurrent_calls
+        )
+        hand_pose_pb2_grpc.add_HandPoseServiceServicer_to_server(  # type: ignore[no-untyped-call]  # generated
+            self._servicer, server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        port = server.add_insecure_port(f"{_bracketed(self._options.host)}:{self._options.port}")
+        await self._health.refresh()
+        await server.start()
+        self._server = server
+        self._watching = asyncio.create_task(self._health.keep_watchers_informed(self._options.health_interval_s))
+        return port
+
+    async def not_serving(self) -> None:
+        """Tell health checks that this server is going away; calls are still answered."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more calls, and return when those under way have ended, or were cancelled when the grace was over."""
+        await self.not_serving()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        if self._server is not None:
+            await self._server.stop(grace_s)
+
+
+def _channel_arguments(options: ServerOptions) -> list[tuple[str, Any]]:
+    largest = options.max_message_bytes + _ROOM_FOR_THE_SERVICER_TO_SAY_SO
+    return [
+        ("grpc.max_receive_message_length", largest),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.keepalive_time_ms", round(1000 * options.keepalive_s)),
+        ("grpc.keepalive_timeout_ms", round(1000 * options.keepalive_timeout_s)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", round(1000 * options.least_ping_interval_s)),
+        ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share it silently
+    ]
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host

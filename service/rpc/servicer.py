@@ -1,0 +1,280 @@
+"""The methods of HandPoseService: read the metadata, call the use case, write the answer.
+
+Each method is one call of `_Call`, which knows the request's id, its deadline and how an error ends it. When a client
+cancels, or its deadline passes, or its connection is lost, grpc.aio cancels the method, and with it the wait in the
+micro-batch queue.
+"""
+
+import asyncio
+import contextlib
+import logging
+import re
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, Protocol
+
+import grpc
+
+from service.inference.batching import Priority
+from service.inference.errors import InternalError, InvalidInputError, ServiceError, TooLargeError
+from service.inference.models import ServedModel
+from service.inference.ports import Clock
+from service.inference.predictor import Estimate as ImageEstimate
+from service.inference.predictor import EstimateRequest
+from service.inference.streaming import Frame, FrameAnswer, Streams
+from service.inference.tracing import TRACEPARENT
+from service.inference.tracking import Estimator
+from service.rpc import convert
+from service.rpc.handpose.v1 import hand_pose_pb2 as pb
+from service.rpc.handpose.v1 import hand_pose_pb2_grpc
+from service.rpc.status import STATUS_DETAILS, STATUS_OF, detail_of, rich_status
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")  # as over HTTP
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+logger = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RequestObserver(Protocol):
+    """Is told of every request and every image, to count and time them. Must be quick and must not raise."""
+
+    def request_started(self) -> None: ...
+
+    def request_ended(self) -> None: ...
+
+    def image_answered(self, model: ServedModel | None, asked_for: str | None, code: str, seconds: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RpcPolicy:
+    """What one call may ask for.
+
+    Attributes:
+        max_body_bytes: size of a request message.
+        max_batch_images: images in one batch.
+        default_deadline_s: time for a call that sets no deadline.
+        max_deadline_s: most time that a call is given, whatever it asks for.
+    """
+
+    max_body_bytes: int = 20 * 1024 * 1024
+    max_batch_images: int = 32
+    default_deadline_s: float = 10.0
+    max_deadline_s: float = 60.0
+
+
+class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
+    """Implements HandPoseService on the use case.
+
+    Args:
+        estimate: answers one image (`Predictor.estimate`).
+        streams: answers frames.
+        models: the models that can be asked now.
+        clock: the predictor's clock.
+        observer: is told of requests and images.
+        policy: what one call may ask for.
+    """
+
+    def __init__(
+        self,
+        *,
+        estimate: Estimator,
+        streams: Streams,
+        models: Callable[[], Sequence[ServedModel]],
+        clock: Clock,
+        observer: RequestObserver,
+        policy: RpcPolicy,
+    ) -> None:
+        self._estimate = estimate
+        self._streams = streams
+        self._models = models
+        self._clock = clock
+        self._observer = observer
+        self._policy = policy
+
+    async def Estimate(self, request: pb.EstimateRequest, context: Context) -> pb.EstimateResponse:  # noqa: N802
+        """One image."""
+        call = self._call(context)
+        with self._counted():
+            try:
+                self._check_size(request.ByteSize())
+                estimate = await self._one(request, call, Priority.INTERACTIVE)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
+                await call.fail(error)
+        await call.send_headers(("x-model-variant", f"{estimate.model.variant}@{estimate.model.version}"))
+        return convert.from_estimate(estimate, call.request_id)
+
+    async def EstimateBatch(  # noqa: N802
+        self, request: pb.EstimateBatchRequest, context: Context
+    ) -> pb.EstimateBatchResponse:
+        """Several images, each with an outcome of its own."""
+        call = self._call(context)
+        with self._counted():
+            try:
+                self._check_size(request.ByteSize())
+                self._check_number(len(request.requests))
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(self._result(each, call)) for each in request.requests]
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
+                await call.fail(error)
+        await call.send_headers()
+        results = [convert.from_result(task.result(), call.request_id) for task in tasks]
+        return pb.EstimateBatchResponse(results=results)
+
+    async def EstimateStream(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.EstimateStreamRequest], context: Context
+    ) -> None:
+        """Frames in, hands out."""
+        call = self._call(context)
+        await call.send_headers()
+        messages = aiter(request_iterator)
+
+        async def send(answer: FrameAnswer) -> None:
+            self._report(answer, call)
+            await context.write(convert.from_frame_answer(answer, call.request_id))
+
+        with self._counted():
+            try:
+                first = await anext(messages, None)
+                if first is None:
+                    return
+                options = convert.to_stream_options(first.options, call.asked_for)
+                await self._streams.run(options, _frames(first, messages), send)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
+                await call.fail(error)
+
+    async def ListModels(  # noqa: N802
+        self,
+        request: pb.ListModelsRequest,  # noqa: ARG002
+        context: Context,
+    ) -> pb.ListModelsResponse:
+        """The models that can be asked now."""
+        call = self._call(context)
+        await call.send_headers()
+        return pb.ListModelsResponse(models=[convert.from_model(model) for model in self._models()])
+
+    def _call(self, context: Context) -> "_Call":
+        remaining: float | None = context.time_remaining()  # None without a deadline, whatever its type says
+        allowed = self._policy.default_deadline_s if remaining is None else min(remaining, self._policy.max_deadline_s)
+        call = _Call(context, deadline=self._clock.time() + allowed)
+        if call.traceparent is not None:
+            TRACEPARENT.set(call.traceparent)  # each call runs in a task, and so in a context, of its own
+        return call
+
+    async def _result(self, request: pb.EstimateRequest, call: "_Call") -> ImageEstimate | ServiceError:
+        try:
+            return await self._one(request, call, Priority.BULK)
+        except ServiceError as error:
+            return error
+
+    async def _one(self, request: pb.EstimateRequest, call: "_Call", priority: Priority) -> ImageEstimate:
+        started = self._clock.time()
+        if not request.image:
+            raise InvalidInputError('"image" is empty; send the bytes of an image file', code="missing_image")
+        model, code = None, "cancelled"
+        try:
+            estimate = await self._estimate(
+                EstimateRequest(
+                    image=request.image,
+                    deadline=call.deadline,
+                    rois=convert.to_boxes(request.rois),
+                    asked_for=call.asked_for,
+                    priority=priority,
+                )
+            )
+            model, code = estimate.model, "ok"
+        except ServiceError as error:
+            code = error.code
+            raise
+        except Exception:
+            code = InternalError.kind.value
+            raise
+        finally:
+            self._observer.image_answered(model, call.asked_for, code, self._clock.time() - started)
+        return estimate
+
+    def _report(self, answer: FrameAnswer, call: "_Call") -> None:
+        outcome = answer.outcome
+        if isinstance(outcome, ServiceError):
+            self._observer.image_answered(None, call.asked_for, outcome.code, answer.seconds)
+        else:
+            self._observer.image_answered(outcome.estimate.model, call.asked_for, "ok", answer.seconds)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._observer.request_started()
+        try:
+            yield
+        finally:
+            self._observer.request_ended()
+
+    def _check_size(self, size: int) -> None:
+        if size > self._policy.max_body_bytes:
+            raise TooLargeError(
+                f"the request has {size} bytes; at most {self._policy.max_body_bytes} are allowed",
+                code="body_too_large",
+            )
+
+    def _check_number(self, images: int) -> None:
+        if images == 0:
+            raise InvalidInputError("the batch holds no image; send at least one", code="missing_image")
+        if images > self._policy.max_batch_images:
+            raise TooLargeError(
+                f"the batch holds {images} images; at most {self._policy.max_batch_images} are allowed",
+                code="too_many_images",
+            )
+
+
+async def _frames(
+    first: pb.EstimateStreamRequest, others: AsyncIterator[pb.EstimateStreamRequest]
+) -> AsyncIterator[Frame]:
+    if first.HasField("frame"):
+        yield convert.to_frame(first.frame)
+    async for message in others:
+        if not message.HasField("frame"):
+            raise InvalidInputError("only the first message of a stream may be other than a frame", code="not_a_frame")
+        yield convert.to_frame(message.frame)
+
+
+class _Call:
+    """One call: what its metadata says, and how it ends.
+
+    Attributes:
+        request_id: the client's, if it is fit for a log, else made up.
+        asked_for: the model that the client names, if any.
+        deadline: the clock's time after which the answer is of no use.
+    """
+
+    def __init__(self, context: Context, *, deadline: float) -> None:
+        self._context = context
+        self._metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        self.deadline = deadline
+        self.asked_for = self._metadata.get("x-model-variant")
+        self.client_id = self._metadata.get("x-client-id")
+        self.traceparent = _matching(_TRACEPARENT, self._metadata.get("traceparent"))
+        self.request_id = _matching(_REQUEST_ID, self._metadata.get("x-request-id")) or uuid.uuid4().hex
+
+    async def send_headers(self, *more: tuple[str, str]) -> None:
+        await self._context.send_initial_metadata((("x-request-id", self.request_id), *more))
+
+    async def fail(self, error: Exception) -> NoReturn:
+        """End the call with the error's status."""
+        if isinstance(error, ServiceError):
+            failure = error
+        else:
+            failure = InternalError("the request could not be answered")
+            failure.__cause__ = error
+        if failure.kind is InternalError.kind:
+            logger.error(failure.detail, exc_info=failure, extra={"request_id": self.request_id})
+        status = rich_status(failure, self.request_id)
+        await self._context.abort(
+            STATUS_OF[failure.kind],
+            detail_of(failure),
+            trailing_metadata=((STATUS_DETAILS, status.SerializeToString()), ("x-request-id", self.request_id)),
+        )
+
+
+def _matching(pattern: re.Pattern[str], given: str | None) -> str | None:
+    return given if given is not None and pattern.fullmatch(given) else None

@@ -1,0 +1,94 @@
+"""The table from `ErrorKind` to gRPC status, and the rich errors made from it.
+
+The codes and details are those of the HTTP problems; only the way they travel differs.
+"""
+
+from typing import Final
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from service.inference.errors import ErrorKind, FieldError, ServiceError
+from service.rpc.handpose.v1 import hand_pose_pb2 as pb
+
+ERROR_DOMAIN: Final = "handpose"
+
+STATUS_DETAILS: Final = "grpc-status-details-bin"
+"""Trailing metadata that carries a serialised google.rpc.Status."""
+
+STATUS_OF: Final[dict[ErrorKind, grpc.StatusCode]] = {
+    ErrorKind.INVALID_INPUT: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorKind.UNDECODABLE_IMAGE: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorKind.UNSUPPORTED_TYPE: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorKind.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorKind.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    ErrorKind.UNKNOWN_MODEL: grpc.StatusCode.NOT_FOUND,
+    ErrorKind.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorKind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    ErrorKind.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+    ErrorKind.INTERNAL: grpc.StatusCode.INTERNAL,
+}
+
+
+_INTERNAL_DETAIL: Final = "something failed inside the service; its log tells more under this request id"
+
+
+def status_number(error: ServiceError) -> int:
+    """The number of the error's gRPC status (google.rpc.Code)."""
+    number: int = STATUS_OF[error.kind].value[0]
+    return number
+
+
+def detail_of(error: ServiceError) -> str:
+    """What a client is told: of an internal error, nothing but that."""
+    return _INTERNAL_DETAIL if error.kind is ErrorKind.INTERNAL else error.detail
+
+
+def problem_of(error: ServiceError) -> pb.Problem:
+    """The error as a part of a batch's or a stream's answer."""
+    return pb.Problem(
+        code=error.code,
+        detail=detail_of(error),
+        status=status_number(error),
+        retry_after=None if error.retry_after_s is None else _duration(error.retry_after_s),
+        errors=[pb.FieldProblem(field=each.field, message=each.message) for each in _fields_of(error)],
+    )
+
+
+def rich_status(error: ServiceError, request_id: str) -> status_pb2.Status:
+    """The error as the status that ends a call."""
+    details = [
+        error_details_pb2.ErrorInfo(
+            reason=error.code.upper(),
+            domain=ERROR_DOMAIN,
+            metadata={"code": error.code, "request_id": request_id},
+        ),
+        *([error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s))] if error.retry_after_s else []),
+        *([_bad_request(error)] if _fields_of(error) else []),
+    ]
+    packed = []
+    for detail in details:
+        any_detail = any_pb2.Any()
+        any_detail.Pack(detail)
+        packed.append(any_detail)
+    return status_pb2.Status(code=status_number(error), message=detail_of(error), details=packed)
+
+
+def _fields_of(error: ServiceError) -> tuple[FieldError, ...]:
+    return () if error.kind is ErrorKind.INTERNAL else error.errors
+
+
+def _bad_request(error: ServiceError) -> error_details_pb2.BadRequest:
+    return error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(field=each.field, description=each.message)
+            for each in _fields_of(error)
+        ]
+    )
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    duration = duration_pb2.Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration

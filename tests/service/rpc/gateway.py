@@ -1,0 +1,134 @@
+"""The use case and its gRPC server, put together as the service does it, on a fake backend."""
+
+import asyncio
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from service.inference.batching import BatchingPolicy
+from service.inference.models import ModelReference, ServedModel
+from service.inference.predictor import Limits, Predictor
+from service.inference.routing import Router
+from service.inference.streaming import StreamLimits, Streams
+from service.rpc.handpose.v1 import hand_pose_pb2_grpc
+from service.rpc.health import HealthServicer
+from service.rpc.server import SERVICE_NAME, RpcServer, ServerOptions
+from service.rpc.servicer import HandPoseServicer, RpcPolicy
+from service.rpc.status import STATUS_DETAILS
+from tests.support.backend import FakeBackend
+from tests.support.observer import RecordingObserver
+
+
+@dataclass
+class RecordingRequests:
+    """Implements the servicer's `RequestObserver`."""
+
+    in_flight: int = 0
+    images: list[tuple[ServedModel | None, str | None, str]] = field(default_factory=list)
+
+    def request_started(self) -> None:
+        self.in_flight += 1
+
+    def request_ended(self) -> None:
+        self.in_flight -= 1
+
+    def image_answered(self, model: ServedModel | None, asked_for: str | None, code: str, seconds: float) -> None:
+        self.images.append((model, asked_for, code))
+
+
+class Gateway:
+    """Everything between a socket and a fake backend. `stub` is a client of it."""
+
+    def __init__(
+        self,
+        workers: Executor,
+        *,
+        backend: FakeBackend | None = None,
+        policy: RpcPolicy | None = None,
+        batching: BatchingPolicy | None = None,
+        limits: Limits | None = None,
+        stream_limits: StreamLimits | None = None,
+        options: ServerOptions | None = None,
+    ) -> None:
+        clock = asyncio.get_running_loop()
+        self.backend = backend or FakeBackend()
+        self.observer = RecordingObserver()
+        self.requests = RecordingRequests()
+        self.predictor = Predictor(
+            backend=self.backend,
+            router=Router(ModelReference("lightweight")),
+            observer=self.observer,
+            clock=clock,
+            workers=workers,
+            batching=batching or BatchingPolicy(),
+            limits=limits or Limits(),
+        )
+        self.streams = Streams(self.predictor.estimate, clock=clock, limits=stream_limits)
+        self.health = HealthServicer(
+            not_ready=self.backend.not_ready, models=self.backend.models, service_names=(SERVICE_NAME,)
+        )
+        self.policy = policy or RpcPolicy()
+        self.server = RpcServer(
+            HandPoseServicer(
+                estimate=self.predictor.estimate,
+                streams=self.streams,
+                models=self.backend.models,
+                clock=clock,
+                observer=self.requests,
+                policy=self.policy,
+            ),
+            self.health,
+            options or ServerOptions(port=0, max_message_bytes=self.policy.max_body_bytes),
+        )
+        self.port = 0
+        self._channels: list[grpc.aio.Channel] = []
+
+    async def start(self) -> None:
+        self.port = await self.server.start()
+
+    async def stop(self) -> None:
+        self.backend.release()
+        for channel in self._channels:
+            await channel.close()
+        await self.server.stop(0)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def channel(self) -> grpc.aio.Channel:
+        """A connection of its own."""
+        channel = grpc.aio.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)])
+        self._channels.append(channel)
+        return channel
+
+    def stub(self) -> Any:
+        """A client with a connection of its own."""
+        return hand_pose_pb2_grpc.HandPoseServiceStub(self.channel())  # type: ignore[no-untyped-call]  # generated
+
+
+def details_of(error: grpc.aio.AioRpcError) -> SimpleNamespace:
+    """The rich details of an error: info, retry, bad_request; None where absent."""
+    raw = dict(error.trailing_metadata() or ())[STATUS_DETAILS]
+    assert isinstance(raw, bytes)
+    status = status_pb2.Status.FromString(raw)
+    assert status.code == error.code().value[0]
+    return SimpleNamespace(
+        status=status,
+        info=_unpacked(status.details, error_details_pb2.ErrorInfo()),
+        retry=_unpacked(status.details, error_details_pb2.RetryInfo()),
+        bad_request=_unpacked(status.details, error_details_pb2.BadRequest()),
+    )
+
+
+def _unpacked(details: Any, message: Any) -> Any:
+    each: any_pb2.Any
+    for each in details:
+        if each.Unpack(message):
+            return message
+    return None
