@@ -106,12 +106,16 @@ def save(model: keras.Model, path: Path, info: WeightsInfo) -> None:
 
     Both files are written under temporary names and renamed, so a reader never sees half a file. The info
     names the digest of its weights, so a pair that was torn apart is noticed when read. WeightsError if the
-    model is of another variant than `info` says, or holds values that float16 cannot.
+    model is of another variant than `info` says, or holds values that float16 cannot, or `info` what JSON cannot.
     """
     from trainer.models import architecture_of, fold_batch_norm
 
     if path.suffix != ".npz":
         raise WeightsError(f"a weights file ends in .npz, got {path.name!r}")
+    try:
+        json.dumps(asdict(info), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"the weights' description cannot be written as JSON: {error}") from error
     architecture = architecture_of(model)
     if architecture.variant != info.variant:
         raise WeightsError(f"the model is {architecture.variant}, the information is for {info.variant}")

@@ -89,6 +89,16 @@ def test_values_that_half_precision_cannot_hold_are_refused_and_the_old_files_st
     assert {p.name for p in tmp_path.iterdir()} == {"lightweight.npz", "lightweight.json"}
 
 
+@pytest.mark.parametrize("metrics", [{"epe_px": float("nan")}, {"curve": np.zeros(2)}])
+def test_description_that_json_cannot_hold_is_refused_before_anything_is_written(
+    metrics: dict[str, Any], tmp_path: Path
+) -> None:
+    model = build("lightweight", batch_norm=False, width_multiplier=TINY)
+    with pytest.raises(weights.WeightsError, match="cannot be written as JSON"):
+        weights.save(model, tmp_path / "lightweight.npz", info_for("lightweight", metrics=metrics))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_saved_files_can_be_read_by_others(tmp_path: Path) -> None:
     _, path = saved(tmp_path, "lightweight")
     plain = tmp_path / "plain"

@@ -126,6 +126,17 @@ def test_convolutions_are_linear_only_at_the_end_of_a_stage(variant: str) -> Non
     assert linear == ["stage1_conv2", "stage2_conv7", "stage3_conv7"]
 
 
+def test_belief_maps_stay_float32_when_the_network_computes_in_bfloat16() -> None:
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = build("lightweight", batch_norm=True, width_multiplier=TINY)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert model.get_layer("conv5_1").compute_dtype == "bfloat16"
+    assert [maps.dtype for maps in run(model, random_images())] == [np.float32] * 3
+
+
 def test_unknown_variant_and_unfit_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown variant 'heavy'; allowed: standard, lightweight"):
         build("heavy", batch_norm=False)
