@@ -1,0 +1,142 @@
+"""Writes and reads the state of a training in progress, so that it goes on exactly where it stopped.
+
+A run's folder holds `checkpoint.npz` (every variable of model and optimiser and a JSON of progress) and `averaged.npz`
+(the network with averaged weights, batch normalisation unfolded, which evaluation and warm starts read). Files are
+written under another name and renamed, so a full disk or a kill leaves the previous ones intact. Finished weights for
+serving are `trainer.weights`'s affair.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainer.errors import RefusedError
+
+if TYPE_CHECKING:
+    import keras
+
+CHECKPOINT = "checkpoint.npz"
+AVERAGED = "averaged.npz"
+_STATE = "state"
+
+
+class CheckpointError(RefusedError):
+    """A checkpoint that is missing, damaged, or of another network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        variant: which network is trained.
+        part: which part of it, as in `TrainConfig`.
+        step: updates done.
+        samples: samples seen.
+        seconds: time spent training, over all pieces of the run.
+        input_size: input side in pixels at the last update.
+    """
+
+    variant: str
+    part: str
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    input_size: int = 0
+
+
+def save_checkpoint(
+    folder: Path, progress: Progress, model: keras.Model, optimizer: keras.optimizers.Optimizer
+) -> None:
+    """Replaces the run's checkpoint. Raises OSError, with the previous one intact, if the disk is full."""
+    arrays = {f"model/{i}": np.asarray(value) for i, value in enumerate(_values(model.variables))}
+    arrays |= {f"optimizer/{i}": np.asarray(value) for i, value in enumerate(_values(optimizer.variables))}
+    _write(folder / CHECKPOINT, arrays, asdict(progress))
+
+
+def load_checkpoint(
+    folder: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer, *, variant: str, part: str
+) -> Progress | None:
+    """Restores model and optimiser (built already) in place; None if the run has no checkpoint yet."""
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return None
+    arrays, state = _read(path)
+    progress = Progress(**state)
+    if (progress.variant, progress.part) != (variant, part):
+        raise CheckpointError(
+            f"{path} is of a training of {progress.variant} ({progress.part}), not of {variant} ({part})"
+        )
+    _assign(path, "model", model.variables, arrays)
+    _assign(path, "optimizer", optimizer.variables, arrays)
+    return progress
+
+
+def save_averaged(folder: Path, progress: Progress, model: keras.Model) -> None:
+    """Replaces the run's averaged network by `model`, whose variables hold the averages now."""
+    named = {f"{variable.path}": np.asarray(variable.value) for variable in model.variables}
+    _write(folder / AVERAGED, named, asdict(progress))
+
+
+def load_averaged(path: Path, model: keras.Model) -> Progress:
+    """Copies averaged weights (a file, or a run's folder) into a model of the same variant and widths."""
+    path = path / AVERAGED if path.is_dir() else path
+    arrays, state = _read(path)
+    wanted = {variable.path: tuple(variable.shape) for variable in model.variables}
+    held = {name: array.shape for name, array in arrays.items()}
+    if wanted != held:
+        differing = sorted(name for name in wanted.keys() | held.keys() if wanted.get(name) != held.get(name))
+        raise CheckpointError(
+            f"{path} ({state.get('variant')}) does not fit {model.name!r}: {differing[0]} is "
+            f"{held.get(differing[0], 'missing')} in the file and {wanted.get(differing[0], 'missing')} in the model"
+        )
+    for variable in model.variables:
+        variable.assign(arrays[variable.path])
+    return Progress(**state)
+
+
+def _values(variables: Sequence[Any]) -> list[Any]:
+    return [variable.value for variable in variables]
+
+
+def _assign(path: Path, kind: str, variables: Sequence[Any], arrays: Mapping[str, Any]) -> None:
+    for i, variable in enumerate(variables):
+        array = arrays.get(f"{kind}/{i}")
+        if array is None or array.shape != tuple(variable.shape):
+            raise CheckpointError(
+                f"{path} does not fit: {kind} variable {variable.path} needs shape {tuple(variable.shape)}, "
+                f"the file holds {'nothing' if array is None else array.shape}"
+            )
+        variable.assign(array)
+
+
+def _write(path: Path, arrays: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **{_STATE: np.array(json.dumps(state)), **arrays})
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+            return arrays, json.loads(str(arrays.pop(_STATE)))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error

@@ -1,0 +1,108 @@
+"""Experiments, one file each: what is trained, how, and (in the file's header) what came of it.
+
+A configuration file is Python with a `CONFIG` of type `TrainConfig`. It names no folder of data; those are given on the
+command line, so that the same experiment runs on anybody's copy.
+"""
+
+import importlib
+import runpy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from service.pose.heatmaps import STRIDE
+from trainer.data.augment import AugmentConfig
+from trainer.errors import RefusedError
+from trainer.models.layers import Variant
+
+
+class ConfigError(RefusedError):
+    """An experiment's configuration is missing or contradicts itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """One experiment.
+
+    Attributes:
+        variant: which network.
+        steps: updates in all; or None to go by the clock.
+        minutes: where `steps` is None, how long to train; the schedule follows the clock, so it ends where it should
+            on a machine of any speed, but no two runs are the same.
+        batch_size: samples an update.
+        input_sizes: (share of the training after which it begins, input side in pixels), ascending from 0. Small
+            inputs first make the early, cheap lessons cheap.
+        learning_rate: highest rate of AdamW.
+        schedule: "cosine" decays to `final_rate_share`; "steps" divides by 10 every `rate_step` updates.
+        warm_up: share of the training over which the rate rises to its highest value.
+        final_rate_share: last rate over the highest one, of the cosine.
+        rate_step: updates between divisions by ten, of the steps schedule.
+        weight_decay: AdamW's; 0 makes it Adam.
+        ema_momentum: of the running average of the weights, which is what is evaluated and exported.
+        part: "all", or "stages" to train a standard network's stages 2 and 3 alone on the frozen features of a trained
+            lightweight one (which a standard network can hold exactly).
+        precision: Keras's dtype policy.
+        augment: how samples vary.
+        holdout: regular expressions of picture names that are kept for validation.
+        seed: of the weights and of the batches.
+        width_multiplier: below 1 makes narrow networks for tests.
+        validation_samples: how many held-out hands are looked at during training, evenly spread; all at the end.
+        validate_minutes, checkpoint_minutes, log_seconds: how often each is done.
+    """
+
+    variant: Variant
+    steps: int | None = None
+    minutes: float | None = None
+    batch_size: int = 16
+    input_sizes: tuple[tuple[float, int], ...] = ((0.0, 128),)
+    learning_rate: float = 1e-3
+    schedule: Literal["cosine", "steps"] = "cosine"
+    warm_up: float = 0.03
+    final_rate_share: float = 0.01
+    rate_step: int = 10_000
+    weight_decay: float = 1e-4
+    ema_momentum: float = 0.99
+    part: Literal["all", "stages"] = "all"
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    holdout: tuple[str, ...] = ()
+    seed: int = 0
+    width_multiplier: float = 1.0
+    validation_samples: int = 192
+    validate_minutes: float = 5.0
+    checkpoint_minutes: float = 3.0
+    log_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise ConfigError("a configuration gives either steps or minutes")
+        if (self.steps or self.minutes or 0) <= 0 or self.batch_size < 1:
+            raise ConfigError("steps, minutes and batch_size must be positive")
+        shares, sizes = [share for share, _ in self.input_sizes], [size for _, size in self.input_sizes]
+        if not shares or shares[0] != 0.0 or sorted(shares) != shares:
+            raise ConfigError(f"input_sizes must begin at share 0 and ascend, got {self.input_sizes}")
+        if any(size < 3 * STRIDE or size % STRIDE for size in sizes):
+            raise ConfigError(f"input sizes must be multiples of {STRIDE} from {3 * STRIDE} on, got {sizes}")
+        if self.part == "stages" and self.variant != "standard":
+            raise ConfigError("part 'stages' trains the standard network on a lightweight one's features")
+
+    @property
+    def final_input_size(self) -> int:
+        """The input side in pixels at which the training ends and the weights are to be served."""
+        return self.input_sizes[-1][1]
+
+
+def load_config(name: str) -> TrainConfig:
+    """The experiment of a name in this folder (`first`) or of a Python file. ConfigError if there is none."""
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise ConfigError(f"{name}: no such file")
+        config = runpy.run_path(name).get("CONFIG")
+    else:
+        known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
+        if name not in known:
+            raise ConfigError(f"unknown configuration {name!r}; known: {', '.join(known)}, or a .py file")
+        config = vars(importlib.import_module(f"{__name__}.{name}")).get("CONFIG")
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(f"{name}: a configuration file must define CONFIG, a TrainConfig")
+    return config

@@ -1,0 +1,1 @@
+"""Reads labelled hands and turns them into training batches; `synthetic` renders them."""

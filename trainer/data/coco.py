@@ -1,0 +1,188 @@
+"""Reads hand keypoints in COCO form: one JSON of `images` and `annotations` with 21 keypoints a hand, base to tip.
+
+This is the form of the project's own rendered sets, and of the files in which MMPose keeps OneHand10K, FreiHAND and
+Panoptic. Fields that a set adds (`head_size`, `center`, `segmentation`, ...) are ignored.
+
+Visibility follows COCO: 0 not labelled, 1 labelled, 2 labelled and seen. Sets whose numbers are only 0 and 1 mean
+"labelled" by 1 and tell nothing about occlusion; there every labelled keypoint counts as visible.
+
+Where the centre of a pixel is, COCO files do not say. Where somebody clicked on whole pixels, the centre of the first
+pixel is 0; in this project it is 0.5. The reader adds the difference, and it is the only place that does. It takes
+the file's own word (`info.pixel_centre`: 0 or 0.5) if there is one; else a file whose coordinates are all whole
+numbers (OneHand10K) and Panoptic's (known by its `head_size`; MMPose writes it zero-based) count pixel centres from 0,
+and everything else, FreiHAND with its principal point at half the width included, is continuous already.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.pose.geometry import Box
+from service.pose.keypoints import KEYPOINT_COUNT
+from trainer.data.sample import BadSampleError, DataError, Handedness, OnBad, Sample, refuse_bad
+
+ANNOTATION_FILES = ("annotations.json", "keypoints.json", "annotations/keypoints.json")
+"""Where the JSON is looked for when a folder is given; after these, the only .json file of the folder."""
+
+IMAGE_FOLDERS = ("images", ".")
+"""Where pictures are looked for, beside the JSON."""
+
+
+def read_coco(path: Path, *, source: str | None = None, on_bad: OnBad = refuse_bad) -> list[Sample]:
+    """Every annotated hand of a data set in COCO form.
+
+    Args:
+        path: the JSON file or the folder that holds it. Pictures lie beside it, or in `images` beside it.
+        source: the name in reports; by default the folder's.
+        on_bad: what to do about an unusable annotation.
+
+    Raises:
+        DataError: the file is missing, is no COCO keypoint JSON, or holds no hand.
+        BadSampleError: an annotation is unusable, unless `on_bad` lets it pass.
+    """
+    file = annotation_file(path)
+    document = load_json(file)
+    images = {image["id"]: image for image in _list_of(document, "images", file)}
+    annotations = _list_of(document, "annotations", file)
+    shift = _shift_to_continuous(document, annotations)
+    tells_occlusion = any(2 in _visibility(annotation) for annotation in annotations)
+    source = source or file.parent.name
+
+    samples: list[Sample] = []
+    for annotation in annotations:
+        if annotation.get("iscrowd"):
+            continue
+        try:
+            samples.append(_sample(annotation, images, file, shift, source=source, tells_occlusion=tells_occlusion))
+        except BadSampleError as error:
+            on_bad(error)
+    if not samples:
+        raise DataError(f"{file}: the set is empty: no usable hand among {len(annotations)} annotations")
+    return samples
+
+
+def annotation_file(path: Path) -> Path:
+    """The JSON that `path` means: itself, or the one inside the folder. DataError if there is none."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise DataError(f"{path}: no such file or folder")
+    for name in ANNOTATION_FILES:
+        if (path / name).is_file():
+            return path / name
+    found = sorted(path.glob("*.json"))
+    if len(found) == 1:
+        return found[0]
+    what = "several .json files; name one" if found else f"no annotations (looked for {ANNOTATION_FILES[0]})"
+    raise DataError(f"{path}: the folder has {what}")
+
+
+def load_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. DataError if it is not there or not one."""
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{file}: is no JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise DataError(f"{file}: expected an object with images and annotations, got a {type(document).__name__}")
+    return document
+
+
+def find_image(file: Path, image: dict[str, Any]) -> Path:
+    """The picture that an `images` entry names. BadSampleError if it is not there."""
+    name = str(image["file_name"])
+    for folder in IMAGE_FOLDERS:
+        path = file.parent / folder / name
+        if path.is_file():
+            return path
+    raise BadSampleError(f"{file.parent / name}: missing picture (also not in {file.parent / IMAGE_FOLDERS[0]})")
+
+
+def _list_of(document: dict[str, Any], key: str, file: Path) -> list[dict[str, Any]]:
+    value = document.get(key)
+    if not isinstance(value, list):
+        raise DataError(f"{file}: expected a list named {key!r}, the keys are {sorted(document)}")
+    return value
+
+
+def _visibility(annotation: dict[str, Any]) -> list[Any]:
+    keypoints = annotation.get("keypoints")
+    return keypoints[2::3] if isinstance(keypoints, list) else []
+
+
+def _shift_to_continuous(document: dict[str, Any], annotations: list[dict[str, Any]]) -> float:
+    """What to add to the file's coordinates so that the centre of the first pixel is at 0.5."""
+    info = document.get("info")
+    if isinstance(info, dict) and info.get("pixel_centre") is not None:
+        return 0.5 - float(info["pixel_centre"])
+    if annotations and all("head_size" in annotation for annotation in annotations):
+        return 0.5
+    coordinates = [
+        value
+        for annotation in annotations
+        if isinstance(annotation.get("keypoints"), list)
+        for index, value in enumerate(annotation["keypoints"])
+        if index % 3 != 2
+    ]
+    return 0.5 if coordinates and all(float(value).is_integer() for value in coordinates) else 0.0
+
+
+def _sample(
+    annotation: dict[str, Any],
+    images: dict[Any, dict[str, Any]],
+    file: Path,
+    shift: float,
+    *,
+    source: str,
+    tells_occlusion: bool,
+) -> Sample:
+    image = images.get(annotation.get("image_id"))
+    if image is None:
+        raise BadSampleError(
+            f"{file}: annotation {annotation.get('id')} names image {annotation.get('image_id')}, which is not listed"
+        )
+    image_path = find_image(file, image)
+    values = annotation.get("keypoints")
+    if not isinstance(values, list) or len(values) != 3 * KEYPOINT_COUNT:
+        count = f"{len(values)} numbers" if isinstance(values, list) else "none"
+        raise BadSampleError(
+            f"{image_path}: annotation {annotation.get('id')} of {file.name} must hold {KEYPOINT_COUNT} keypoints of "
+            f"x, y, visibility ({3 * KEYPOINT_COUNT} numbers), got {count}"
+        )
+    table = np.array(values, np.float64).reshape(KEYPOINT_COUNT, 3)
+    labelled = table[:, 2] > 0
+    visible = table[:, 2] > 1 if tells_occlusion else labelled
+    keypoints = np.where(labelled[:, None], table[:, :2] + shift, 0.0)
+    return Sample(
+        image_path=image_path,
+        keypoints_in_image=keypoints,
+        labelled=labelled,
+        visible=visible,
+        box_in_image=hand_box(keypoints, labelled, image_path),
+        handedness=_handedness(annotation),
+        source=source,
+        name=str(image["file_name"]),
+    )
+
+
+def hand_box(keypoints: NDArray[np.float64], labelled: NDArray[np.bool_], image_path: Path) -> Box:
+    """The tight box about the labelled keypoints. BadSampleError if fewer than two are labelled."""
+    if labelled.sum() < 2:
+        raise BadSampleError(f"{image_path}: fewer than two keypoints are labelled")
+    return Box.around(keypoints[labelled])
+
+
+_HAND_OF_LABEL: dict[str, Handedness] = {"left": "left", "right": "right"}
+_HAND_OF_MEDIAPIPE_LABEL: dict[str, Handedness] = {"Left": "right", "Right": "left"}
+"""MediaPipe's label assumes a mirrored (selfie) picture, so in an ordinary photo it names the other hand."""
+
+
+def _handedness(annotation: dict[str, Any]) -> Handedness | None:
+    if "handedness" in annotation:
+        return _HAND_OF_LABEL.get(str(annotation["handedness"]))
+    return _HAND_OF_MEDIAPIPE_LABEL.get(str(annotation.get("handedness_mediapipe_label")))

@@ -1,0 +1,242 @@
+"""From samples to training batches: decode once, crop and vary in threads, encode targets, stay ahead of the trainer.
+
+Batch number k depends on the seed and on k only, never on what was built before it. So a resumed training sees exactly
+the batches that an uninterrupted one would have seen, and any number of workers gives the same batches.
+
+Everything is NumPy and Pillow; any Keras backend can be fed from it. Threads suffice, because Pillow releases the
+interpreter while it resamples.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.pose.geometry import Affine
+from service.pose.heatmaps import STRIDE, encode
+from service.pose.images import DecodedImage, ImageError, decode_image
+from service.pose.preprocessing import warp
+from trainer.data.augment import NO_AUGMENTATION, AugmentConfig, draw, photometric
+from trainer.data.sample import BadSampleError, OnBad, Sample, refuse_bad
+from trainer.data.sources import WeightedSamples
+
+UNLABELLED_TARGET = -1.0
+"""What a target map holds where nothing is known; losses leave such maps out. True beliefs are never negative."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's worth of training data.
+
+    Attributes:
+        inputs: float32 [N, H, W, 3], RGB in [-0.5, 0.5].
+        targets: float32 [N, H/8, W/8, 22], beliefs in [0, 1], or `UNLABELLED_TARGET` all over a map that is unknown.
+    """
+
+    inputs: NDArray[np.float32]
+    targets: NDArray[np.float32]
+
+
+def to_model_input(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """uint8 RGB in [0, 255] to the float32 in [-0.5, 0.5] that the networks expect; any shape."""
+    return crops.astype(np.float32) * np.float32(1 / 255) - np.float32(0.5)
+
+
+class ImageStore:
+    """Decoded pictures, reduced to what training needs and kept in memory up to a limit. Safe across threads."""
+
+    def __init__(self, *, longest_side: int = 320, memory_bytes: int = 2 * 1024**3) -> None:
+        """
+        Args:
+            longest_side: larger pictures are kept at this size; 0 keeps every picture as it is.
+            memory_bytes: pictures beyond this much are decoded each time instead of kept.
+        """
+        self._longest_side = longest_side
+        self._memory_left = memory_bytes
+        self._kept: dict[Path, DecodedImage] = {}
+        self._lock = threading.Lock()
+
+    def get(self, path: Path) -> DecodedImage:
+        """The upright picture. BadSampleError names the file if it is missing or broken."""
+        with self._lock:
+            kept = self._kept.get(path)
+        if kept is not None:
+            return kept
+        picture = self._reduced(_decoded(path))
+        size = 3 * picture.pixels.width * picture.pixels.height
+        with self._lock:
+            if path not in self._kept and size <= self._memory_left:
+                self._memory_left -= size
+                self._kept[path] = picture
+        return picture
+
+    def _reduced(self, picture: DecodedImage) -> DecodedImage:
+        longest = max(picture.pixels.size)
+        if not self._longest_side or longest <= self._longest_side:
+            return picture
+        factor = self._longest_side / longest
+        width, height = (max(1, round(side * factor)) for side in picture.pixels.size)
+        return DecodedImage(picture.pixels.resize((width, height), reducing_gap=2.0), picture.width, picture.height)
+
+
+def _decoded(path: Path) -> DecodedImage:
+    try:
+        return decode_image(path.read_bytes())
+    except OSError as error:
+        raise BadSampleError(f"{path}: cannot be read: {error.strerror}") from error
+    except ImageError as error:
+        raise BadSampleError(f"{path}: {error}") from error
+
+
+def readable(data: WeightedSamples, store: ImageStore, on_bad: OnBad = refuse_bad) -> WeightedSamples:
+    """The samples whose picture can be decoded; `on_bad` hears about the others. Fills the store on the way."""
+    good: list[tuple[Sample, float]] = []
+    for sample, weight in zip(data.samples, data.weights, strict=True):
+        try:
+            store.get(sample.image_path)
+        except BadSampleError as error:
+            on_bad(error)
+        else:
+            good.append((sample, weight))
+    return WeightedSamples(tuple(sample for sample, _ in good), tuple(weight for _, weight in good))
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A sample as the model sees it.
+
+    Attributes:
+        pixels: uint8 RGB [H, W, 3].
+        keypoints_in_input: float64 [21, 2], continuous pixels of the crop; 0 where not labelled.
+        image_to_input: the map between the two frames.
+        mirrored: whether the picture was mirrored, so that the hand shown is the other one.
+    """
+
+    pixels: NDArray[np.uint8]
+    keypoints_in_input: NDArray[np.float64]
+    image_to_input: Affine
+    mirrored: bool
+
+
+def make_crop(
+    sample: Sample,
+    store: ImageStore,
+    input_size: int,
+    rng: np.random.Generator,
+    config: AugmentConfig = NO_AUGMENTATION,
+) -> Crop:
+    """Cuts one sample out of its picture with the variation that `rng` draws; none by default."""
+    picture = store.get(sample.image_path)
+    size = (input_size, input_size)
+    augmentation = draw(rng, sample.box_in_image, size, config)
+    shrink_x, shrink_y = picture.reduction
+    pixels_to_input = Affine.scaling(1 / shrink_x, 1 / shrink_y).then(augmentation.image_to_input)
+    pixels = photometric(warp(picture.pixels, pixels_to_input, size), rng, config)
+    keypoints = augmentation.image_to_input.apply(sample.keypoints_in_image)
+    return Crop(
+        pixels,
+        np.where(sample.labelled[:, None], keypoints, 0.0),
+        augmentation.image_to_input,
+        augmentation.mirrored,
+    )
+
+
+def target_maps(
+    keypoints_in_input: NDArray[np.float64], labelled: NDArray[np.bool_], input_size: int
+) -> NDArray[np.float32]:
+    """Target belief maps [N, S/8, S/8, 22] of keypoints [N, 21, 2] in input pixels; labelled: [N, 21].
+
+    The map of a keypoint that is not labelled is marked unknown, and so is the background of a sample that has one,
+    because the missing keypoint may be anywhere in it.
+    """
+    cells = input_size // STRIDE
+    maps = encode(keypoints_in_input / STRIDE, labelled, (cells, cells))
+    known = np.concatenate((labelled, labelled.all(axis=-1, keepdims=True)), axis=-1)
+    return np.where(known[:, None, None, :], maps, np.float32(UNLABELLED_TARGET))
+
+
+class TrainingBatches:
+    """Random batches of a weighted set of samples, by number."""
+
+    def __init__(
+        self, data: WeightedSamples, store: ImageStore, *, batch_size: int, seed: int, config: AugmentConfig
+    ) -> None:
+        self._samples = data.samples
+        self._cumulative = np.cumsum(np.asarray(data.weights, np.float64))
+        self._store = store
+        self._batch_size = batch_size
+        self._seed = seed
+        self._config = config
+
+    def build(self, number: int, input_size: int) -> Batch:
+        """Batch `number` at this input size (pixels, a multiple of 8)."""
+        rng = np.random.default_rng((self._seed, number))
+        # One draw from each of N equal slices of the weights: a batch is spread over the whole set.
+        places = (np.arange(self._batch_size) + rng.random(self._batch_size)) / self._batch_size
+        chosen = np.searchsorted(self._cumulative, places * self._cumulative[-1], side="right")
+        samples = [self._samples[min(index, len(self._samples) - 1)] for index in chosen.tolist()]
+        crops = [
+            make_crop(sample, self._store, input_size, child, self._config)
+            for sample, child in zip(samples, rng.spawn(len(samples)), strict=True)
+        ]
+        return Batch(
+            inputs=to_model_input(np.stack([crop.pixels for crop in crops])),
+            targets=target_maps(
+                np.stack([crop.keypoints_in_input for crop in crops]),
+                np.stack([sample.labelled for sample in samples]),
+                input_size,
+            ),
+        )
+
+
+class Prefetcher:
+    """Builds the coming batches in threads while the trainer works on the present one.
+
+    A context manager; leaving it lets the threads finish their batch and end.
+    """
+
+    def __init__(self, batches: TrainingBatches, *, workers: int = 2, ahead: int = 4) -> None:
+        """
+        Args:
+            batches: where batches come from.
+            workers: threads that build them.
+            ahead: batches held ready, which bounds the memory used.
+        """
+        self._batches = batches
+        self._ahead = ahead
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
+        self._pending: deque[tuple[tuple[int, int], Future[Batch]]] = deque()
+
+    def __enter__(self) -> "Prefetcher":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def get(self, number: int, input_size: int) -> Batch:
+        """Batch `number`; those after it are begun. Asking in order is fast, any order is right.
+
+        Raises what building the batch raised, BadSampleError included.
+        """
+        while self._pending and self._pending[0][0] != (number, input_size):
+            self._pending.popleft()[1].cancel()
+        first = self._pending[-1][0][0] + 1 if self._pending else number
+        for coming in range(first, number + self._ahead + 1):
+            future = self._pool.submit(self._batches.build, coming, input_size)
+            self._pending.append(((coming, input_size), future))
+        return self._pending.popleft()[1].result()
+
+
+def evaluation_crops(
+    samples: Sequence[Sample], store: ImageStore, input_size: int, batch_size: int
+) -> Iterator[tuple[Sequence[Sample], list[Crop]]]:
+    """Serving's crops of samples, in order, in groups of at most `batch_size`."""
+    unused = np.random.default_rng(0)
+    for start in range(0, len(samples), batch_size):
+        group = samples[start : start + batch_size]
+        yield group, [make_crop(sample, store, input_size, unused) for sample in group]

@@ -1,0 +1,98 @@
+"""One labelled hand in one picture: the only type that passes between readers, pipeline and evaluation.
+
+A `Sample` names its picture and does not hold the pixels, so a list of a million samples fits in memory. Readers
+convert whatever a data set's file says to the project's conventions (`service.pose.geometry`, `service.pose.keypoints`)
+before they build one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.pose.geometry import Box
+from service.pose.keypoints import KEYPOINT_COUNT
+from trainer.errors import RefusedError
+
+Handedness = Literal["left", "right"]
+
+
+class DataError(RefusedError):
+    """A data set cannot be read as it is. The message names the file and the reason."""
+
+
+class BadSampleError(DataError):
+    """One sample of a data set is unusable; the rest may be good (`--skip-bad` goes on without it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One hand.
+
+    Attributes:
+        image_path: the picture's file.
+        keypoints_in_image: float64 [21, 2], (x, y) in continuous pixels of the upright picture, base to tip. Entries
+            that are not labelled hold 0.
+        labelled: bool [21], whether the keypoint's position is known.
+        visible: bool [21], whether the keypoint can be seen rather than being hidden behind something. Data sets that
+            do not tell have every labelled keypoint visible.
+        box_in_image: the hand's box; tight about the keypoints unless the data set gives a better one.
+        handedness: which hand of its owner, or None if the data set does not tell.
+        source: name of the data set, as printed in reports.
+        name: path of the picture inside its data set, which splits by file name look at.
+    """
+
+    image_path: Path
+    keypoints_in_image: NDArray[np.float64]
+    labelled: NDArray[np.bool_]
+    visible: NDArray[np.bool_]
+    box_in_image: Box
+    handedness: Handedness | None
+    source: str
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.keypoints_in_image.shape != (KEYPOINT_COUNT, 2):
+            raise BadSampleError(
+                f"{self.image_path}: expected {KEYPOINT_COUNT} keypoints of x and y, "
+                f"got an array of shape {self.keypoints_in_image.shape}"
+            )
+        if not self.labelled.any():
+            raise BadSampleError(f"{self.image_path}: no keypoint is labelled")
+        if not np.isfinite(self.keypoints_in_image).all():
+            raise BadSampleError(f"{self.image_path}: a keypoint is not a finite number")
+        if not (self.box_in_image.width > 0 and self.box_in_image.height > 0):
+            raise BadSampleError(f"{self.image_path}: the hand's box has no area: {self.box_in_image}")
+
+
+OnBad = Callable[[BadSampleError], None]
+"""What to do about an unusable sample: raise, or note it and return, which leaves the sample out."""
+
+
+def refuse_bad(error: BadSampleError) -> None:
+    """The strict policy: the first unusable sample stops the work."""
+    raise error
+
+
+@dataclass(slots=True)
+class SkippedSamples:
+    """The lenient policy (`--skip-bad`): leaves unusable samples out, and remembers why.
+
+    Attributes:
+        reasons: one message for each sample left out, in the order met.
+    """
+
+    reasons: list[str] = field(default_factory=list)
+
+    def __call__(self, error: BadSampleError) -> None:
+        self.reasons.append(str(error))
+
+    def summary(self, shown: int = 3) -> str:
+        """A line with the count and the first few reasons, or an empty string if nothing was left out."""
+        if not self.reasons:
+            return ""
+        more = ", ..." if len(self.reasons) > shown else ""
+        return f"left out {len(self.reasons)} bad samples: {'; '.join(self.reasons[:shown])}{more}"

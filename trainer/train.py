@@ -1,0 +1,393 @@
+"""Trains one network from a configuration: `python -m trainer train --config first --data coco:DIR --run NAME`.
+
+The loop is a plain recipe on Keras alone, so that it runs on any of its backends. It writes everything into the run's
+folder: checkpoints (`trainer.checkpoints`), `log.csv` with the curve, and `validation.png` with what the network sees.
+It can be stopped at any time and goes on with the same command. Weights for serving are written by `finish`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import signal
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainer.checkpoints import Progress, load_averaged, load_checkpoint, save_averaged, save_checkpoint
+from trainer.configs import TrainConfig, load_config
+from trainer.data.pipeline import ImageStore, Prefetcher, TrainingBatches, readable
+from trainer.data.sample import OnBad, Sample, SkippedSamples, refuse_bad
+from trainer.data.sources import Source, WeightedSamples, read_sources, split_by_name
+from trainer.errors import RefusedError, TrainerError
+
+if TYPE_CHECKING:
+    import keras
+
+RUNS_FOLDER = Path("runs")
+LOG_COLUMNS = (
+    "step",
+    "samples",
+    "minutes",
+    "input_size",
+    "learning_rate",
+    "loss",
+    "loss_stage1",
+    "loss_stage2",
+    "loss_stage3",
+    "images_per_second",
+    "minutes_left",
+    "pck_at_0_1",
+    "pck_at_0_2",
+    "epe_px",
+)
+
+
+class TrainingError(TrainerError):
+    """The training cannot go on; the last checkpoint is intact."""
+
+
+def learning_rate_at(config: TrainConfig, step: int, share_done: float) -> float:
+    """The learning rate of update `step` (from 0) when this share of the training is done."""
+    warm = min(1.0, (share_done + 1e-3) / config.warm_up) if config.warm_up > 0 else 1.0
+    if config.schedule == "steps":
+        return config.learning_rate * float(0.1 ** (step // config.rate_step)) * warm
+    low = config.final_rate_share
+    return config.learning_rate * warm * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, share_done))))
+
+
+def input_size_at(config: TrainConfig, share_done: float) -> int:
+    """The input side, in pixels, when this share of the training is done."""
+    return [size for begin, size in config.input_sizes if share_done >= begin][-1]
+
+
+def build_training_model(config: TrainConfig, warm_start: Path | None) -> keras.Model:
+    """The network that is trained, with every stage's belief maps as outputs.
+
+    For part "stages" it is a lightweight feature extractor and stage 1, frozen, with the standard network's stages 2
+    and 3 on them: the standard network computes the same, only slower.
+    """
+    from trainer.models import build
+
+    model = build(config.variant, batch_norm=True, width_multiplier=config.width_multiplier)
+    if config.part == "all":
+        if warm_start is not None:
+            load_averaged(warm_start, model)
+        return model
+    if warm_start is None:
+        raise RefusedError("part 'stages' needs --warm-start with a run of the lightweight network")
+    lightweight = build("lightweight", batch_norm=True, width_multiplier=config.width_multiplier)
+    load_averaged(warm_start, lightweight)
+    return stages_on_frozen_features(lightweight)
+
+
+def stages_on_frozen_features(lightweight: keras.Model) -> keras.Model:
+    """Fresh stages 2 and 3 of the standard network on a frozen lightweight network's features and stage 1."""
+    import keras
+
+    from trainer.models import architecture_of
+    from trainer.models.layers import apply_table, stage_table
+
+    widths = architecture_of(lightweight).widths
+    lightweight.trainable = False
+    features = lightweight.get_layer("conv5_3_relu").output
+    belief_maps = [lightweight.get_layer("belief_maps_stage1").output]
+    for stage in (2, 3):
+        stage_input = keras.layers.Concatenate(name=f"stage{stage}_input")([belief_maps[-1], features])
+        x = apply_table(stage_input, stage_table("standard", stage, widths), batch_norm=True)
+        belief_maps.append(keras.layers.Identity(dtype="float32", name=f"belief_maps_stage{stage}")(x))
+    return keras.Model(lightweight.inputs[0], belief_maps, name="cpm_standard_stages")
+
+
+def whole_network(model: keras.Model, config: TrainConfig) -> keras.Model:
+    """The network of `config.variant` that computes what the training model does; itself unless part "stages"."""
+    if config.part == "all":
+        return model
+    from trainer.models import build
+    from trainer.models.warm_start import standard_from_lightweight
+
+    lightweight = build("lightweight", batch_norm=True, width_multiplier=config.width_multiplier)
+    for layer in lightweight.layers:
+        if layer.weights and not layer.name.startswith(("stage2", "stage3")):
+            layer.set_weights(model.get_layer(layer.name).get_weights())
+    standard = build("standard", batch_norm=True, width_multiplier=config.width_multiplier)
+    standard_from_lightweight(lightweight, standard)
+    for layer in standard.layers:
+        if layer.weights and layer.name.startswith(("stage2", "stage3")):
+            layer.set_weights(model.get_layer(layer.name).get_weights())
+    return standard
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Training time over all pieces of a run, and the interval since each kind of event."""
+
+    seconds_before: float
+    started: float = field(default_factory=time.monotonic)
+    last: dict[str, float] = field(default_factory=dict)
+
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+    def due(self, event: str, interval_s: float) -> bool:
+        now = time.monotonic()
+        if now - self.last.setdefault(event, self.started) < interval_s:
+            return False
+        self.last[event] = now
+        return True
+
+
+class Trainer:
+    """One run: a model, its data and a folder."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        train: WeightedSamples,
+        validation: WeightedSamples,
+        store: ImageStore,
+        *,
+        warm_start: Path | None = None,
+    ) -> None:
+        """Builds the model, or restores it from the folder's checkpoint. Raises RefusedError if it is of another."""
+        import keras
+
+        from trainer.losses import BeliefMapLoss
+
+        self._config = config
+        self._folder = folder
+        self._store = store
+        self._train = train
+        self._validation = validation.samples
+        keras.utils.set_random_seed(config.seed)
+        keras.mixed_precision.set_dtype_policy(config.precision)
+        self._model = build_training_model(config, warm_start)
+        self._optimizer = keras.optimizers.AdamW(
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            use_ema=True,
+            ema_momentum=config.ema_momentum,
+        )
+        self._model.compile(optimizer=self._optimizer, loss=[BeliefMapLoss() for _ in range(3)], jit_compile=False)
+        self._optimizer.build(self._model.trainable_variables)
+        restored = load_checkpoint(folder, self._model, self._optimizer, variant=config.variant, part=config.part)
+        self._progress = restored or Progress(config.variant, config.part)
+        self._stop_asked = False
+
+    @property
+    def model(self) -> keras.Model:
+        return self._model
+
+    @property
+    def progress(self) -> Progress:
+        return self._progress
+
+    def ask_to_stop(self) -> None:
+        """Ends the training after the update in progress, with a checkpoint."""
+        self._stop_asked = True
+
+    def share_done(self, seconds: float) -> float:
+        """How much of the training is done, from 0 to 1."""
+        if self._config.steps is not None:
+            return self._progress.step / self._config.steps
+        return seconds / (60 * (self._config.minutes or 1.0))
+
+    def run(self, *, workers: int = 2) -> Progress:
+        """Trains to the end of the schedule, or until asked to stop. Returns where it stands.
+
+        Raises:
+            TrainingError: the loss is not a number, with the checkpoint of before intact.
+            BadSampleError: a picture became unreadable.
+        """
+        config = self._config
+        batches = TrainingBatches(
+            self._train, self._store, batch_size=config.batch_size, seed=config.seed, config=config.augment
+        )
+        clock = _Clock(self._progress.seconds)
+        samples_logged, seconds_logged = self._progress.samples, clock.seconds()
+        with Prefetcher(batches, workers=workers) as prefetcher:
+            while (share := self.share_done(clock.seconds())) < 1.0 and not self._stop_asked:
+                step = self._progress.step
+                size = input_size_at(config, share)
+                batch = prefetcher.get(step, size)
+                self._optimizer.learning_rate = learning_rate_at(config, step, share)
+                losses = self._model.train_on_batch(batch.inputs, [batch.targets] * 3)
+                if not math.isfinite(float(losses[0])):
+                    raise TrainingError(
+                        f"the loss is {float(losses[0])} at update {step}; the checkpoint before it is intact"
+                    )
+                self._progress = replace(
+                    self._progress,
+                    step=step + 1,
+                    samples=self._progress.samples + config.batch_size,
+                    seconds=clock.seconds(),
+                    input_size=size,
+                )
+                if clock.due("log", config.log_seconds):
+                    seconds = clock.seconds()
+                    rate = (self._progress.samples - samples_logged) / (seconds - seconds_logged)
+                    self._log(losses, rate)
+                    samples_logged = self._progress.samples
+                    self._model.reset_metrics()
+                    if clock.due("checkpoint", 60 * config.checkpoint_minutes):
+                        self._save()
+                    if clock.due("validate", 60 * config.validate_minutes):
+                        self._validate(config.validation_samples)
+                    seconds_logged = clock.seconds()
+        self._save()
+        if not self._stop_asked:
+            self._validate(len(self._validation))
+        return self._progress
+
+    def _save(self) -> None:
+        save_checkpoint(self._folder, self._progress, self._model, self._optimizer)
+        with self._averaged_weights():
+            save_averaged(self._folder, self._progress, self._model)
+
+    def _averaged_weights(self) -> _AveragedWeights:
+        return _AveragedWeights(self._model, self._optimizer)
+
+    def _validate(self, count: int) -> None:
+        if not self._validation or count < 1:
+            return
+        from trainer.evaluate import contact_sheet, evaluate_samples
+
+        samples = _spread(self._validation, count)
+        with self._averaged_weights():
+            result = evaluate_samples(self._predict, samples, self._store, self._config.final_input_size, batch_size=32)
+        scores = result.scores()
+        self._write_row({"pck_at_0_1": scores.pck_at_0_1, "pck_at_0_2": scores.pck_at_0_2, "epe_px": scores.epe_px})
+        contact_sheet(result, self._store, _spread(range(len(samples)), 40)).save(self._folder / "validation.png")
+        _say(
+            f"  validation of {len(samples)} hands: PCK@0.1 {scores.pck_at_0_1:.3f}, "
+            f"PCK@0.2 {scores.pck_at_0_2:.3f}, EPE {scores.epe_px:.1f} px"
+        )
+
+    def _predict(self, inputs: np.ndarray) -> np.ndarray:
+        return np.asarray(self._model.predict_on_batch(inputs)[-1])
+
+    def _log(self, losses: Any, rate: float) -> None:
+        total, *stages = (float(value) for value in losses)
+        share = self.share_done(self._progress.seconds)
+        left = self._progress.seconds * (1 / share - 1) / 60 if share > 0 else math.nan
+        self._write_row(
+            {
+                "learning_rate": float(np.asarray(self._optimizer.learning_rate)),
+                "loss": total,
+                **{f"loss_stage{i}": value for i, value in enumerate(stages, start=1)},
+                "images_per_second": rate,
+                "minutes_left": left,
+            }
+        )
+        _say(
+            f"step {self._progress.step}  input {self._progress.input_size}  loss {total:.2f} "
+            f"({', '.join(f'{value:.2f}' for value in stages)})  {rate:.1f} images/s  {left:.0f} min left"
+        )
+
+    def _write_row(self, values: dict[str, float]) -> None:
+        path = self._folder / "log.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, LOG_COLUMNS)
+            if new:
+                writer.writeheader()
+            rounded = {name: f"{value:.6g}" for name, value in values.items()}
+            writer.writerow(
+                {
+                    "step": self._progress.step,
+                    "samples": self._progress.samples,
+                    "minutes": f"{self._progress.seconds / 60:.2f}",
+                    "input_size": self._progress.input_size,
+                    **rounded,
+                }
+            )
+
+
+class _AveragedWeights:
+    """Inside the block, the model's trainable variables hold their running averages."""
+
+    def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+        self._variables = model.trainable_variables
+        self._optimizer = optimizer
+        self._own: list[np.ndarray] = []
+
+    def __enter__(self) -> None:
+        self._own = [np.asarray(variable.value).copy() for variable in self._variables]
+        self._optimizer.finalize_variable_values(self._variables)
+
+    def __exit__(self, *_: object) -> None:
+        for variable, own in zip(self._variables, self._own, strict=True):
+            variable.assign(own)
+
+
+def _spread(items: Any, count: int) -> list[Any]:
+    """`count` of the items, evenly spread and in order; all of them if there are no more."""
+    if count >= len(items):
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `train`."""
+    parser.add_argument("--config", required=True, help="name in trainer/configs, or a .py file")
+    parser.add_argument(
+        "--data", required=True, action="append", metavar="KIND:PATH[@WEIGHT]", help="may be given several times"
+    )
+    parser.add_argument("--run", required=True, help=f"name of the run's folder in {RUNS_FOLDER}/")
+    parser.add_argument(
+        "--holdout", action="append", metavar="REGEX", help="picture names kept for validation; replaces the config's"
+    )
+    parser.add_argument("--warm-start", type=Path, metavar="RUN", help="folder of a run to take weights from")
+    parser.add_argument("--minutes", type=float, help="train by the clock, for this long")
+    parser.add_argument("--workers", type=int, default=2, help="threads that make batches (%(default)s)")
+    parser.add_argument("--skip-bad", action="store_true", help="leave unusable samples out, and count them")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains, or goes on training, as the arguments say."""
+    config = load_config(arguments.config)
+    if arguments.holdout:
+        config = replace(config, holdout=tuple(arguments.holdout))
+    if arguments.minutes:
+        config = replace(config, steps=None, minutes=arguments.minutes)
+    skipped = SkippedSamples()
+    on_bad: OnBad = skipped if arguments.skip_bad else refuse_bad
+    data = read_sources([Source.parse(text) for text in arguments.data], on_bad)
+    store = ImageStore()
+    if arguments.skip_bad:
+        data = readable(data, store, on_bad)
+        if skipped.reasons:
+            _say(skipped.summary())
+    train, validation = split_by_name(data, config.holdout)
+    _say(f"{len(train)} hands to train on, {len(validation)} held out ({_counts(validation.samples)})")
+
+    trainer = Trainer(config, RUNS_FOLDER / arguments.run, train, validation, store, warm_start=arguments.warm_start)
+    if trainer.progress.step:
+        _say(f"going on from step {trainer.progress.step}")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: trainer.ask_to_stop())
+    progress = trainer.run(workers=arguments.workers)
+    _say(f"stopped at step {progress.step}, {progress.samples} samples, {progress.seconds / 60:.1f} minutes")
+    return 0
+
+
+def _counts(samples: tuple[Sample, ...]) -> str:
+    names = [sample.source for sample in samples]
+    return ", ".join(f"{name} {names.count(name)}" for name in sorted(set(names))) or "none"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m trainer.train", description=__doc__)
+    add_arguments(parser)
+    sys.exit(run(parser.parse_args()))
