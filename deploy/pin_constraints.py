@@ -5,6 +5,7 @@ nothing.
 """
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +22,15 @@ def main() -> None:
     resolve = [*pip, "--dry-run", "--ignore-installed", "--report", "-", requirement]
     answer = subprocess.run(resolve, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
     packages = (package["metadata"] for package in json.loads(answer)["install"])
-    pins = sorted(f"{package['name'].lower()}=={package['version']}\n" for package in packages)
+    pins = sorted(f"{normalised(package['name'])}=={package['version']}\n" for package in packages)
     pins = [pin for pin in pins if not pin.startswith("handpose==")]
     (ROOT / "constraints.txt").write_text(HEADER + "".join(pins))
     print(f"==> constraints.txt pins {len(pins)} packages")
+
+
+def normalised(name: str) -> str:
+    """The one spelling of a package's name that all its spellings come to."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 if __name__ == "__main__":
