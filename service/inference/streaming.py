@@ -159,7 +159,8 @@ class Streams:
         Raises:
             OverloadedError: too many streams are open.
             UnavailableError: the service is shutting down; every accepted frame was answered before.
-            ServiceError: an error that every frame would meet, or one that `frames` raised.
+            ServiceError: an error that every frame would meet; or one that `frames` raised, after the frames before it
+                were answered. Whatever else `frames` or `send` raises ends the stream at once.
         """
         if self._draining:
             raise _shutting_down()
@@ -223,7 +224,7 @@ class _Stream:
         self._room.set()
         self._no_more = False
         self._stopped = False
-        self._failure: BaseException | None = None
+        self._failure: ServiceError | None = None
         self._reader: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
@@ -234,28 +235,39 @@ class _Stream:
 
     async def run(self, frames: AsyncIterator[Frame], send: Send) -> None:
         """See `Streams.run`."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._reader = group.create_task(self._read(frames))
+                try:
+                    await self._answer_all(send)
+                finally:
+                    self._reader.cancel()
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        if self._failure is not None:
+            raise self._failure
+        if self._stopped:
+            raise _shutting_down()
+
+    async def _answer_all(self, send: Send) -> None:
         under_way: deque[asyncio.Task[FrameAnswer]] = deque()
-        self._reader = asyncio.create_task(self._read(frames))
         try:
             while True:
                 while self._waiting and len(under_way) < self._max_under_way:
                     under_way.append(asyncio.create_task(self._answer(self._take())))
                 if under_way:
                     await self._next_to_do(under_way)
-                    if not under_way[0].done():
-                        continue
-                    await send(_or_end(under_way.popleft().result()))
+                    if under_way[0].done():
+                        await send(_or_end(under_way.popleft().result()))
                 elif self._no_more:
-                    break
+                    return
                 else:
                     await self._changed.wait()
                     self._changed.clear()
         finally:
-            await _cancel([self._reader, *under_way])
-        if self._failure is not None:
-            raise self._failure
-        if self._stopped:
-            raise _shutting_down()
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _next_to_do(self, under_way: "deque[asyncio.Task[FrameAnswer]]") -> None:
         """Wait until the oldest answer is there or, while more may be under way, another frame has arrived."""
@@ -274,10 +286,7 @@ class _Stream:
             async for frame in frames:
                 self._accept(frame)
                 await self._room.wait()
-        except asyncio.CancelledError:
-            if not self._stopped:
-                raise
-        except Exception as error:  # noqa: BLE001 -- raised again by `run`, after the frames before it
+        except ServiceError as error:  # raised again by `run`, after the frames before it
             self._failure = error
         finally:
             self._no_more = True
@@ -329,12 +338,6 @@ def _or_end(answer: FrameAnswer) -> FrameAnswer:
     if isinstance(answer.outcome, ServiceError) and answer.outcome.kind in _ENDS_THE_STREAM:
         raise answer.outcome
     return answer
-
-
-async def _cancel(tasks: "list[asyncio.Task[None] | asyncio.Task[FrameAnswer]]") -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _shutting_down() -> UnavailableError:

@@ -40,6 +40,13 @@ class Camera:
         self.taken = 0
         self._sent = 0
 
+    @classmethod
+    def of(cls, count: int) -> "Camera":
+        """A camera that has sent some frames and will send more."""
+        camera = cls()
+        camera.send(count)
+        return camera
+
     def send(self, count: int = 1) -> None:
         for _ in range(count):
             self._frames.put_nowait(Frame(frame_bytes(self._sent), id=self._sent))
@@ -251,6 +258,31 @@ async def test_an_error_of_the_sender_ends_the_stream_after_the_frames_before_it
         await streams(still_hand()).run(StreamOptions(), frames(), viewer)
 
     assert viewer.ids == [0]
+
+
+async def test_a_connection_that_breaks_ends_the_stream_at_once() -> None:
+    model = HeldModel()
+
+    async def frames() -> AsyncIterator[Frame]:
+        yield Frame(frame_bytes(0), id=0)
+        yield Frame(frame_bytes(1), id=1)
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await streams(model, max_waiting=3).run(StreamOptions(), frames(), Viewer())
+
+    assert model.cancelled == len(model.waiting) <= 1
+
+
+async def test_a_reader_that_fails_ends_the_stream_at_once() -> None:
+    async def send(answer: FrameAnswer) -> None:
+        raise BrokenPipeError
+
+    all_streams = streams(still_hand())
+    with pytest.raises(BrokenPipeError):
+        await all_streams.run(StreamOptions(), Camera.of(3).__aiter__(), send)
+
+    assert all_streams.number_open == 0
 
 
 async def test_cancelling_stops_the_work_at_once_and_forgets_the_stream() -> None:

@@ -88,8 +88,8 @@ async def test_a_watcher_learns_that_the_server_goes_away(gateway: Gateway) -> N
 class ReflectionClient:
     """Knows nothing of this project: learns the contract from the server, as grpcurl does."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._channel: Any = channel
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
         self._stub: Any = reflection_pb2_grpc.ServerReflectionStub(self._channel)
         self._pool = descriptor_pool.DescriptorPool()
 
