@@ -8,7 +8,8 @@ library; it speaks to `service.inference.ports` and calls the pure functions of 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,11 +23,14 @@ from service.inference.errors import (
     TooLargeError,
     UnavailableError,
     UndecodableImageError,
+    UnknownModelError,
     UnsupportedTypeError,
 )
-from service.inference.models import ServedModel
+from service.inference.models import ModelReference, ServedModel
 from service.inference.ports import Backend, Clock, DropReason, Observer, ReleaseReason, Stage
-from service.inference.routing import RoutedBy, Router
+from service.inference.routing import Route, RoutedBy, Router
+from service.inference.shadow import Shadow
+from service.inference.tracing import TRACEPARENT
 from service.pose.geometry import Affine, Box
 from service.pose.heatmaps import STRIDE, decode
 from service.pose.images import (
@@ -64,6 +68,7 @@ class EstimateRequest:
         deadline: the clock's time after which the answer is of no use.
         rois: boxes in pixels of the upright image, one a hand; none means that the whole image shows one hand.
         asked_for: the model that the request names, such as "lightweight" or "standard@2".
+        client_id: who sends it, if that is known; a client's requests all go the same way.
         priority: whether somebody waits for the answer.
         full_picture: whether `Estimate.picture` must have the file's resolution.
     """
@@ -72,6 +77,7 @@ class EstimateRequest:
     deadline: float
     rois: tuple[Box, ...] = ()
     asked_for: str | None = None
+    client_id: str | None = None
     priority: Priority = Priority.INTERACTIVE
     full_picture: bool = False
 
@@ -119,6 +125,15 @@ class Estimate:
     hands: tuple[Hand, ...]
     timings: Timings
 
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.timings.total
+
+    def keypoints_over_box(self) -> list[NDArray[np.float64]]:
+        """Each hand's keypoints [21, 2] in the image over the longer side of its box, to compare answers by."""
+        return [hand.keypoints_in_image / max(hand.box_in_image.width, hand.box_in_image.height) for hand in self.hands]
+
 
 @dataclass(frozen=True, slots=True)
 class _Crop:
@@ -127,10 +142,11 @@ class _Crop:
     box_in_image: Box
     pixels: NDArray[np.uint8]
     image_to_input: Affine
+    traceparent: str | None
 
 
-# From a crop, uint8 [H, W, 3], to its belief maps, float32 [H / 8, W / 8, 22].
-Batcher = MicroBatcher[NDArray[np.uint8], NDArray[np.float32]]
+# From a crop to its belief maps, float32 [H / 8, W / 8, 22].
+Batcher = MicroBatcher[_Crop, NDArray[np.float32]]
 
 
 class Predictor:
@@ -144,6 +160,7 @@ class Predictor:
         workers: threads for decoding and other work that must not block the event loop.
         batching: sizes and waits of every model's queue.
         limits: what one request may ask for.
+        shadow: sends copies of requests where the router says so; None sends none.
     """
 
     def __init__(
@@ -156,6 +173,7 @@ class Predictor:
         workers: Executor,
         batching: BatchingPolicy,
         limits: Limits,
+        shadow: Shadow | None = None,
     ) -> None:
         self._backend = backend
         self._router = router
@@ -164,6 +182,7 @@ class Predictor:
         self._workers = workers
         self._batching = batching
         self._limits = limits
+        self._shadow = shadow
         self._batchers: dict[tuple[str, int], Batcher] = {}
         self._draining = False
 
@@ -173,17 +192,44 @@ class Predictor:
         Raises:
             ServiceError: one of the tree in `service.inference.errors`, and nothing else.
         """
-        started = self._clock.time()
         self._refuse_while_draining()
         self._check_number_of_rois(request.rois)
-        route = self._router.route(request.asked_for)
-        model = self._backend.resolve(route.reference)
+        route, model = self._choose_model(request)
+        estimate = await self._estimate_with(model, request, route.routed_by)
+        if route.shadow is not None and self._shadow is not None:
+            self._shadow.send(route.shadow, estimate, partial(self._repeat, request, route.shadow))
+        return estimate
+
+    async def drain(self) -> None:
+        """Refuse new requests, and return when every accepted one has its answer."""
+        self._draining = True
+        if self._shadow is not None:
+            await self._shadow.stop()
+        await asyncio.gather(*(batcher.close() for batcher in self._batchers.values()))
+
+    def _choose_model(self, request: EstimateRequest) -> tuple[Route, ServedModel]:
+        route = self._router.route(request.asked_for, request.client_id)
+        try:
+            return route, self._backend.resolve(route.reference)
+        except (UnknownModelError, UnavailableError):
+            if route.otherwise is None:
+                raise
+            return route.otherwise, self._backend.resolve(route.otherwise.reference)
+
+    async def _repeat(self, request: EstimateRequest, reference: ModelReference, deadline: float) -> Estimate:
+        """Answer a request that has been answered once more, with another model and behind everybody else."""
+        model = self._backend.resolve(reference)
+        copy = replace(request, deadline=deadline, priority=Priority.BULK, full_picture=False)
+        return await self._estimate_with(model, copy, "default")
+
+    async def _estimate_with(self, model: ServedModel, request: EstimateRequest, routed_by: RoutedBy) -> Estimate:
+        started = self._clock.time()
         batcher = self._batcher_of(model)
         with batcher.reserve(max(1, len(request.rois))):
-            picture, crops = await self._in_thread(self._decode_and_crop, request, model)
+            picture, crops = await self._in_thread(self._decode_and_crop, request, model, TRACEPARENT.get())
             decode_s = self._clock.time() - started
             answers = await _all(
-                batcher.submit(crop.pixels, deadline=request.deadline, priority=request.priority) for crop in crops
+                batcher.submit(crop, deadline=request.deadline, priority=request.priority) for crop in crops
             )
             answered = self._clock.time()
             hands = await self._in_thread(_find_hands, crops, [answer.result for answer in answers])
@@ -196,12 +242,7 @@ class Predictor:
             total=finished - started,
         )
         self._report(model, hands, timings)
-        return Estimate(model, route.routed_by, picture, hands, timings)
-
-    async def drain(self) -> None:
-        """Refuse new requests, and return when every accepted one has its answer."""
-        self._draining = True
-        await asyncio.gather(*(batcher.close() for batcher in self._batchers.values()))
+        return Estimate(model, routed_by, picture, hands, timings)
 
     def _refuse_while_draining(self) -> None:
         if self._draining:
@@ -218,7 +259,7 @@ class Predictor:
         key = (model.name, model.version)
         if key not in self._batchers:
 
-            async def run(crops: Sequence[NDArray[np.uint8]], deadline: float) -> Sequence[NDArray[np.float32]]:
+            async def run(crops: Sequence[_Crop], deadline: float) -> Sequence[NDArray[np.float32]]:
                 return await self._run_batch(model, crops, deadline)
 
             self._batchers[key] = MicroBatcher(
@@ -229,7 +270,9 @@ class Predictor:
             )
         return self._batchers[key]
 
-    def _decode_and_crop(self, request: EstimateRequest, model: ServedModel) -> tuple[DecodedImage, list[_Crop]]:
+    def _decode_and_crop(
+        self, request: EstimateRequest, model: ServedModel, traceparent: str | None
+    ) -> tuple[DecodedImage, list[_Crop]]:
         # A crop of a part of the picture needs more of its pixels than the picture as a whole does.
         reducible = not request.rois and not request.full_picture
         picture = _decode(
@@ -240,13 +283,16 @@ class Predictor:
         crops = []
         for box, region in _regions_to_show(request.rois, picture):
             pixels, image_to_input = crop(picture, region, model.input_size)
-            crops.append(_Crop(box, pixels, image_to_input))
+            crops.append(_Crop(box, pixels, image_to_input, traceparent))
         return picture, crops
 
     async def _run_batch(
-        self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], deadline: float
+        self, model: ServedModel, crops: Sequence[_Crop], deadline: float
     ) -> Sequence[NDArray[np.float32]]:
-        maps = await self._backend.predict(model, crops, timeout_s=deadline - self._clock.time())
+        # Every batch runs in a task, and so in a context, of its own.
+        TRACEPARENT.set(next((crop.traceparent for crop in crops if crop.traceparent is not None), None))
+        pixels = [crop.pixels for crop in crops]
+        maps = await self._backend.predict(model, pixels, timeout_s=deadline - self._clock.time())
         width, height = model.input_size
         expected = (len(crops), height // STRIDE, width // STRIDE, CHANNEL_COUNT)
         if maps.shape != expected:
