@@ -1,9 +1,8 @@
 """The trainer's command line: `python -m trainer COMMAND`.
 
-A command is a row of `COMMANDS` and a module with `add_arguments(parser)` and `run(arguments) -> exit
-code`. Only the chosen command's module is imported, and such a module imports Keras and TensorFlow inside
-`run`, so that help and wrong arguments are answered at once. Exit codes: 0 done, 1 failed, 2 refused (wrong
-arguments, a file that is missing, a version that exists).
+A command is a row of `COMMANDS` and a module with `add_arguments(parser)` and `run(arguments) -> exit code`. Only the
+chosen command's module is imported; one that imports Keras and TensorFlow inside `run` answers help and wrong arguments
+at once. Exit codes: 0 done, 1 failed, 2 refused (wrong arguments, a file that is missing, a version that exists).
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from trainer.errors import TrainerError
+from trainer.quiet import native_messages_held_back
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,20 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command] = COMMAN
         description="Trains, measures and exports the hand-pose networks.",
         epilog="KERAS_BACKEND chooses Keras's backend (tensorflow, torch, jax); export needs tensorflow.",
     )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen: CommandModule | None = None
     for command in commands:
         subparser = subparsers.add_parser(
-            command.name, help=command.summary, description=f"{command.summary.capitalize()}."
+            command.name, help=command.summary, description=f"{command.summary[0].upper()}{command.summary[1:]}."
         )
         if argv and argv[0] == command.name:
-            chosen = cast(CommandModule, importlib.import_module(command.module))
+            with native_messages_held_back():
+                chosen = cast(CommandModule, importlib.import_module(command.module))
             chosen.add_arguments(subparser)
     arguments = parser.parse_args(argv)
     assert chosen is not None  # parse_args has exited unless the first argument is a command
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         return chosen.run(arguments)
     except TrainerError as error:

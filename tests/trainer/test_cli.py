@@ -65,6 +65,20 @@ def test_ends_of_a_command_have_their_exit_code_and_at_most_one_line(
     assert capsys.readouterr().err == message
 
 
+def test_what_tensorflow_prints_while_it_is_imported_stays_off_the_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    noise = "import os\nos.write(2, b'chatter')\n"
+    (tmp_path / "a_noisy_command.py").write_text(noise + A_COMMAND)
+    (tmp_path / "a_broken_command.py").write_text(noise + "raise ImportError('libcuda is too old')")
+    assert main(["act"], [Command("act", "do as asked", "a_noisy_command")]) == 0
+    assert "chatter" not in capfd.readouterr().err
+    with pytest.raises(ImportError, match="libcuda"):
+        main(["act"], [Command("act", "do as asked", "a_broken_command")])
+    assert "chatter" in capfd.readouterr().err
+
+
 def test_defects_keep_their_trace(commands: list[Command]) -> None:
     with pytest.raises(ZeroDivisionError):
         main(["act", "--end", "defect"], commands)
@@ -90,7 +104,15 @@ def test_help_lists_every_command_with_its_summary(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("command", [command.name for command in COMMANDS])
-def test_help_of_every_command_answers_without_importing_keras(command: str) -> None:
+def test_every_command_explains_its_arguments(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    assert f"usage: python -m trainer {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["profile", "export"])
+def test_help_is_answered_without_importing_keras(command: str) -> None:
     program = (
         "import sys\n"
         "from trainer.cli import main\n"
