@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from service.backends.repository import Servable, ServableError
 from service.inference.errors import InternalError, UnavailableError
@@ -43,13 +42,12 @@ def open_servable(servable: Servable) -> Run:
     except (OSError, ValueError, tf.errors.OpError) as error:
         raise ServableError(f"{servable.folder}: not a SavedModel that loads: {_first_line(error)}") from error
     _check(servable, signature)
-    # With its variables as constants the graph can be optimised as a whole.
-    frozen = convert_variables_to_constants_v2(signature)
+    # Called as it is. Measured on two CPU cores: with the variables frozen into constants it takes the same time and
+    # twice the memory, and compiled by XLA five times as long.
 
     def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         try:
-            (maps,) = frozen(tf.constant(crops))
-            result: NDArray[np.float32] = maps.numpy()
+            result: NDArray[np.float32] = signature(**{INPUT_NAME: tf.constant(crops)})[OUTPUT_NAME].numpy()
         except tf.errors.ResourceExhaustedError as error:
             raise UnavailableError("the model ran out of memory; try again", retry_after_s=1.0) from error
         except (tf.errors.OpError, ValueError, TypeError) as error:

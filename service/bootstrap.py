@@ -1,0 +1,255 @@
+"""Puts the service together: the only place that names concrete classes, and the life of the process.
+
+Start: listen, so that a port in use shows at once and /livez answers; load the models; ready. Stop: not ready, refuse
+what is new, finish what was accepted, close.
+"""
+
+import asyncio
+import errno
+import logging
+import math
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from service.backends.embedded import EmbeddedBackend, Run
+from service.backends.repository import ModelRepository, Servable, ServableError
+from service.inference.ports import Clock
+from service.inference.predictor import Predictor
+from service.inference.routing import Router
+from service.observability.metrics import PrometheusObserver
+from service.rest.app import create_app
+from service.settings import Settings
+
+_BACKLOG: Final = 2048
+_KEEP_ALIVE_S: Final = 75  # longer than the usual 60 s of the proxies in front, so that they hang up and not we
+_WARM_UP_SIZES: Final = (1, 2)  # what the first run of a size costs more than others is small beyond these
+
+logger = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """The service cannot start. One line for the operator."""
+
+
+async def serve(settings: Settings, *, on_ready: Callable[[str, int], None]) -> None:
+    """Run the service until SIGTERM or SIGINT; return when every accepted request has its answer.
+
+    A second signal ends the wait for answers.
+
+    Args:
+        settings: everything that can be set.
+        on_ready: called with the host and port of REST once every model answers.
+
+    Raises:
+        StartError: if it cannot start.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        servables = ModelRepository(settings.model_repo).newest(settings.versions_in_memory)
+        with ExitStack() as resources:
+            listener = resources.enter_context(_listen(settings.rest_host, settings.rest_port))
+            workers = resources.enter_context(_threads("worker", settings.worker_threads or os.cpu_count() or 1))
+            inference = resources.enter_context(_threads("inference", 1))
+            service = _build(settings, loop, workers, inference)
+            await _live(service, listener, servables, settings.grace_period_s, on_ready)
+    except ServableError as error:
+        raise StartError(str(error)) from error
+    logger.info("stopped")
+
+
+@dataclass(slots=True)
+class _Service:
+    """The built parts that the life cycle deals with."""
+
+    app: FastAPI
+    backend: EmbeddedBackend
+    predictor: Predictor
+    observer: PrometheusObserver
+    readiness: "_Readiness"
+
+
+@dataclass(slots=True)
+class _Readiness:
+    """Why requests would fail now: what the life cycle knows, then what the backend says."""
+
+    backend: EmbeddedBackend
+    stopping: bool = False
+
+    async def __call__(self) -> str | None:
+        return "the service is shutting down" if self.stopping else await self.backend.not_ready()
+
+
+def _build(settings: Settings, clock: Clock, workers: Executor, inference: Executor) -> _Service:
+    observer = PrometheusObserver(CollectorRegistry())
+    backend = EmbeddedBackend(
+        open_servable=_TensorFlow(settings.tensorflow_threads),
+        inference=inference,
+        warm_up_sizes=[size for size in _WARM_UP_SIZES if size <= settings.max_batch_size],
+    )
+    predictor = Predictor(
+        backend=backend,
+        router=Router(settings.default_reference()),
+        observer=observer,
+        clock=clock,
+        workers=workers,
+        batching=settings.batching(),
+        limits=settings.limits(),
+    )
+    readiness = _Readiness(backend)
+    app = create_app(
+        predictor=predictor,
+        backend=backend,
+        observer=observer,
+        metrics=observer.exposition,
+        not_ready=readiness,
+        clock=clock,
+        workers=workers,
+        default_model=settings.default_reference(),
+        policy=settings.rest(),
+    )
+    return _Service(app, backend, predictor, observer, readiness)
+
+
+async def _live(
+    service: _Service,
+    listener: socket.socket,
+    servables: tuple[Servable, ...],
+    grace_period_s: float,
+    on_ready: Callable[[str, int], None],
+) -> None:
+    """From the first connection to the last answer."""
+    loop = asyncio.get_running_loop()
+    server = _server(service.app)
+    signals = _Signals(loop)
+    serving = loop.create_task(server.serve(sockets=[listener]))
+    loading = loop.create_task(service.backend.load(servables))
+    stop = loop.create_task(signals.first.wait())
+    try:
+        await asyncio.wait((loading, stop, serving), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            await loading
+            service.observer.models_are(service.backend.models())
+            service.observer.backend_is(up=True)
+            on_ready(*listener.getsockname()[:2])
+            await asyncio.wait((stop, serving), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        loading.cancel()
+        stop.cancel()
+        logger.info("stopping: finishing what was accepted")
+        service.readiness.stopping = True
+        service.observer.backend_is(up=False)
+        deadline = loop.time() + grace_period_s
+        await _drain(service.predictor, signals, grace_period_s)
+        # All answers are known; what remains is to write them out.
+        server.config.timeout_graceful_shutdown = max(1, math.ceil(deadline - loop.time()))
+        server.force_exit = signals.second.is_set()
+        server.should_exit = True
+        await serving
+
+
+async def _drain(predictor: Predictor, signals: "_Signals", grace_period_s: float) -> None:
+    """Wait until every accepted request has its answer, the time is up, or somebody insists."""
+    draining = asyncio.ensure_future(predictor.drain())
+    insisting = asyncio.ensure_future(signals.second.wait())
+    await asyncio.wait((draining, insisting), timeout=grace_period_s, return_when=asyncio.FIRST_COMPLETED)
+    if not draining.done():
+        logger.warning("stopping although some requests have no answer yet")
+    draining.cancel()
+    insisting.cancel()
+
+
+class _Signals:
+    """SIGTERM and SIGINT, told apart by order only: the first asks, the second insists."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._received)
+
+    def _received(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its own idea of signals: the whole service stops in order, not one server."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(app: FastAPI) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,  # the application writes its own, with the request's id
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+        )
+    )
+
+
+class _TensorFlow:
+    """Opens servables. TensorFlow takes seconds to import, so that is left to the thread that opens the first."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._imported = False
+
+    def __call__(self, servable: Servable) -> Run:
+        if not self._imported:
+            logger.info("starting TensorFlow")
+            # Its report on the machine's instruction sets and missing GPUs; errors reach us as exceptions.
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        from service.backends import savedmodel
+
+        if not self._imported:
+            savedmodel.configure_threads(self._threads)
+            self._imported = True
+        return savedmodel.open_servable(servable)
+
+
+@contextmanager
+def _threads(name: str, number: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads; on leaving, what has not begun is dropped."""
+    pool = ThreadPoolExecutor(number, thread_name_prefix=name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens. Raises StartError if that cannot be."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except OSError as error:
+        hints = {
+            errno.EADDRINUSE: "the port is in use; HANDPOSE_REST_PORT chooses another",
+            errno.EACCES: "not permitted; ports below 1024 usually need privileges",
+            errno.EADDRNOTAVAIL: "this machine has no such address; see HANDPOSE_REST_HOST",
+        }
+        reason = hints.get(error.errno or 0, error.strerror or str(error))
+        raise StartError(f"cannot listen on {host}:{port}: {reason}") from error
+    with listener:
+        yield listener

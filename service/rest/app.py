@@ -1,0 +1,103 @@
+"""The REST application, put together from what it is given."""
+
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from service.inference.errors import FieldError, InvalidInputError, ServiceError
+from service.inference.models import ModelReference
+from service.inference.ports import Backend, Clock
+from service.inference.predictor import Predictor
+from service.rest.middleware import RequestFrame
+from service.rest.observing import RequestObserver
+from service.rest.openapi import describe
+from service.rest.pages import page_routes
+from service.rest.policy import RestPolicy
+from service.rest.problems import CLIENT_GONE, HttpError, http_problem, reported_problem, response_to
+from service.rest.routes import hand_pose_routes, information_routes
+
+
+def create_app(
+    *,
+    predictor: Predictor,
+    backend: Backend,
+    observer: RequestObserver,
+    metrics: Callable[[], bytes],
+    not_ready: Callable[[], Awaitable[str | None]],
+    clock: Clock,
+    workers: Executor,
+    default_model: ModelReference,
+    policy: RestPolicy,
+) -> FastAPI:
+    """The ASGI application.
+
+    Args:
+        predictor: answers requests.
+        backend: asked for its models only.
+        observer: is told of every request.
+        metrics: everything measured, in Prometheus's text format.
+        not_ready: why requests would fail now, or None.
+        clock: time; the predictor's deadlines are in it.
+        workers: threads for drawing and for parsing long bodies.
+        default_model: what the router answers requests with that name no model; shown in /v1/models.
+        policy: what REST allows.
+    """
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.include_router(
+        hand_pose_routes(predictor=predictor, observer=observer, clock=clock, workers=workers, policy=policy)
+    )
+    app.include_router(
+        information_routes(backend=backend, metrics=metrics, not_ready=not_ready, default_model=default_model)
+    )
+    app.include_router(page_routes(lambda: describe(app)))
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(HttpError, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(ClientDisconnect, _sender_left)
+    app.add_middleware(RequestFrame, clock=clock)
+    return app
+
+
+async def _service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    return response_to(reported_problem(error, request))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HttpError)
+    problem = http_problem(error, instance=request.url.path, request_id=request.state.request_id)
+    return response_to(problem, error.headers)
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    """What the framework itself refuses: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    method, path = request.method, request.url.path
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        ours = HttpError(404, "not_found", f"there is nothing at {path}; /docs lists the calls", error.headers)
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "")
+        ours = HttpError(405, "method_not_allowed", f"{path} answers {allowed}, not {method}", error.headers)
+    else:
+        ours = HttpError(error.status_code, "http_error", str(error.detail), error.headers)
+    return await _http_error(request, ours)
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    """Parameters that the framework checks before a route is called."""
+    assert isinstance(error, RequestValidationError)
+    fields = [FieldError(".".join(map(str, each["loc"])), str(each["msg"])) for each in error.errors()]
+    return await _service_error(
+        request, InvalidInputError(f"{fields[0].field}: {fields[0].message}", code="invalid_parameter", errors=fields)
+    )
+
+
+async def _sender_left(_request: Request, _error: Exception) -> Response:
+    """Nobody receives this; the status is for the log."""
+    return Response(status_code=CLIENT_GONE)

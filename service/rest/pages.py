@@ -1,0 +1,80 @@
+"""The pages that people look at: a small demo, and the API's documentation. No page loads anything from elsewhere."""
+
+import hashlib
+from collections.abc import Callable
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+_OURS: Final = "service.rest"
+_SWAGGER: Final = "fastapi_offline"  # carries Swagger UI's own files, so that no CDN is needed
+
+_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".jpg": "image/jpeg",
+    ".svg": "image/svg+xml",
+}
+_COMMON_CSP: Final = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'"
+)
+_PAGE_CSP: Final = f"{_COMMON_CSP}; script-src 'self'; style-src 'self'; img-src 'self' blob:"
+# Swagger UI sets styles from its script and draws its icons from data URIs.
+_DOCS_CSP: Final = f"{_COMMON_CSP}; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:"
+
+
+def page_routes(openapi_document: Callable[[], dict[str, Any]]) -> APIRouter:
+    """`/`, `/docs`, `/openapi.json` and the files they need.
+
+    Args:
+        openapi_document: makes the document; called at the first request for it.
+    """
+    router = APIRouter(include_in_schema=False)
+    ours = files(_OURS).joinpath("static")
+    swagger = files(_SWAGGER).joinpath("static")
+    assets = {
+        **{name: ours.joinpath(name) for name in ("page.js", "page.css", "docs.js", "example.jpg", "icon.svg")},
+        **{name: swagger.joinpath(name) for name in ("swagger-ui-bundle.js", "swagger-ui.css")},
+    }
+    document: dict[str, Any] = {}
+
+    @router.get("/")
+    async def demo(request: Request) -> Response:
+        return _file(ours.joinpath("index.html"), request, csp=_PAGE_CSP)
+
+    @router.get("/docs")
+    async def docs(request: Request) -> Response:
+        return _file(ours.joinpath("docs.html"), request, csp=_DOCS_CSP)
+
+    @router.get("/openapi.json")
+    async def openapi() -> Response:
+        if not document:
+            document.update(openapi_document())
+        return JSONResponse(document)
+
+    @router.get("/static/{name}")
+    async def static(name: str, request: Request) -> Response:
+        asset = assets.get(name)
+        if asset is None or not asset.is_file():
+            raise HTTPException(404)
+        return _file(asset, request)
+
+    return router
+
+
+def _file(file: Traversable, request: Request, *, csp: str | None = None) -> Response:
+    """A small file of a package. Read anew each time; the browser keeps it and asks whether it has changed."""
+    content = file.read_bytes()
+    tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+    headers = {"ETag": tag, "Cache-Control": "no-cache", "Referrer-Policy": "no-referrer"}
+    if csp is not None:
+        headers["Content-Security-Policy"] = csp
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    suffix = "." + file.name.rpartition(".")[2]
+    return Response(content, headers=headers, media_type=_TYPES[suffix])

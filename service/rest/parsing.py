@@ -1,0 +1,297 @@
+"""From an HTTP request to an image, regions and a deadline; every way to get it wrong has a code of its own.
+
+Bodies are bounded while they are read. Nothing is decoded here but JSON, base64 and multipart; what the image is, is
+found out by the predictor.
+"""
+
+import asyncio
+import base64
+import binascii
+import re
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Final
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from service.inference.errors import FieldError, InvalidInputError, TooLargeError, UnsupportedTypeError
+from service.pose.geometry import Box
+from service.rest.schemas import HandPoseRequest
+
+IMAGE_FIELD: Final = "image"
+ROI_FIELD: Final = "roi"
+
+_MULTIPART: Final = "multipart/form-data"
+_JSON: Final = "application/json"
+_ANY_BYTES: Final = "application/octet-stream"
+_ALLOWED: Final = (
+    f"send an image file as the body (Content-Type: image/jpeg, image/png, ... or {_ANY_BYTES}),"
+    f' as the field "{IMAGE_FIELD}" of {_MULTIPART}, or as base64 in {_JSON}: {{"{IMAGE_FIELD}": "..."}}'
+)
+_MAX_TEXT_FIELD_BYTES: Final = 4096
+_SMALL_JSON_BYTES: Final = 64 * 1024  # parsed where we are: a thread costs more
+_DATA_URI: Final = re.compile(r"data:[^,]{0,256};base64,", re.IGNORECASE)
+_WHITESPACE: Final = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAndRois:
+    """What a request's body and query say: the bytes of an image file, and boxes in pixels of the upright image."""
+
+    image: bytes
+    rois: tuple[Box, ...] = ()
+
+
+async def read_image(
+    request: Request, roi_texts: Sequence[str], *, max_body_bytes: int, max_rois: int, workers: Executor
+) -> ImageAndRois:
+    """Read the one image of a request, whichever of the three kinds its body is.
+
+    Args:
+        request: its body has not been read.
+        roi_texts: the values of the query's `roi`.
+        max_body_bytes: longest body.
+        max_rois: text fields of a multipart body; their number is bounded while it is read.
+        workers: threads for parsing what is long.
+
+    Raises:
+        InvalidInputError, UnsupportedTypeError, TooLargeError: with a code that says which mistake it was.
+        ClientDisconnect: the sender went away.
+    """
+    kind = _content_type(request)
+    if kind == _MULTIPART:
+        form = await _read_multipart(request, max_body_bytes, max_images=1, max_texts=max_rois)
+        return ImageAndRois(form.images[0], _rois_from_one_place(roi_texts, form.rois))
+    if kind == _JSON:
+        body = await _read_body(request, max_body_bytes)
+        if len(body) <= _SMALL_JSON_BYTES:
+            parsed = _parse_json(body)
+        else:
+            parsed = await asyncio.get_running_loop().run_in_executor(workers, _parse_json, body)
+        return ImageAndRois(parsed.image, _rois_from_one_place(roi_texts, parsed.rois))
+    if kind is None or kind == _ANY_BYTES or kind.startswith("image/"):
+        body = await _read_body(request, max_body_bytes)
+        return ImageAndRois(body, parse_rois(roi_texts))
+    raise UnsupportedTypeError(f"bodies of type {kind!r} are not read; {_ALLOWED}", code="unsupported_media_type")
+
+
+async def read_images(request: Request, *, max_body_bytes: int, max_images: int) -> list[bytes]:
+    """Read the images of a batch: the fields named `image` of a multipart body, in order.
+
+    Raises:
+        InvalidInputError, UnsupportedTypeError, TooLargeError, ClientDisconnect: see `read_image`.
+    """
+    kind = _content_type(request)
+    if kind != _MULTIPART:
+        raise UnsupportedTypeError(
+            f"a batch is {_MULTIPART} with several fields {IMAGE_FIELD!r}, got {kind or 'no content type'}",
+            code="unsupported_media_type",
+        )
+    form = await _read_multipart(request, max_body_bytes, max_images=max_images, max_texts=0)
+    return form.images
+
+
+def parse_rois(texts: Iterable[str]) -> tuple[Box, ...]:
+    """Boxes from texts "x,y,width,height". Whether they lie inside the image is checked by the predictor.
+
+    Raises:
+        InvalidInputError: naming each text that is not four numbers.
+    """
+    boxes, wrong = [], []
+    for index, text in enumerate(texts):
+        try:
+            x, y, width, height = (float(part) for part in text.split(","))
+        except ValueError:
+            shown = text if len(text) <= 64 else text[:61] + "..."
+            wrong.append(FieldError(f"roi[{index}]", f"must be four numbers x,y,width,height in pixels, got {shown!r}"))
+        else:
+            boxes.append(Box(x, y, width, height))
+    if wrong:
+        raise InvalidInputError(f"{wrong[0].field}: {wrong[0].message}", code="invalid_roi", errors=wrong)
+    return tuple(boxes)
+
+
+def parse_timeout(text: str | None, *, default_s: float, max_s: float) -> float:
+    """Seconds until the answer is of no use, from X-Request-Timeout-Ms. What is above the maximum becomes the maximum.
+
+    Raises:
+        InvalidInputError: if it is not a positive whole number.
+    """
+    if text is None:
+        return default_s
+    digits = text.strip()
+    if not (digits.isascii() and digits.isdecimal() and int(digits[:18]) > 0):
+        raise InvalidInputError(
+            "X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1",
+            code="invalid_timeout",
+            errors=[FieldError("X-Request-Timeout-Ms", "must be a whole number of milliseconds, at least 1")],
+        )
+    return min(int(digits[:18]) / 1000, max_s)
+
+
+def _content_type(request: Request) -> str | None:
+    value = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return value or None
+
+
+def _rois_from_one_place(in_query: Sequence[str], in_body: tuple[Box, ...]) -> tuple[Box, ...]:
+    if in_query and in_body:
+        raise InvalidInputError("give rois in the query or in the body, not in both", code="invalid_roi")
+    return in_body or parse_rois(in_query)
+
+
+# Reading, within bounds
+
+
+async def _bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """The body as it comes in. TooLargeError as soon as it is known to be longer than allowed."""
+    announced = request.headers.get("content-length", "")
+    if announced.isascii() and announced.isdecimal() and int(announced[:18]) > max_bytes:
+        raise _too_long(max_bytes)
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > max_bytes:
+            raise _too_long(max_bytes)
+        yield chunk
+
+
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    chunks = [chunk async for chunk in _bounded(request, max_bytes)]
+    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    if not body:
+        raise InvalidInputError(f"the body is empty; {_ALLOWED}", code="empty_body")
+    return body
+
+
+def _too_long(max_bytes: int) -> TooLargeError:
+    return TooLargeError(f"the body is longer than {max_bytes} bytes, the most that is read", code="body_too_large")
+
+
+# JSON
+
+
+def _parse_json(body: bytes) -> ImageAndRois:
+    try:
+        request = HandPoseRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise _wrong_json(error) from error
+    rois = tuple(Box(roi.x, roi.y, roi.width, roi.height) for roi in request.rois)
+    return ImageAndRois(_from_base64(request.image), rois)
+
+
+def _wrong_json(error: ValidationError) -> InvalidInputError:
+    details = error.errors(include_url=False, include_input=False, include_context=False)
+    first = details[0]
+    if first["type"] == "json_invalid":
+        return InvalidInputError(f"the body is not JSON: {first['msg']}", code="invalid_json")
+    if first["type"] == "missing" and first["loc"] == (IMAGE_FIELD,):
+        return InvalidInputError(f'the JSON has no "{IMAGE_FIELD}"; {_ALLOWED}', code="missing_image")
+    fields = [FieldError(_path(each["loc"]), each["msg"]) for each in details[:16]]
+    return InvalidInputError(f"{fields[0].field}: {fields[0].message}", code="invalid_field", errors=fields)
+
+
+def _path(location: Sequence[int | str]) -> str:
+    """("rois", 0, "x") as "rois[0].x"."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text[:128] or "body"
+
+
+def _from_base64(text: str) -> bytes:
+    if text[:5].lower() == "data:":
+        prefix = _DATA_URI.match(text)
+        if prefix is None:
+            raise _wrong_base64("a data URI must be in base64: data:image/jpeg;base64,...")
+        text = text[prefix.end() :]
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        try:
+            data = base64.b64decode(_WHITESPACE.sub("", text), validate=True)  # many encoders break lines
+        except (binascii.Error, ValueError) as error:
+            raise _wrong_base64("must be the image file in base64, or a data URI in base64") from error
+    if not data:
+        raise InvalidInputError(f'"{IMAGE_FIELD}" is empty; {_ALLOWED}', code="empty_image")
+    return data
+
+
+def _wrong_base64(message: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{IMAGE_FIELD}: {message}", code="invalid_base64", errors=[FieldError(IMAGE_FIELD, message)]
+    )
+
+
+# Multipart
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    images: list[bytes]
+    rois: tuple[Box, ...]
+
+
+class _BoundedMultiPartParser(MultiPartParser):
+    """Keeps parts in memory, which the bound on the body bounds, and says in our words when there are too many."""
+
+    spool_max_size = 1 << 40
+
+    def __init__(self, request: Request, stream: AsyncGenerator[bytes, None], max_images: int, max_texts: int) -> None:
+        super().__init__(
+            request.headers,
+            stream,
+            max_files=max_images + 1,
+            max_fields=max_texts,
+            max_part_size=_MAX_TEXT_FIELD_BYTES,
+        )
+        self._max_images = max_images
+
+    def on_headers_finished(self) -> None:
+        super().on_headers_finished()
+        if self._current_files > self._max_images:
+            raise TooLargeError(
+                f"the request has more than {self._max_images} image(s), the most that are read"
+                + ("; for several use /v1/hand-pose:batch" if self._max_images == 1 else ""),
+                code="too_many_images",
+            )
+
+
+async def _read_multipart(request: Request, max_bytes: int, *, max_images: int, max_texts: int) -> _Form:
+    # Other parsers than this one fail in other ways on a missing boundary, so it is looked for first.
+    if "boundary=" not in request.headers.get("content-type", "").lower():
+        raise InvalidInputError("the Content-Type of a multipart body must name its boundary", code="invalid_multipart")
+    parser = _BoundedMultiPartParser(request, _bounded(request, max_bytes), max_images, max_texts)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise InvalidInputError(
+            f"the multipart body cannot be read: {error.message}", code="invalid_multipart"
+        ) from error
+    except (KeyError, UnicodeError, LookupError) as error:
+        raise InvalidInputError("the multipart body cannot be read", code="invalid_multipart") from error
+    images, roi_texts = [], []
+    for name, value in form.multi_items():
+        if name == IMAGE_FIELD and isinstance(value, UploadFile):
+            images.append(await value.read())
+        elif name == ROI_FIELD and isinstance(value, str):
+            roi_texts.append(value)
+        elif name == IMAGE_FIELD:
+            raise InvalidInputError(
+                f'the field "{IMAGE_FIELD}" must be a file with a file name: curl -F "{IMAGE_FIELD}=@hand.jpg"',
+                code="missing_image",
+            )
+        else:
+            raise InvalidInputError(
+                f'there is a field {name[:64]!r}; only "{IMAGE_FIELD}" and "{ROI_FIELD}" are read',
+                code="unexpected_field",
+            )
+    if not images:
+        raise InvalidInputError(f'the form has no field "{IMAGE_FIELD}"; {_ALLOWED}', code="missing_image")
+    if max_images == 1 and not images[0]:
+        raise InvalidInputError(f'the file in the field "{IMAGE_FIELD}" is empty', code="empty_image")
+    return _Form(images, parse_rois(roi_texts))

@@ -1,0 +1,201 @@
+"""From estimates to what goes over the wire: JSON, or the picture with the skeleton drawn on it.
+
+Numbers are rounded to what they can mean: a hundredth of a pixel, a hundredth of a millisecond.
+"""
+
+import io
+from typing import Final, Literal
+
+from service.inference.errors import InternalError
+from service.inference.models import ModelReference, ServedModel
+from service.inference.predictor import Estimate
+from service.inference.predictor import Hand as FoundHand
+from service.pose.drawing import FINGER_COLOURS, draw_hand
+from service.pose.keypoints import KEYPOINT_NAMES, SKELETON_EDGES, finger_of
+from service.rest.problems import HttpError
+from service.rest.schemas import (
+    AnsweringModel,
+    Box,
+    Hand,
+    HandPose,
+    ImageSize,
+    Keypoint,
+    Model,
+    Skeleton,
+    SkeletonKeypoint,
+    Timings,
+)
+
+MediaType = Literal["application/json", "image/png", "image/jpeg"]
+
+MEDIA_TYPES: Final[tuple[MediaType, ...]] = ("application/json", "image/png", "image/jpeg")
+
+_PICTURE_OPTIONS: Final[dict[MediaType, dict[str, object]]] = {
+    "image/png": {"format": "PNG", "compress_level": 3},
+    "image/jpeg": {"format": "JPEG", "quality": 90},
+}
+
+
+def choose_media_type(accept: str | None) -> MediaType:
+    """What to answer with, by the request's Accept header; JSON where it does not care.
+
+    Raises:
+        HttpError: 406, if it wants none of `MEDIA_TYPES`.
+    """
+    if accept is None or not accept.strip():
+        return "application/json"
+    wishes = [_wish(part) for part in accept.split(",")[:64]]
+    weights = {each: _weight(each, wishes) for each in MEDIA_TYPES}
+    best = max(MEDIA_TYPES, key=lambda each: weights[each])
+    if weights[best] <= 0:
+        raise HttpError(
+            406, "not_acceptable", f"answers are {', '.join(MEDIA_TYPES)}; the Accept header wants none of them"
+        )
+    return best
+
+
+def _wish(part: str) -> tuple[str, float]:
+    """("image/png", 0.8) from "image/png;q=0.8"."""
+    media_range, *parameters = (each.strip().lower() for each in part.split(";"))
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return media_range, float(value)
+            except ValueError:
+                return media_range, 0.0
+    return media_range, 1.0
+
+
+def _weight(media_type: str, wishes: list[tuple[str, float]]) -> float:
+    """How much a type is wanted: the most specific range that names it counts."""
+    for media_range in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
+        for name, weight in wishes:
+            if name == media_range:
+                return weight
+    return 0.0
+
+
+def hand_pose(estimate: Estimate, request_id: str) -> HandPose:
+    """The JSON answer for one image."""
+    model, timings = estimate.model, estimate.timings
+    width, height = estimate.picture.width, estimate.picture.height
+    return HandPose(
+        request_id=request_id,
+        model=AnsweringModel(
+            name=model.name,
+            variant=model.variant,
+            version=model.version,
+            label=model.labels[0] if model.labels else None,
+            routed_by=estimate.routed_by,
+        ),
+        image=ImageSize(width=width, height=height),
+        hands=[_hand(each, width, height) for each in estimate.hands],
+        timings_ms=Timings(
+            decode=_ms(timings.decode),
+            queue=_ms(timings.queue),
+            inference=_ms(timings.inference),
+            postprocess=_ms(timings.postprocess),
+            total=_ms(timings.total),
+        ),
+    )
+
+
+def picture_with_hands(estimate: Estimate, media_type: MediaType) -> bytes:
+    """The upright picture with every hand drawn on it, as an image file. Blocks: call it in a thread.
+
+    The estimate must hold the picture in the file's resolution (`EstimateRequest.full_picture`).
+    """
+    if estimate.picture.reduction != (1.0, 1.0):
+        raise InternalError("a picture is drawn on in its own resolution only")
+    picture = estimate.picture.pixels
+    for each in estimate.hands:
+        picture = draw_hand(picture, each.keypoints_in_image, each.scores)
+    buffer = io.BytesIO()
+    picture.save(buffer, **_PICTURE_OPTIONS[media_type])  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def served_by(model: ServedModel) -> str:
+    """The model as the X-Model-Variant header names it: what a client would send to get the same one."""
+    return f"{model.variant}@{model.version}"
+
+
+def model_description(model: ServedModel, default: ModelReference) -> Model:
+    """One row of GET /v1/models."""
+    card = model.card
+    return Model(
+        name=model.name,
+        variant=model.variant,
+        version=model.version,
+        labels=list(model.labels),
+        default=_answers(model, default),
+        input_size=card.input_size,
+        stride=card.stride,
+        created=card.created,
+        parameters=card.parameters,
+        macs=card.macs,
+        metrics=card.metrics,
+        provenance=card.provenance,
+    )
+
+
+def skeleton() -> Skeleton:
+    """The answer of GET /v1/skeleton."""
+    return Skeleton.model_validate(
+        {
+            "keypoints": [
+                SkeletonKeypoint.model_validate(
+                    {
+                        "id": index,
+                        "name": name,
+                        "finger": finger_of(index),
+                        "colour": "#{:02x}{:02x}{:02x}".format(*FINGER_COLOURS[finger_of(index)]),
+                    }
+                )
+                for index, name in enumerate(KEYPOINT_NAMES)
+            ],
+            "edges": SKELETON_EDGES,
+        }
+    )
+
+
+def _answers(model: ServedModel, default: ModelReference) -> bool:
+    if model.variant != default.variant:
+        return False
+    if default.version is not None:
+        return model.version == default.version
+    return (default.label or "stable") in model.labels
+
+
+def _hand(hand: FoundHand, width: int, height: int) -> Hand:
+    box = hand.box_in_image
+    return Hand(
+        score=round(hand.score, 4),
+        box=Box(x=box.x, y=box.y, width=box.width, height=box.height),
+        keypoints=[
+            Keypoint(
+                id=index,
+                name=name,
+                x=round(x, 2),
+                y=round(y, 2),
+                x_norm=round(x / width, 5),
+                y_norm=round(y / height, 5),
+                score=round(score, 4),
+                sigma=round(sigma, 2),
+            )
+            for index, (name, (x, y), score, sigma) in enumerate(
+                zip(
+                    KEYPOINT_NAMES,
+                    hand.keypoints_in_image.tolist(),
+                    hand.scores.tolist(),
+                    hand.sigmas.tolist(),
+                    strict=True,
+                )
+            )
+        ],
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(max(seconds, 0.0) * 1000, 2)

@@ -1,0 +1,197 @@
+"""The calls of the API. Each parses, calls the predictor, renders; what is said about them is in `openapi`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from concurrent.futures import Executor
+from typing import Annotated, Any, Final, TypeVar
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from starlette.requests import ClientDisconnect
+
+from service.inference.batching import Priority
+from service.inference.errors import InternalError, InvalidInputError, ServiceError, UnavailableError
+from service.inference.models import ModelReference
+from service.inference.ports import Backend, Clock
+from service.inference.predictor import Estimate, EstimateRequest, Predictor
+from service.rest import openapi
+from service.rest.observing import RequestObserver, observed_failure, observed_image, observed_request
+from service.rest.parsing import parse_timeout, read_image, read_images
+from service.rest.policy import RestPolicy
+from service.rest.problems import reported_problem
+from service.rest.rendering import (
+    choose_media_type,
+    hand_pose,
+    model_description,
+    picture_with_hands,
+    served_by,
+    skeleton,
+)
+from service.rest.schemas import Batch, BatchItem, HandPose, Models, Skeleton, Status
+
+MODEL_HEADER: Final = "X-Model-Variant"
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+_JSON: Final = "application/json"
+_RETRY_WHEN_NOT_READY_S: Final = 1.0
+
+Asked = Annotated[str | None, Header(alias=MODEL_HEADER, **openapi.MODEL_HEADER_DOC)]
+TimeoutMs = Annotated[str | None, Header(alias="X-Request-Timeout-Ms", **openapi.TIMEOUT_HEADER_DOC)]
+Rois = Annotated[list[str], Query(alias="roi", default_factory=list, **openapi.ROI_DOC)]
+
+T = TypeVar("T")
+
+
+def hand_pose_routes(
+    *, predictor: Predictor, observer: RequestObserver, clock: Clock, workers: Executor, policy: RestPolicy
+) -> APIRouter:
+    """The two calls that find hands; see `service.rest.app.create_app` for the arguments."""
+    router = APIRouter(tags=["hands"])
+
+    @router.post("/v1/hand-pose", response_model=HandPose, **openapi.HAND_POSE)
+    async def find_hands(
+        request: Request, rois: Rois, asked_for: Asked = None, timeout_ms: TimeoutMs = None
+    ) -> Response:
+        arrived, request_id = request.state.arrived, request.state.request_id
+        with (
+            observed_request(observer),
+            observed_image(observer, clock, arrived=arrived, asked_for=asked_for) as outcome,
+        ):
+            media_type = choose_media_type(request.headers.get("accept"))
+            deadline = arrived + _timeout(timeout_ms)
+            given = await read_image(
+                request, rois, max_body_bytes=policy.max_body_bytes, max_rois=policy.max_rois, workers=workers
+            )
+            estimate = await _unless_sender_leaves(
+                request,
+                predictor.estimate(
+                    EstimateRequest(
+                        image=given.image,
+                        deadline=deadline,
+                        rois=given.rois,
+                        asked_for=asked_for,
+                        full_picture=media_type != _JSON,
+                    )
+                ),
+            )
+            outcome.model = estimate.model
+            headers = {MODEL_HEADER: served_by(estimate.model)}
+            if media_type == _JSON:
+                return Response(hand_pose(estimate, request_id).model_dump_json(), headers=headers, media_type=_JSON)
+            loop = asyncio.get_running_loop()
+            picture = await loop.run_in_executor(workers, picture_with_hands, estimate, media_type)
+            return Response(picture, headers=headers, media_type=media_type)
+
+    @router.post("/v1/hand-pose:batch", response_model=Batch, **openapi.HAND_POSE_BATCH)
+    async def find_hands_in_batch(request: Request, asked_for: Asked = None, timeout_ms: TimeoutMs = None) -> Response:
+        arrived, request_id = request.state.arrived, request.state.request_id
+
+        async def estimate(image: bytes, deadline: float) -> Estimate:
+            with observed_image(observer, clock, arrived=arrived, asked_for=asked_for) as outcome:
+                if not image:
+                    raise InvalidInputError("the file is empty", code="empty_image")
+                wanted = EstimateRequest(image=image, deadline=deadline, asked_for=asked_for, priority=Priority.BULK)
+                result = await predictor.estimate(wanted)
+                outcome.model = result.model
+                return result
+
+        async def answer(index: int, image: bytes, deadline: float) -> BatchItem:
+            try:
+                result = hand_pose(await estimate(image, deadline), request_id)
+            except ServiceError as error:
+                return _failed_item(index, error, request)
+            except Exception as error:  # noqa: BLE001 -- one image's failure must not take the others with it
+                failure = InternalError("unexpected")
+                failure.__cause__ = error
+                return _failed_item(index, failure, request)
+            return BatchItem(index=index, status=200, result=result)
+
+        with observed_request(observer):
+            with observed_failure(observer, clock, arrived=arrived, asked_for=asked_for):
+                deadline = arrived + _timeout(timeout_ms)
+                images = await read_images(
+                    request, max_body_bytes=policy.max_body_bytes, max_images=policy.max_batch_images
+                )
+            answers = (answer(index, image, deadline) for index, image in enumerate(images))
+            items = await _unless_sender_leaves(request, _all(answers))
+        batch = Batch(request_id=request_id, results=items)
+        return Response(batch.model_dump_json(exclude_unset=True), media_type=_JSON)
+
+    def _timeout(text: str | None) -> float:
+        return parse_timeout(text, default_s=policy.default_deadline_s, max_s=policy.max_deadline_s)
+
+    return router
+
+
+def information_routes(
+    *,
+    backend: Backend,
+    metrics: Callable[[], bytes],
+    not_ready: Callable[[], Awaitable[str | None]],
+    default_model: ModelReference,
+) -> APIRouter:
+    """What the service tells of itself; see `service.rest.app.create_app` for the arguments."""
+    router = APIRouter()
+
+    @router.get("/v1/models", tags=["about"], **openapi.MODELS)
+    async def list_models() -> Models:
+        models = sorted(backend.models(), key=lambda each: (each.variant, each.version))
+        return Models(models=[model_description(each, default_model) for each in models])
+
+    @router.get("/v1/skeleton", tags=["about"], **openapi.SKELETON)
+    async def show_skeleton() -> Skeleton:
+        return skeleton()
+
+    @router.get("/livez", tags=["operation"], **openapi.LIVE)
+    async def is_alive() -> Status:
+        return Status(status="alive")
+
+    @router.get("/readyz", tags=["operation"], **openapi.READY)
+    async def is_ready() -> Status:
+        reason = await not_ready()
+        if reason is not None:
+            raise UnavailableError(reason, code="not_ready", retry_after_s=_RETRY_WHEN_NOT_READY_S)
+        return Status(status="ready")
+
+    @router.get("/metrics", tags=["operation"], response_class=Response, **openapi.METRICS)
+    async def show_metrics() -> Response:
+        return Response(metrics(), media_type=METRICS_TYPE)
+
+    return router
+
+
+def _failed_item(index: int, error: ServiceError, request: Request) -> BatchItem:
+    problem = reported_problem(error, request)
+    return BatchItem(index=index, status=problem.status, problem=problem)
+
+
+async def _all(answers: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    return await asyncio.gather(*answers)
+
+
+async def _unless_sender_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result; if the sender goes away first, the work is cancelled.
+
+    Args:
+        request: its body has been read, so that the next thing it receives is the end of the connection.
+        work: what to do.
+
+    Raises:
+        ClientDisconnect: the sender has gone.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_end_of(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        # Whatever the work holds (a place in a queue) is given back before the request counts as ended.
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _end_of(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,212 @@
+"""Streams of frames over WebSocket, for browsers: image files in as binary messages, JSON out as text messages.
+
+`WS /v1/hand-pose/stream`. Options come as query parameters, because a browser cannot set headers on a WebSocket. A text
+message before a binary one describes that frame (`FrameDescription`); `{"end": true}` says that no more frames come,
+and the connection is closed with 1000 once all are answered. Everything between is `service.inference.streaming`.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.inference.errors import (
+    ErrorKind,
+    FieldError,
+    InternalError,
+    InvalidInputError,
+    ServiceError,
+)
+from service.inference.streaming import Frame, FrameAnswer, StreamOptions, Streams
+from service.inference.tracing import TRACEPARENT
+from service.pose.geometry import Box
+from service.pose.tracking import OneEuro
+from service.rest.middleware import request_id_from, traceparent_from
+from service.rest.observing import OK, RequestObserver, observed_request
+from service.rest.problems import problem_of
+from service.rest.rendering import hand_pose
+from service.rest.schemas import HandPose, Problem, RequestedBox, Schema
+
+PATH: Final = "/v1/hand-pose/stream"
+
+CLOSE_CODES: Final[Mapping[ErrorKind, int]] = {
+    ErrorKind.UNAVAILABLE: 1012,  # service restart
+    ErrorKind.OVERLOADED: 1013,  # try again later
+    ErrorKind.INTERNAL: 1011,
+}
+"""How a stream that cannot go on is closed; 1008 (policy violation) for whatever the client did wrong."""
+
+_POLICY_VIOLATION: Final = 1008
+_DEFAULT_FILTER: Final = OneEuro()
+
+logger = logging.getLogger(__name__)
+
+
+class StreamQuery(BaseModel):
+    """The query parameters of a stream."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    variant: Annotated[str | None, Field(description="as X-Model-Variant, which counts where this is absent")] = None
+    client_id: str | None = None
+    tracking: Annotated[bool, Field(description="take the crop of a frame from the frame before")] = True
+    smoothing: Annotated[Literal["off", "on"], Field(description="one-euro filter on the keypoints")] = "off"
+    min_cutoff_hz: Annotated[float, Field(gt=0)] = _DEFAULT_FILTER.min_cutoff_hz
+    beta: Annotated[float, Field(ge=0)] = _DEFAULT_FILTER.beta
+    derivative_cutoff_hz: Annotated[float, Field(gt=0)] = _DEFAULT_FILTER.derivative_cutoff_hz
+    latest_only: Annotated[bool, Field(description="answer the newest frame and skip those it overtook")] = False
+    frame_timeout_ms: Annotated[float | None, Field(gt=0)] = None
+
+    def options(self, model_header: str | None) -> StreamOptions:
+        """What the use case makes of them."""
+        return StreamOptions(
+            asked_for=self.variant or model_header,
+            tracking=self.tracking,
+            smoothing=OneEuro(self.min_cutoff_hz, self.beta, self.derivative_cutoff_hz)
+            if self.smoothing == "on"
+            else None,
+            latest_only=self.latest_only,
+            frame_timeout_s=None if self.frame_timeout_ms is None else self.frame_timeout_ms / 1000,
+        )
+
+
+class FrameDescription(BaseModel):
+    """A text message: what is known of the next binary message, or that there is none."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    id: Annotated[int | None, Field(description="returned with the answer; frames are counted from 0 without it")] = (
+        None
+    )
+    time_s: Annotated[float | None, Field(description="when it was taken, on any clock that goes forward")] = None
+    rois: Annotated[list[RequestedBox], Field(description="tracking starts afresh from these boxes")] = []
+    end: Annotated[bool, Field(description="no more frames come")] = False
+
+
+class StreamAnswer(Schema):
+    """A message of the service's: what became of one frame, or, without a frame, why the stream ends."""
+
+    frame: Annotated[int | None, Field(description="the frame's id")] = None
+    tracked: Annotated[bool, Field(description="whether the crops came from the frame before")] = False
+    skipped: Annotated[int, Field(description="frames skipped since the last answer")] = 0
+    track_ids: Annotated[list[int], Field(description="one for each hand; 0: not followed further")] = []
+    result: HandPose | None = None
+    problem: Problem | None = None
+
+
+def stream_routes(*, streams: Streams, observer: RequestObserver) -> APIRouter:
+    """The WebSocket of the API.
+
+    Args:
+        streams: answers frames.
+        observer: is told of every stream and every frame.
+    """
+    router = APIRouter()
+
+    @router.websocket(PATH)
+    async def stream_hands(websocket: WebSocket) -> None:
+        connection = _Connection(websocket, observer)
+        await websocket.accept(headers=[(b"x-request-id", connection.request_id.encode())])
+        TRACEPARENT.set(traceparent_from(websocket.headers.get("traceparent")))  # the connection has its own task
+        with observed_request(observer):
+            try:
+                options = _options(websocket)
+                connection.asked_for = options.asked_for
+                await streams.run(options, connection.frames(), connection.send)
+            except (WebSocketDisconnect, OSError):
+                return  # the client has gone; nobody is left to be told
+            except ServiceError as error:
+                await connection.end(error)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, the client must learn that it was our fault
+                failure = InternalError("the stream failed")
+                failure.__cause__ = error
+                await connection.end(failure)
+            else:
+                await websocket.close(1000)
+
+    return router
+
+
+def _options(websocket: WebSocket) -> StreamOptions:
+    try:
+        query = StreamQuery.model_validate(dict(websocket.query_params))
+    except ValidationError as error:
+        raise _invalid(error, "invalid_options") from error
+    return query.options(websocket.headers.get("x-model-variant"))
+
+
+class _Connection:
+    """One WebSocket: frames from its messages, messages from answers."""
+
+    def __init__(self, websocket: WebSocket, observer: RequestObserver) -> None:
+        self._websocket = websocket
+        self._observer = observer
+        self.request_id = request_id_from(websocket.headers.get("x-request-id"))
+        self.asked_for: str | None = None
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """What the client sends. WebSocketDisconnect ends everything at once, `{"end": true}` after the last answer."""
+        described, number = FrameDescription(), 0
+        while True:
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message.get("code", 1005))
+            image = message.get("bytes")
+            if image is None:
+                described = _description(message.get("text") or "")
+                if described.end:
+                    return
+                continue
+            yield Frame(
+                image=image,
+                id=number if described.id is None else described.id,
+                time_s=described.time_s,
+                rois=tuple(Box(roi.x, roi.y, roi.width, roi.height) for roi in described.rois),
+            )
+            described, number = FrameDescription(), number + 1
+
+    async def send(self, answer: FrameAnswer) -> None:
+        """Returns when the connection has room for more."""
+        outcome = answer.outcome
+        if isinstance(outcome, ServiceError):
+            self._observer.image_answered(None, self.asked_for, outcome.code, answer.seconds)
+            message = StreamAnswer(frame=answer.frame_id, skipped=answer.skipped, problem=self._problem(outcome))
+        else:
+            self._observer.image_answered(outcome.estimate.model, self.asked_for, OK, answer.seconds)
+            message = StreamAnswer(
+                frame=answer.frame_id,
+                tracked=outcome.tracked,
+                skipped=answer.skipped,
+                track_ids=list(outcome.track_ids),
+                result=hand_pose(outcome.estimate, self.request_id),
+            )
+        await self._websocket.send_text(message.model_dump_json(exclude_none=True))
+
+    async def end(self, error: ServiceError) -> None:
+        """Say why the stream cannot go on, and close it."""
+        if error.kind is ErrorKind.INTERNAL:
+            logger.error("a stream failed", exc_info=error, extra={"request_id": self.request_id})
+        message = StreamAnswer(problem=self._problem(error))
+        try:
+            await self._websocket.send_text(message.model_dump_json(exclude_none=True))
+            await self._websocket.close(CLOSE_CODES.get(error.kind, _POLICY_VIOLATION), error.code)
+        except (WebSocketDisconnect, OSError, RuntimeError):
+            logger.debug("the client left before the end of its stream", extra={"request_id": self.request_id})
+
+    def _problem(self, error: ServiceError) -> Problem:
+        return problem_of(error, instance=PATH, request_id=self.request_id)
+
+
+def _description(text: str) -> FrameDescription:
+    try:
+        return FrameDescription.model_validate_json(text)
+    except ValidationError as error:
+        raise _invalid(error, "invalid_frame_description") from error
+
+
+def _invalid(error: ValidationError, code: str) -> InvalidInputError:
+    details: list[Any] = list(error.errors(include_url=False, include_input=False, include_context=False))[:16]
+    fields = [FieldError(".".join(map(str, each["loc"])) or "message", each["msg"]) for each in details]
+    return InvalidInputError(f"{fields[0].field}: {fields[0].message}", code=code, errors=fields)

@@ -1,0 +1,135 @@
+"""All that can be set from outside, read once from the environment and unpacked into small values.
+
+Every setting is an environment variable with the prefix HANDPOSE_. `service.__main__` hands the environment to
+`Settings.from_environment`; nobody else reads it. What the layers below receive are their own small values
+(`BatchingPolicy`, `Limits`, ...), never this class.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from service.inference.batching import BatchingPolicy
+from service.inference.errors import UnknownModelError
+from service.inference.models import ModelReference
+from service.inference.predictor import Limits
+from service.rest.policy import RestPolicy
+
+PREFIX: Final = "HANDPOSE_"
+
+Count = Annotated[int, Field(ge=1)]
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SettingsError(ValueError):
+    """A setting has a value that is not allowed. The message is one line: name, value, what is allowed."""
+
+
+class Settings(BaseModel):
+    """The gateway's settings; each field's description says what it does and in which unit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rest_host: str = Field("127.0.0.1", min_length=1, description="address that REST listens on")
+    rest_port: int = Field(8000, ge=0, le=65535, description="port that REST listens on; 0 lets the system choose")
+
+    model_repo: Path = Field(Path("model_repo"), description="folder of servables: <model>/<version>/")
+    versions_in_memory: int = Field(1, ge=1, le=16, description="newest versions of each model that are loaded")
+    default_model: str = Field("lightweight", description="model of requests that name none: variant[@version|@label]")
+
+    max_batch_size: int = Field(8, ge=1, le=256, description="crops in one micro-batch at the most")
+    max_wait_ms: float = Field(5.0, ge=0, le=10_000, description="how long a crop waits for company, in milliseconds")
+    max_queue: Count = Field(256, description="crops that may wait for one model")
+
+    max_body_bytes: Count = Field(20 * 1024 * 1024, description="size of a request's body, in bytes")
+    max_pixels: Count = Field(50_000_000, description="width x height of an image")
+    max_rois: Count = Field(16, description="regions of interest in one request")
+    max_batch_images: Count = Field(32, description="images in one batch request")
+
+    default_deadline_ms: Milliseconds = Field(10_000, description="time for a request that sets none, in milliseconds")
+    max_deadline_ms: Milliseconds = Field(60_000, description="most time that a request may ask for, in milliseconds")
+    grace_period_s: float = Field(
+        20.0, gt=0, le=3600, description="time to answer accepted requests after SIGTERM, in seconds"
+    )
+
+    worker_threads: int = Field(0, ge=0, le=256, description="threads that decode images; 0: one a CPU core")
+    tensorflow_threads: int = Field(0, ge=0, le=256, description="threads of one inference; 0: one a CPU core")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_format: Literal["text", "json"] = Field("text", description="one readable line, or one JSON object, an event")
+
+    @field_validator("default_model")
+    @classmethod
+    def _names_a_model(cls, value: str) -> str:
+        try:
+            ModelReference.parse(value)
+        except UnknownModelError as error:
+            raise ValueError(error.detail) from error
+        return value
+
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _in_lower_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _deadlines_fit(self) -> Self:
+        if self.default_deadline_ms > self.max_deadline_ms:
+            raise ValueError(
+                f"{PREFIX}DEFAULT_DEADLINE_MS={self.default_deadline_ms:g}: must not be above"
+                f" {PREFIX}MAX_DEADLINE_MS={self.max_deadline_ms:g}"
+            )
+        return self
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read the settings from environment variables; those that are empty count as not set.
+
+        Raises:
+            SettingsError: if one has a value that is not allowed.
+        """
+        given: dict[str, Any] = {
+            name: text for name in cls.model_fields if (text := environment.get(f"{PREFIX}{name.upper()}", "").strip())
+        }
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise SettingsError(_in_one_line(error)) from error
+
+    def batching(self) -> BatchingPolicy:
+        return BatchingPolicy(
+            max_batch_size=self.max_batch_size, max_wait_s=self.max_wait_ms / 1000, max_queue=self.max_queue
+        )
+
+    def limits(self) -> Limits:
+        return Limits(max_pixels=self.max_pixels, max_rois=self.max_rois)
+
+    def rest(self) -> RestPolicy:
+        return RestPolicy(
+            max_body_bytes=self.max_body_bytes,
+            max_batch_images=self.max_batch_images,
+            max_rois=self.max_rois,
+            default_deadline_s=self.default_deadline_ms / 1000,
+            max_deadline_s=self.max_deadline_ms / 1000,
+        )
+
+    def default_reference(self) -> ModelReference:
+        return ModelReference.parse(self.default_model)
+
+
+def unknown_names(environment: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings of the gateway but are none: perhaps misspelt."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+
+
+def _in_one_line(error: ValidationError) -> str:
+    """The first thing that is wrong: HANDPOSE_NAME=value: what is allowed."""
+    first = error.errors(include_url=False)[0]
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    name = f"{PREFIX}{str(first['loc'][0]).upper()}"
+    return f"{name}={first['input']}: {message[:1].lower()}{message[1:]}"
