@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import uvloop
+from prometheus_client import disable_created_metrics
 
 from service.bootstrap import StartError, serve
 from service.observability.logs import configure_logging
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, of no use
     configure_logging(settings.log_level, settings.log_format)
     for name in unknown_names(os.environ):
         logger.warning("%s is no setting of the service and has no effect", name)

@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from service.backends.embedded import EmbeddedBackend, Run
+from service.backends.native_log import native_chatter_dropped
 from service.backends.repository import ModelRepository, Servable, ServableError
 from service.inference.ports import Clock
 from service.inference.predictor import Predictor
@@ -60,7 +62,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[str, int], None]) -> 
             listener = resources.enter_context(_listen(settings.rest_host, settings.rest_port))
             workers = resources.enter_context(_threads("worker", settings.worker_threads or os.cpu_count() or 1))
             inference = resources.enter_context(_threads("inference", 1))
-            service = _build(settings, loop, workers, inference)
+            service = _build(settings, _PreciseClock(loop), workers, inference)
             await _live(service, listener, servables, settings.grace_period_s, on_ready)
     except ServableError as error:
         raise StartError(str(error)) from error
@@ -217,14 +219,27 @@ class _TensorFlow:
     def __call__(self, servable: Servable) -> Run:
         if not self._imported:
             logger.info("starting TensorFlow")
-            # Its report on the machine's instruction sets and missing GPUs; errors reach us as exceptions.
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+            with native_chatter_dropped():
+                from service.backends import savedmodel
+
+                savedmodel.configure_threads(self._threads)
+            self._imported = True
         from service.backends import savedmodel
 
-        if not self._imported:
-            savedmodel.configure_threads(self._threads)
-            self._imported = True
         return savedmodel.open_servable(servable)
+
+
+class _PreciseClock:
+    """Implements `service.inference.ports.Clock` for uvloop, whose own `time()` only has milliseconds."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def time(self) -> float:
+        return time.monotonic()
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        return self._loop.call_later(max(0.0, when - time.monotonic()), callback)
 
 
 @contextmanager

@@ -41,8 +41,8 @@ class RequestFrame:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        request_id = _request_id(headers.get(REQUEST_ID_HEADER))
-        traceparent = _traceparent(headers.get("traceparent"))
+        request_id = request_id_from(headers.get(REQUEST_ID_HEADER))
+        traceparent = traceparent_from(headers.get("traceparent"))
         arrived = self._clock.time()
         scope.setdefault("state", {}).update(request_id=request_id, arrived=arrived)
         status: int | None = None
@@ -82,10 +82,10 @@ class RequestFrame:
             )
 
 
-def _request_id(given: str | None) -> str:
+def request_id_from(given: str | None) -> str:
     """The caller's own, if it can be put into logs and headers safely; else a new one."""
     return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def _traceparent(given: str | None) -> str | None:
+def traceparent_from(given: str | None) -> str | None:
     return given if given is not None and _TRACEPARENT.fullmatch(given) else None

@@ -58,6 +58,10 @@ TIMEOUT_HEADER_DOC: Final[Document] = {
     "description": "whole milliseconds after which the answer is of no use; the service's maximum caps it",
     "openapi_examples": {"two seconds": {"value": "2000"}},
 }
+CLIENT_HEADER_DOC: Final[Document] = {
+    "description": "up to 128 printable characters; keeps one client on one side of a split between models",
+    "openapi_examples": {"a device": {"value": "kiosk-7"}},
+}
 ROI_DOC: Final[Document] = {
     "description": "a box around one hand, x,y,width,height in pixels of the upright image; repeat it for several "
     "hands. Without it, the whole image shows one hand.",
@@ -69,12 +73,6 @@ _PASSED_ON: Final = [
         "name": "X-Request-Id",
         "in": "header",
         "description": "up to 128 of A-Z a-z 0-9 . _ ~ : / + = @ -, returned and logged; made up where it is absent",
-        "schema": {"type": "string", "maxLength": 128},
-    },
-    {
-        "name": "X-Client-Id",
-        "in": "header",
-        "description": "keeps one client on one side of a split, where requests are split between models",
         "schema": {"type": "string", "maxLength": 128},
     },
     {

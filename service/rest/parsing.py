@@ -32,6 +32,7 @@ _ALLOWED: Final = (
     f"send an image file as the body (Content-Type: image/jpeg, image/png, ... or {_ANY_BYTES}),"
     f' as the field "{IMAGE_FIELD}" of {_MULTIPART}, or as base64 in {_JSON}: {{"{IMAGE_FIELD}": "..."}}'
 )
+_MAX_CLIENT_ID: Final = 128
 _MAX_TEXT_FIELD_BYTES: Final = 4096
 _SMALL_JSON_BYTES: Final = 64 * 1024  # parsed where we are: a thread costs more
 _DATA_URI: Final = re.compile(r"data:[^,]{0,256};base64,", re.IGNORECASE)
@@ -133,6 +134,20 @@ def parse_timeout(text: str | None, *, default_s: float, max_s: float) -> float:
     return min(int(digits[:18]) / 1000, max_s)
 
 
+def parse_client_id(text: str | None) -> str | None:
+    """Who sends a request, from X-Client-Id.
+
+    Raises:
+        InvalidInputError: if it is too long or holds what cannot be printed.
+    """
+    if text is not None and not (len(text) <= _MAX_CLIENT_ID and text.isprintable()):
+        message = f"must be at most {_MAX_CLIENT_ID} printable characters"
+        raise InvalidInputError(
+            f"X-Client-Id {message}", code="invalid_client_id", errors=[FieldError("X-Client-Id", message)]
+        )
+    return text or None
+
+
 def _content_type(request: Request) -> str | None:
     value = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     return value or None
@@ -188,7 +203,9 @@ def _wrong_json(error: ValidationError) -> InvalidInputError:
     details = error.errors(include_url=False, include_input=False, include_context=False)
     first = details[0]
     if first["type"] == "json_invalid":
-        return InvalidInputError(f"the body is not JSON: {first['msg']}", code="invalid_json")
+        return InvalidInputError(
+            f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json"
+        )
     if first["type"] == "missing" and first["loc"] == (IMAGE_FIELD,):
         return InvalidInputError(f'the JSON has no "{IMAGE_FIELD}"; {_ALLOWED}', code="missing_image")
     fields = [FieldError(_path(each["loc"]), each["msg"]) for each in details[:16]]

@@ -15,7 +15,7 @@ from service.inference.ports import Backend, Clock
 from service.inference.predictor import Estimate, EstimateRequest, Predictor
 from service.rest import openapi
 from service.rest.observing import RequestObserver, observed_failure, observed_image, observed_request
-from service.rest.parsing import parse_timeout, read_image, read_images
+from service.rest.parsing import parse_client_id, parse_timeout, read_image, read_images
 from service.rest.policy import RestPolicy
 from service.rest.problems import reported_problem
 from service.rest.rendering import (
@@ -35,6 +35,7 @@ _JSON: Final = "application/json"
 _RETRY_WHEN_NOT_READY_S: Final = 1.0
 
 Asked = Annotated[str | None, Header(alias=MODEL_HEADER, **openapi.MODEL_HEADER_DOC)]
+ClientId = Annotated[str | None, Header(alias="X-Client-Id", **openapi.CLIENT_HEADER_DOC)]
 TimeoutMs = Annotated[str | None, Header(alias="X-Request-Timeout-Ms", **openapi.TIMEOUT_HEADER_DOC)]
 Rois = Annotated[list[str], Query(alias="roi", default_factory=list, **openapi.ROI_DOC)]
 
@@ -49,7 +50,7 @@ def hand_pose_routes(
 
     @router.post("/v1/hand-pose", response_model=HandPose, **openapi.HAND_POSE)
     async def find_hands(
-        request: Request, rois: Rois, asked_for: Asked = None, timeout_ms: TimeoutMs = None
+        request: Request, rois: Rois, asked_for: Asked = None, client: ClientId = None, timeout_ms: TimeoutMs = None
     ) -> Response:
         arrived, request_id = request.state.arrived, request.state.request_id
         with (
@@ -57,7 +58,7 @@ def hand_pose_routes(
             observed_image(observer, clock, arrived=arrived, asked_for=asked_for) as outcome,
         ):
             media_type = choose_media_type(request.headers.get("accept"))
-            deadline = arrived + _timeout(timeout_ms)
+            deadline, client_id = arrived + _timeout(timeout_ms), parse_client_id(client)
             given = await read_image(
                 request, rois, max_body_bytes=policy.max_body_bytes, max_rois=policy.max_rois, workers=workers
             )
@@ -69,6 +70,7 @@ def hand_pose_routes(
                         deadline=deadline,
                         rois=given.rois,
                         asked_for=asked_for,
+                        client_id=client_id,
                         full_picture=media_type != _JSON,
                     )
                 ),
@@ -82,21 +84,25 @@ def hand_pose_routes(
             return Response(picture, headers=headers, media_type=media_type)
 
     @router.post("/v1/hand-pose:batch", response_model=Batch, **openapi.HAND_POSE_BATCH)
-    async def find_hands_in_batch(request: Request, asked_for: Asked = None, timeout_ms: TimeoutMs = None) -> Response:
+    async def find_hands_in_batch(
+        request: Request, asked_for: Asked = None, client: ClientId = None, timeout_ms: TimeoutMs = None
+    ) -> Response:
         arrived, request_id = request.state.arrived, request.state.request_id
 
-        async def estimate(image: bytes, deadline: float) -> Estimate:
+        async def estimate(image: bytes, deadline: float, client_id: str | None) -> Estimate:
             with observed_image(observer, clock, arrived=arrived, asked_for=asked_for) as outcome:
                 if not image:
                     raise InvalidInputError("the file is empty", code="empty_image")
-                wanted = EstimateRequest(image=image, deadline=deadline, asked_for=asked_for, priority=Priority.BULK)
+                wanted = EstimateRequest(
+                    image=image, deadline=deadline, asked_for=asked_for, client_id=client_id, priority=Priority.BULK
+                )
                 result = await predictor.estimate(wanted)
                 outcome.model = result.model
                 return result
 
-        async def answer(index: int, image: bytes, deadline: float) -> BatchItem:
+        async def answer(index: int, image: bytes, deadline: float, client_id: str | None) -> BatchItem:
             try:
-                result = hand_pose(await estimate(image, deadline), request_id)
+                result = hand_pose(await estimate(image, deadline, client_id), request_id)
             except ServiceError as error:
                 return _failed_item(index, error, request)
             except Exception as error:  # noqa: BLE001 -- one image's failure must not take the others with it
@@ -107,11 +113,11 @@ def hand_pose_routes(
 
         with observed_request(observer):
             with observed_failure(observer, clock, arrived=arrived, asked_for=asked_for):
-                deadline = arrived + _timeout(timeout_ms)
+                deadline, client_id = arrived + _timeout(timeout_ms), parse_client_id(client)
                 images = await read_images(
                     request, max_body_bytes=policy.max_body_bytes, max_images=policy.max_batch_images
                 )
-            answers = (answer(index, image, deadline) for index, image in enumerate(images))
+            answers = (answer(index, image, deadline, client_id) for index, image in enumerate(images))
             items = await _unless_sender_leaves(request, _all(answers))
         batch = Batch(request_id=request_id, results=items)
         return Response(batch.model_dump_json(exclude_unset=True), media_type=_JSON)
