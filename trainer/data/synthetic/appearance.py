@@ -138,6 +138,8 @@ def draw_cloth(rng: np.random.Generator) -> Material:
     """Sleeve cloth: plain, striped, checked or mottled."""
     colour = linear(rng.choice([rng.uniform(10, 245, 3), np.full(3, rng.uniform(10, 245))]))
     other = linear(rng.uniform(10, 245, 3))
+    keep = float(rng.choice([0.15, 0.4, 0.8]))
+    colour, other = (c.mean() + keep * (c - c.mean()) for c in (colour, other))
     return Material(
         kind=THING,
         base=as_colour(colour),
@@ -151,8 +153,9 @@ def draw_cloth(rng: np.random.Generator) -> Material:
 def draw_thing(rng: np.random.Generator) -> Material:
     """A thing's surface: any colour, plain or patterned, matt or shiny."""
     colour, other = linear(rng.uniform(8, 245, 3)), linear(rng.uniform(8, 245, 3))
-    if rng.random() < 0.4:
-        colour = np.full(3, float(colour.mean())) * np.exp(rng.normal(0.0, 0.06, 3))
+    # Most things are dull.
+    keep = float(rng.choice([0.08, 0.25, 0.5, 1.0]))
+    colour, other = (c.mean() + keep * (c - c.mean()) for c in (colour, other))
     return Material(
         kind=THING,
         base=as_colour(colour),

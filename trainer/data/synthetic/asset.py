@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data.synthetic.mesh import LoopSubdivision
+from trainer.errors import RefusedError
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
@@ -20,7 +21,7 @@ ASSET_PATH: Final = Path(__file__).parent / "assets" / "hand.npz"
 FINGERS: Final = ("thumb", "index", "middle", "ring", "little")
 
 
-class AssetError(RuntimeError):
+class AssetError(RefusedError):
     """The hand asset is missing or is not what this version reads."""
 
 

@@ -8,13 +8,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
+from trainer.errors import RefusedError
+
 Bytes = npt.NDArray[np.uint8]
 Doubles = npt.NDArray[np.float64]
 
 PICTURE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
-class FolderError(ValueError):
+class FolderError(RefusedError):
     """A folder given by the user that is missing or holds nothing usable; the message names it."""
 
 
@@ -60,7 +62,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> tuple[Path
 
 
 def _colour(rng: np.random.Generator, palette: Doubles | None = None) -> tuple[int, int, int]:
-    if palette is not None and rng.random() < 0.8:
+    if palette is not None and rng.random() < 0.93:
         value = palette[int(rng.integers(len(palette)))] + rng.normal(0.0, 12.0, 3)
     else:
         value = rng.uniform(0, 255, 3)
@@ -70,10 +72,13 @@ def _colour(rng: np.random.Generator, palette: Doubles | None = None) -> tuple[i
 
 def _palette(rng: np.random.Generator) -> Doubles:
     """A few colours that go together: mostly dull, as in rooms and streets."""
-    base = rng.uniform(20, 235, 3)
-    grey = base.mean()
-    dull = float(rng.uniform(0.1, 1.0))
-    return np.clip(grey + (base - grey) * dull + rng.normal(0.0, 45.0, (5, 1)) + rng.normal(0.0, 20.0, (5, 3)), 0, 255)
+    grey = float(rng.uniform(25, 225))
+    hue = rng.normal(0.0, 1.0, 3)
+    dull = float(rng.exponential(14.0))
+    shades = grey + rng.normal(0.0, 48.0, (5, 1)) + dull * hue + rng.normal(0.0, 9.0, (5, 3))
+    if rng.random() < 0.35:
+        shades[4] = rng.uniform(0, 255, 3)
+    return np.clip(shades, 0, 255)
 
 
 def _clouds(rng: np.random.Generator, size: int, first: int, octaves: int) -> Doubles:
@@ -89,7 +94,8 @@ def _clouds(rng: np.random.Generator, size: int, first: int, octaves: int) -> Do
 
 
 def _wall(rng: np.random.Generator, size: int) -> Bytes:
-    start, end = (np.array(_colour(rng, _palette(rng)), dtype=np.float64) for _ in range(2))
+    palette = _palette(rng)
+    start, end = (np.array(_colour(rng, palette), dtype=np.float64) for _ in range(2))
     angle = float(rng.uniform(0.0, 2.0 * np.pi))
     x, y = np.meshgrid(np.linspace(-1, 1, size), np.linspace(-1, 1, size))
     t = np.clip(0.5 + 0.5 * (x * np.cos(angle) + y * np.sin(angle)), 0, 1)[..., None]

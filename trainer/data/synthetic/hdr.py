@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from trainer.errors import RefusedError
+
 Floats = npt.NDArray[np.float32]
 
 
-class HdrError(ValueError):
+class HdrError(RefusedError):
     """A file that is no readable Radiance picture; the message names the file and the reason."""
 
 

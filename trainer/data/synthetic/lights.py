@@ -55,11 +55,11 @@ def invent_panorama(rng: np.random.Generator, tint: Doubles | None = None) -> Do
     """A made-up surrounding: ground, walls or sky, windows and lamps. `tint` [3] pulls it towards a colour."""
     directions, _ = _directions(_ROWS, _COLUMNS)
     up = directions[..., 1]
-    top = np.exp(rng.normal(0.0, 0.35, 3) * 0.5) * rng.uniform(0.3, 1.2)
-    wall = np.exp(rng.normal(0.0, 0.3, 3) * 0.6) * rng.uniform(0.2, 0.9)
-    ground = np.exp(rng.normal(0.0, 0.4, 3) * 0.6) * rng.uniform(0.05, 0.5)
+    top = np.exp(rng.normal(0.0, 0.13, 3)) * rng.uniform(0.3, 1.2)
+    wall = np.exp(rng.normal(0.0, 0.13, 3)) * rng.uniform(0.2, 0.9)
+    ground = np.exp(rng.normal(0.0, 0.18, 3)) * rng.uniform(0.05, 0.5)
     if tint is not None:
-        normal = tint / max(float(tint.mean()), 1e-3)
+        normal = np.clip(tint / max(float(tint.mean()), 1e-3), 0.75, 1.3)
         top, wall, ground = (0.5 * x + 0.5 * normal * x.mean() for x in (top, wall, ground))
     blend = np.clip(up * rng.uniform(1.5, 6.0), -1.0, 1.0)[..., None]
     panorama = np.where(blend > 0, wall + (top - wall) * blend, wall + (ground - wall) * -blend)
@@ -105,7 +105,8 @@ def light_from(
         [np.ones_like(x), y, z, x, x * y, y * z, 3.0 * z * z - 1.0, x * z, x * x - y * y], axis=0
     )
     constants = np.array([0.282095, *[0.488603] * 3, 1.092548, 1.092548, 0.315392, 1.092548, 0.546274])
-    bands = np.array([1.0, *[2.0 / 3.0] * 3, *[0.25] * 5])
+    # The last factors fade the higher bands: cut off sharply, a low sun would leave coloured dark spots opposite it.
+    bands = np.array([1.0, *[2.0 / 3.0 * 0.9] * 3, *[0.25 * 0.65] * 5])
     ambient = np.einsum("khw,hwc,hw->kc", polynomials, rest, area) * (constants**2 * bands)[:, None]
     lamp_directions = np.zeros((3, 3))
     lamp_colours = np.zeros((3, 3))
@@ -127,9 +128,12 @@ def light_from(
     normals = np.array([[0, 0, -1.0], [0.6, 0, -0.8], [-0.6, 0, -0.8], [0, 0.6, -0.8], [0, -0.6, -0.8]])
     nx, ny, nz = normals.T
     basis = np.stack([np.ones(5), ny, nz, nx, nx * ny, ny * nz, 3 * nz * nz - 1, nx * nz, nx * nx - ny * ny])
-    seen = float((np.maximum(basis.T @ ambient, 0.0) @ _LUMINANCE).mean())
     facing = np.maximum(normals @ lamp_directions.T, 0.0)
-    seen += float((facing @ (lamp_colours @ _LUMINANCE)).mean())
+    white = np.maximum(basis.T @ ambient, 0.0).mean(axis=0) + (facing @ lamp_colours).mean(axis=0)
+    seen = float(white @ _LUMINANCE)
+    # Cameras balance most of a room's tint away.
+    balance = (seen / np.maximum(white, 1e-6)) ** float(rng.uniform(0.5, 0.95))
+    ambient, lamp_colours = ambient * balance, lamp_colours * balance
     return Lighting(
         ambient=ambient.astype(np.float32),
         directions=lamp_directions.astype(np.float32),
@@ -140,7 +144,7 @@ def light_from(
 
 def view_panorama(panorama: Floats, rays: Doubles, rotation: Doubles) -> Floats:
     """The panorama along camera-frame rays [H, W, 3] -> linear RGB [H, W, 3], bilinear."""
-    d = rays @ rotation
+    d = np.einsum("hwi,ij->hwj", rays, rotation)
     h, w = panorama.shape[:2]
     column = (np.arctan2(d[..., 0], d[..., 2]) / (2.0 * np.pi) + 0.5) * w - 0.5
     row = np.clip(np.arccos(np.clip(d[..., 1], -1.0, 1.0)) / np.pi * h - 0.5, 0.0, h - 1.001)

@@ -70,7 +70,7 @@ def apply_flaws(picture: Bytes, flaws: CameraFlaws, rng: np.random.Generator) ->
     if flaws.vignette > 0.0:
         x, y = np.meshgrid(np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32))
         values *= (1.0 - np.float32(flaws.vignette) * (x * x + y * y) / 2.0)[..., None]
-    grey = values @ np.array([0.299, 0.587, 0.114], np.float32)
+    grey = 0.299 * values[..., 0] + 0.587 * values[..., 1] + 0.114 * values[..., 2]
     values = grey[..., None] + (values - grey[..., None]) * np.float32(flaws.saturation)
     values = (values - 128.0) * np.float32(flaws.contrast) + 128.0
     # A look-up table serves for the gamma: the values are about to become bytes anyway.

@@ -20,7 +20,7 @@ class Solid:
 
     def moved(self, rotation: npt.NDArray[np.floating], offset: npt.NDArray[np.floating]) -> "Solid":
         """The solid turned and moved; its texture goes with it."""
-        placed = self.vertices @ np.asarray(rotation).T + np.asarray(offset)
+        placed = np.einsum("vi,ji->vj", self.vertices, np.asarray(rotation)) + np.asarray(offset)
         return Solid(placed.astype(np.float32), self.local, self.triangles)
 
 

@@ -15,6 +15,7 @@ from trainer.data.synthetic import shaders
 from trainer.data.synthetic.appearance import Material
 from trainer.data.synthetic.camera import Camera
 from trainer.data.synthetic.lights import Lighting
+from trainer.errors import RefusedError
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -26,7 +27,7 @@ _SHADOW_BIAS: Final = 0.0035  # metres
 _FLOATS_A_VERTEX: Final = 16
 
 
-class NoGraphicsError(RuntimeError):
+class NoGraphicsError(RefusedError):
     """No OpenGL context could be made; the message says what to install."""
 
 
@@ -44,6 +45,7 @@ class Mesh:
     nail: Floats | None = None  # [V, 3]
     texture: Bytes | None = None  # [H, W, 3] for textured skin
     casts_shadow: bool = True
+    closed: bool = False  # its inside is never seen
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,13 @@ class Renderer:
         )
         self._plain = ctx.framebuffer([ctx.renderbuffer(self._size, 4)])
         self._shadow = ctx.depth_texture((_SHADOW_SIZE, _SHADOW_SIZE))
-        self._shadow.compare_func = ""
-        self._shadow.filter = (moderngl.NEAREST, moderngl.NEAREST)
+        self._shadow.compare_func = "<="
+        self._shadow.filter = (moderngl.LINEAR, moderngl.LINEAR)
         self._shadow_frame = ctx.framebuffer(depth_attachment=self._shadow)
         self._white = ctx.texture((1, 1), 3, b"\xff\xff\xff")
         ctx.enable(moderngl.DEPTH_TEST)
+        # The picture's rows run downwards, which turns every triangle's winding round.
+        ctx.front_face = "cw"
 
     def render(self, meshes: list[Mesh], camera: Camera, lighting: Lighting, shadow_about: Floats) -> Rendered:
         """Draw the meshes. `shadow_about` [N, 3] are the points that the shadow map must cover."""
@@ -127,7 +131,11 @@ class Renderer:
                 self._material_uniforms(mesh.material)
                 texture = next((k for k in kept if isinstance(k, moderngl.Texture)), self._white)
                 texture.use(2)
+                # Back faces of a closed skin would be shaded only to be covered.
+                if mesh.closed:
+                    ctx.enable(moderngl.CULL_FACE)
                 arrays[2].render()
+                ctx.disable(moderngl.CULL_FACE)
             ctx.copy_framebuffer(self._plain, self._many)
             colour = np.frombuffer(self._plain.read(components=4), np.uint8).reshape(height, width, 4)
         finally:

@@ -108,11 +108,11 @@ class _Placement:
     offset: Doubles
 
     def points(self, values: npt.NDArray[np.floating]) -> Floats:
-        placed: Floats = (values @ self.rotation.T + self.offset).astype(np.float32)
+        placed: Floats = (np.einsum("vi,ji->vj", values, self.rotation) + self.offset).astype(np.float32)
         return placed
 
     def turn(self, values: npt.NDArray[np.floating]) -> Floats:
-        turned: Floats = (values @ self.rotation.T).astype(np.float32)
+        turned: Floats = np.einsum("vi,ji->vj", values, self.rotation).astype(np.float32)
         return turned
 
 
@@ -154,6 +154,7 @@ def _dress(
             region=regions.region,
             nail=regions.nail,
             texture=hand.texture,
+            closed=True,
         )
 
     meshes = [part(hand.hand_triangles, worn or skin, instance)]
@@ -501,13 +502,12 @@ def _torso(
     body: BodyAsset, outfit: _Outfit, chest: Doubles, turn: Doubles, rng: np.random.Generator
 ) -> Mesh:
     coefficients = np.clip(rng.normal(0.0, 0.7, len(body.directions)), -1.5, 1.5).astype(np.float32)
-    points = body.mean + np.tensordot(coefficients, body.directions, axes=1)
+    points = body.mean + np.einsum("d,dnc->nc", coefficients, body.directions)
     count = len(body.head_weight)
     rest = points[:count].astype(np.float32)
     # The body's frame has z up and looks along -y; the camera frame has y down and looks along z.
-    upright = np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
-    upright[0] = [1.0, 0.0, 0.0]
-    vertices = (rest @ upright.T @ turn.T + chest).astype(np.float32)
+    upright = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+    vertices = (np.einsum("vi,ji->vj", rest, turn @ upright) + chest).astype(np.float32)
     neck = float(rng.uniform(0.03, 0.08))
     head = points[-1]
     cloth = np.clip((neck - rest[:, 2]) / 0.01, 0.0, 1.0) * (body.head_weight < 0.5)

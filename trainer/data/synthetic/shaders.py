@@ -74,7 +74,7 @@ uniform vec3 light_colour[3];
 uniform float exposure;
 uniform mat4 shadow_clip;
 uniform float shadow_bias;
-uniform sampler2D shadow_map;
+uniform sampler2DShadow shadow_map;
 uniform sampler2D depth_map;
 uniform sampler2D skin_texture;
 uniform vec2 size;
@@ -115,27 +115,21 @@ float shadow() {
     vec4 c = shadow_clip * vec4(position, 1.0);
     vec3 p = c.xyz * 0.5 + 0.5;
     if (any(lessThan(p.xy, vec2(0.01))) || any(greaterThan(p.xy, vec2(0.99)))) return 1.0;
-    vec2 texel = 1.3 / vec2(textureSize(shadow_map, 0));
-    float turn = 6.2831 * hash(vec3(gl_FragCoord.xy, 1.0));
-    vec2 a = vec2(cos(turn), sin(turn)) * texel;
-    vec2 b = vec2(-a.y, a.x);
-    float lit = 0.0;
+    vec2 texel = 1.1 / vec2(textureSize(shadow_map, 0));
     float limit = p.z - shadow_bias;
-    lit += step(limit, texture(shadow_map, p.xy + a).r);
-    lit += step(limit, texture(shadow_map, p.xy - a).r);
-    lit += step(limit, texture(shadow_map, p.xy + b).r);
-    lit += step(limit, texture(shadow_map, p.xy - b).r);
-    lit += step(limit, texture(shadow_map, p.xy).r);
-    return lit / 5.0;
+    float lit = texture(shadow_map, vec3(p.xy + texel * vec2(0.9, 0.4), limit));
+    lit += texture(shadow_map, vec3(p.xy + texel * vec2(-0.9, -0.4), limit));
+    lit += texture(shadow_map, vec3(p.xy + texel * vec2(-0.4, 0.9), limit));
+    lit += texture(shadow_map, vec3(p.xy + texel * vec2(0.4, -0.9), limit));
+    return lit / 4.0;
 }
 float openness(vec3 n) {
     // How much of the hemisphere is free, from the depth around this pixel.
     float reach = 0.022;
-    float turn = 6.2831 * hash(vec3(gl_FragCoord.xy, 7.0));
     float blocked = 0.0;
-    for (int i = 0; i < 8; ++i) {
-        float radius = reach * (0.25 + 0.75 * fract(float(i) * 0.618 + 0.31));
-        float angle = turn + float(i) * 2.39996;
+    for (int i = 0; i < 10; ++i) {
+        float radius = reach * (0.25 + 0.75 * fract(float(i) * 0.618 + 0.25));
+        float angle = float(i) * 2.39996;
         vec2 offset = vec2(cos(angle), sin(angle)) * radius * focal / position.z;
         vec2 pixel = gl_FragCoord.xy + offset;
         float z = texture(depth_map, pixel / size).r;
@@ -145,7 +139,7 @@ float openness(vec3 n) {
         float rise = dot(n, to) / max(d, 1e-5);
         blocked += clamp(rise - 0.12, 0.0, 1.0) * smoothstep(0.07, 0.02, d);
     }
-    return clamp(1.0 - 1.35 * blocked / 8.0 * 1.6, 0.12, 1.0);
+    return clamp(1.0 - 2.1 * blocked / 10.0, 0.12, 1.0);
 }
 float specular(vec3 n, vec3 v, vec3 l, float rough) {
     vec3 h = normalize(v + l);
@@ -199,7 +193,7 @@ void main() {
         // Lines across the joints, deeper on the inner side; fine net of wrinkles elsewhere.
         if (material == 0) {
             float along = region.z;
-            float wobble = (mid - 0.5) * 0.10;
+            float wobble = (broad - 0.5) * 0.12;
             float back = 1.0 - palm;
             float lines = region.w * (
                 palm * (crease(along + wobble, 0.42, 0.035) + crease(along + wobble, 1.0, 0.03)
@@ -211,16 +205,16 @@ void main() {
             colour *= 1.0 - 0.24 * clamp(lines, 0.0, 1.0) * (0.6 + detail.x * 0.4);
             // Lines of the palm.
             if (region.w < 0.5 && palm > 0.3) {
-                vec2 q = rest.xy + 0.006 * (vec2(mid, broad) - 0.5);
+                vec2 q = rest.xy + 0.007 * (vec2(broad, noise(rest * 70.0 + seed * 5.0)) - 0.5);
                 float heart = abs(q.y - 0.083 + 4.5 * (q.x + 0.02) * (q.x + 0.02) - 0.10 * (q.x + 0.03));
                 float head = abs(q.y - 0.075 - 0.32 * (q.x - 0.02) + 3.0 * (q.x - 0.02) * (q.x - 0.02));
                 float life = abs(length((q - vec2(0.052, 0.035)) * vec2(1.0, 0.85)) - 0.044);
                 float wrist = min(abs(q.y - 0.010), abs(q.y - 0.002)) + 4.0 * max(0.0, abs(q.x) - 0.02);
                 float main_line = min(min(heart + step(0.026, q.x), head + step(0.034, q.x) + step(q.x, -0.034)),
                     min(life + step(0.075, q.y) + step(0.05, q.x), wrist));
-                float mark = palm * smoothstep(0.0016, 0.0003, main_line);
-                height -= mark * 1.2;
-                colour *= 1.0 - 0.20 * mark;
+                float mark = palm * smoothstep(0.0019, 0.0001, main_line);
+                height -= mark * 1.0;
+                colour *= 1.0 - vec3(0.09, 0.13, 0.12) * mark;
             }
             // Nails.
             float side = abs(nail.x);

@@ -37,7 +37,7 @@ class HandShape:
 
 def shape_from_coefficients(asset: HandAsset, coefficients: Floats, age: float, gender: float) -> HandShape:
     """The hand of given coefficients [D] (standard deviations along the asset's directions)."""
-    points = asset.mean + np.tensordot(coefficients, asset.directions, axes=1)
+    points = asset.mean + np.einsum("d,dnc->nc", coefficients, asset.directions)
     count = asset.vertex_count
     vertices, joints, ends = points[:count], points[count:-5].copy(), points[-5:]
     wrist = joints[asset.bone("hand")]
