@@ -8,6 +8,7 @@ never touched. Training and weights files are not handled here; see `trainer.wei
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -310,10 +311,12 @@ def _print_step(name: str, step: str) -> None:
 def _import_tensorflow() -> None:
     from trainer.quiet import native_messages_held_back
 
-    with native_messages_held_back():
-        import keras
-        import tensorflow  # noqa: F401
-        import tensorflow_serving.apis  # noqa: F401
-    backend = keras.backend.backend()
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend == "tensorflow":
+        with native_messages_held_back():
+            import keras
+            import tensorflow  # noqa: F401
+            import tensorflow_serving.apis  # noqa: F401
+        backend = keras.backend.backend()  # the user's keras.json has a say too
     if backend != "tensorflow":
         raise RefusedError(f"export needs Keras on TensorFlow, it is on {backend}: set KERAS_BACKEND=tensorflow")

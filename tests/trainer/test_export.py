@@ -224,6 +224,16 @@ def test_servable_that_computes_something_else_never_appears(tmp_path: Path) -> 
     assert list(folder.iterdir()) == []
 
 
+def test_another_keras_backend_is_refused_with_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = trained(tmp_path, "lightweight")
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    assert run_export(path, "lightweight", tmp_path / "repository") == 2
+    assert "it is on torch: set KERAS_BACKEND=tensorflow" in capsys.readouterr().err
+    assert not (tmp_path / "repository").exists()
+
+
 def test_exported_version_is_found_by_its_weights_and_input_size(servable: tuple[Path, Path], tmp_path: Path) -> None:
     card = model_card.read(servable[1])
     for version, digest in ((1, "first"), (2, "second"), (10, "first")):
