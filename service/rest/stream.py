@@ -20,10 +20,9 @@ from service.inference.errors import (
     ServiceError,
 )
 from service.inference.streaming import Frame, FrameAnswer, StreamOptions, Streams
-from service.inference.tracing import TRACEPARENT
+from service.inference.tracing import TRACEPARENT, request_id_from, traceparent_from
 from service.pose.geometry import Box
 from service.pose.tracking import OneEuro
-from service.rest.middleware import request_id_from, traceparent_from
 from service.rest.observing import OK, RequestObserver, observed_request
 from service.rest.problems import problem_of
 from service.rest.rendering import hand_pose
@@ -81,7 +80,7 @@ class FrameDescription(BaseModel):
         None
     )
     time_s: Annotated[float | None, Field(description="when it was taken, on any clock that goes forward")] = None
-    rois: Annotated[list[RequestedBox], Field(description="tracking starts afresh from these boxes")] = []
+    rois: Annotated[tuple[RequestedBox, ...], Field(description="tracking starts afresh from these boxes")] = ()
     end: Annotated[bool, Field(description="no more frames come")] = False
 
 
@@ -91,7 +90,7 @@ class StreamAnswer(Schema):
     frame: Annotated[int | None, Field(description="the frame's id")] = None
     tracked: Annotated[bool, Field(description="whether the crops came from the frame before")] = False
     skipped: Annotated[int, Field(description="frames skipped since the last answer")] = 0
-    track_ids: Annotated[list[int], Field(description="one for each hand; 0: not followed further")] = []
+    track_ids: Annotated[tuple[int, ...], Field(description="one for each hand; 0: not followed further")] = ()
     result: HandPose | None = None
     problem: Problem | None = None
 
@@ -179,7 +178,7 @@ class _Connection:
                 frame=answer.frame_id,
                 tracked=outcome.tracked,
                 skipped=answer.skipped,
-                track_ids=list(outcome.track_ids),
+                track_ids=outcome.track_ids,
                 result=hand_pose(outcome.estimate, self.request_id),
             )
         await self._websocket.send_text(message.model_dump_json(exclude_none=True))

@@ -8,11 +8,9 @@ micro-batch queue.
 import asyncio
 import contextlib
 import logging
-import re
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import grpc
 
@@ -23,15 +21,12 @@ from service.inference.ports import Clock
 from service.inference.predictor import Estimate as ImageEstimate
 from service.inference.predictor import EstimateRequest
 from service.inference.streaming import Frame, FrameAnswer, Streams
-from service.inference.tracing import TRACEPARENT
+from service.inference.tracing import TRACEPARENT, request_id_from, traceparent_from
 from service.inference.tracking import Estimator
 from service.rpc import convert
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
 from service.rpc.status import STATUS_DETAILS, STATUS_OF, detail_of, rich_status
-
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")  # as over HTTP
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 logger = logging.getLogger(__name__)
 
@@ -172,8 +167,8 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
     async def _one(self, request: pb.EstimateRequest, call: "_Call", priority: Priority) -> ImageEstimate:
         started = self._clock.time()
         if not request.image:
-            raise InvalidInputError('"image" is empty; send the bytes of an image file', code="missing_image")
-        model, code = None, "cancelled"
+            raise InvalidInputError('"image" is empty; send the bytes of an image file', code="empty_image")
+        model, code = None, "client_gone"
         try:
             estimate = await self._estimate(
                 EstimateRequest(
@@ -253,8 +248,8 @@ class _Call:
         self.deadline = deadline
         self.asked_for = self._metadata.get("x-model-variant")
         self.client_id = self._metadata.get("x-client-id")
-        self.traceparent = _matching(_TRACEPARENT, self._metadata.get("traceparent"))
-        self.request_id = _matching(_REQUEST_ID, self._metadata.get("x-request-id")) or uuid.uuid4().hex
+        self.traceparent = traceparent_from(self._metadata.get("traceparent"))
+        self.request_id = request_id_from(self._metadata.get("x-request-id"))
 
     async def send_headers(self, *more: tuple[str, str]) -> None:
         await self._context.send_initial_metadata((("x-request-id", self.request_id), *more))
@@ -274,7 +269,3 @@ class _Call:
             detail_of(failure),
             trailing_metadata=((STATUS_DETAILS, status.SerializeToString()), ("x-request-id", self.request_id)),
         )
-
-
-def _matching(pattern: re.Pattern[str], given: str | None) -> str | None:
-    return given if given is not None and pattern.fullmatch(given) else None

@@ -80,7 +80,7 @@ async def test_a_request_without_an_id_that_is_fit_for_a_log_gets_one(gateway: G
 @pytest.mark.parametrize(
     ("request_message", "variant", "status", "code"),
     [
-        (pb.EstimateRequest(), "", grpc.StatusCode.INVALID_ARGUMENT, "missing_image"),
+        (pb.EstimateRequest(), "", grpc.StatusCode.INVALID_ARGUMENT, "empty_image"),
         (pb.EstimateRequest(image=b"%PDF-1.7"), "", grpc.StatusCode.INVALID_ARGUMENT, "unsupported_image_format"),
         (pb.EstimateRequest(image=PHOTO[:60]), "", grpc.StatusCode.INVALID_ARGUMENT, "undecodable_image"),
         (
