@@ -62,7 +62,7 @@ def build_stock(sources: Sources) -> Stock:
     hands: list[HandSource] = [body]
     if sources.hand_meshes is not None:
         # The body's hands vary more, so they stay the larger part.
-        hands = [body, body, load_hand_meshes(sources.hand_meshes, body.solver)]
+        hands = [body, body, load_hand_meshes(sources.hand_meshes)]
     panoramas: list[npt.NDArray[np.float32]] = [read_hdr(path) for path in sources.panoramas[:_MOST_PANORAMAS]]
     photos = PhotoFolder(sources.backgrounds) if sources.backgrounds else None
     return Stock(hands=tuple(hands), body=asset.body, panoramas=tuple(panoramas), photos=photos)

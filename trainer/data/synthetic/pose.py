@@ -200,9 +200,10 @@ class PoseSolver:
     Axes and rest angles are measured once on the mean hand and serve every shape.
     """
 
-    def __init__(self, asset: HandAsset) -> None:
+    def __init__(self, asset: HandAsset, rest: HandShape | None = None) -> None:
+        """Measure on `rest`, by default the asset's mean hand."""
         self._asset = asset
-        rest = mean_shape(asset)
+        rest = mean_shape(asset) if rest is None else rest
         joints = rest.joints.astype(np.float64)
         self._parents = asset.bone_parents
         self._chains = [[asset.bone(f"{f}_{i}") for i in (1, 2, 3)] for f in FINGERS]

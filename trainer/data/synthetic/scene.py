@@ -160,7 +160,8 @@ def _dress(
     meshes = [part(hand.hand_triangles, worn or skin, instance)]
     path, radii = hand.arm_path.astype(np.float64), hand.arm_radii.astype(np.float64)
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
-    cuff = outfit.cuff if bare_arm else min(outfit.cuff, 0.015)
+    # A mesh that ends at the wrist has its end in the sleeve.
+    cuff = outfit.cuff if bare_arm else -0.012
     if bare_arm:
         arm = hand.arm_triangles
         if sleeve is not None:
