@@ -44,6 +44,7 @@ def test_the_source_keeps_to_its_layers(source_copy: Path) -> None:
         ("service/rest", "import service.backends", "The service's layers"),
         ("service", "", "The service's layers"),  # a module without a place in the layers
         ("service/inference", "import trainer", "The service never imports the trainer"),
+        ("service/client", "import service.rpc.convert", "The client shares service.pose and the messages only"),
         ("trainer", "import service.inference", "Of the service, the trainer imports service.pose only"),
         ("service/pose", "import tensorflow", "service.pose is NumPy and Pillow"),
         ("service/inference", "import fastapi", "service.inference knows no protocol"),
