@@ -43,7 +43,12 @@ class StartError(Exception):
     """The service cannot start. One line for the operator."""
 
 
-async def serve(settings: Settings, *, on_ready: Callable[[str, int], None]) -> None:
+async def serve(
+    settings: Settings,
+    *,
+    on_ready: Callable[[str, int], None],
+    open_servable: Callable[[Servable], Run] | None = None,
+) -> None:
     """Run the service until SIGTERM or SIGINT; return when every accepted request has its answer.
 
     A second signal ends the wait for answers.
@@ -51,6 +56,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[str, int], None]) -> 
     Args:
         settings: everything that can be set.
         on_ready: called with the host and port of REST once every model answers.
+        open_servable: how embedded models are opened; None: with TensorFlow.
 
     Raises:
         StartError: if it cannot start.
@@ -62,7 +68,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[str, int], None]) -> 
             listener = resources.enter_context(_listen(settings.rest_host, settings.rest_port))
             workers = resources.enter_context(_threads("worker", settings.worker_threads or os.cpu_count() or 1))
             inference = resources.enter_context(_threads("inference", 1))
-            service = _build(settings, _PreciseClock(loop), workers, inference)
+            opener = open_servable or _TensorFlow(settings.tensorflow_threads)
+            service = _build(settings, _PreciseClock(loop), workers, inference, opener)
             await _live(service, listener, servables, settings.grace_period_s, on_ready)
     except ServableError as error:
         raise StartError(str(error)) from error
@@ -91,10 +98,12 @@ class _Readiness:
         return "the service is shutting down" if self.stopping else await self.backend.not_ready()
 
 
-def _build(settings: Settings, clock: Clock, workers: Executor, inference: Executor) -> _Service:
+def _build(
+    settings: Settings, clock: Clock, workers: Executor, inference: Executor, open_servable: Callable[[Servable], Run]
+) -> _Service:
     observer = PrometheusObserver(CollectorRegistry())
     backend = EmbeddedBackend(
-        open_servable=_TensorFlow(settings.tensorflow_threads),
+        open_servable=open_servable,
         inference=inference,
         warm_up_sizes=[size for size in _WARM_UP_SIZES if size <= settings.max_batch_size],
     )

@@ -15,7 +15,7 @@ from typing import Final
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.inference.errors import FieldError, InvalidInputError, TooLargeError, UnsupportedTypeError
@@ -65,7 +65,9 @@ async def read_image(
     """
     kind = _content_type(request)
     if kind == _MULTIPART:
-        form = await _read_multipart(request, max_body_bytes, max_images=1, max_texts=max_rois)
+        form = await _read_multipart(request, max_body_bytes, max_images=1, max_rois=max_rois)
+        if not form.images[0]:
+            raise InvalidInputError(f'the file in the field "{IMAGE_FIELD}" is empty', code="empty_image")
         return ImageAndRois(form.images[0], _rois_from_one_place(roi_texts, form.rois))
     if kind == _JSON:
         body = await _read_body(request, max_body_bytes)
@@ -92,7 +94,7 @@ async def read_images(request: Request, *, max_body_bytes: int, max_images: int)
             f"a batch is {_MULTIPART} with several fields {IMAGE_FIELD!r}, got {kind or 'no content type'}",
             code="unsupported_media_type",
         )
-    form = await _read_multipart(request, max_body_bytes, max_images=max_images, max_texts=0)
+    form = await _read_multipart(request, max_body_bytes, max_images=max_images, max_rois=None)
     return form.images
 
 
@@ -277,22 +279,40 @@ class _BoundedMultiPartParser(MultiPartParser):
                 code="too_many_images",
             )
 
+    def close(self) -> None:
+        """Let go of the parts, whatever became of them."""
+        for file in self._files_to_close_on_error:
+            file.close()
 
-async def _read_multipart(request: Request, max_bytes: int, *, max_images: int, max_texts: int) -> _Form:
+
+async def _read_multipart(request: Request, max_bytes: int, *, max_images: int, max_rois: int | None) -> _Form:
+    """The form's images and rois; `max_rois` is None where it may have no rois at all."""
     # Other parsers than this one fail in other ways on a missing boundary, so it is looked for first.
     if "boundary=" not in request.headers.get("content-type", "").lower():
         raise InvalidInputError("the Content-Type of a multipart body must name its boundary", code="invalid_multipart")
-    parser = _BoundedMultiPartParser(request, _bounded(request, max_bytes), max_images, max_texts)
+    # A few texts more than are allowed: what is wrong with them is better said below.
+    texts = (max_rois or 0) + 8
+    parser = _BoundedMultiPartParser(request, _bounded(request, max_bytes), max_images, texts)
     try:
-        form = await parser.parse()
+        return await _form_of(await parser.parse(), {IMAGE_FIELD} if max_rois is None else {IMAGE_FIELD, ROI_FIELD})
     except MultiPartException as error:
         raise InvalidInputError(
             f"the multipart body cannot be read: {error.message}", code="invalid_multipart"
         ) from error
     except (KeyError, UnicodeError, LookupError) as error:
         raise InvalidInputError("the multipart body cannot be read", code="invalid_multipart") from error
+    finally:
+        parser.close()
+
+
+async def _form_of(form: FormData, allowed: set[str]) -> _Form:
     images, roi_texts = [], []
     for name, value in form.multi_items():
+        if name not in allowed:
+            raise InvalidInputError(
+                f"there is a field {name[:64]!r}; what is read is {' and '.join(sorted(allowed))}",
+                code="unexpected_field",
+            )
         if name == IMAGE_FIELD and isinstance(value, UploadFile):
             images.append(await value.read())
         elif name == ROI_FIELD and isinstance(value, str):
@@ -303,12 +323,7 @@ async def _read_multipart(request: Request, max_bytes: int, *, max_images: int, 
                 code="missing_image",
             )
         else:
-            raise InvalidInputError(
-                f'there is a field {name[:64]!r}; only "{IMAGE_FIELD}" and "{ROI_FIELD}" are read',
-                code="unexpected_field",
-            )
+            raise InvalidInputError(f'the field "{ROI_FIELD}" must be a text x,y,width,height', code="invalid_roi")
     if not images:
         raise InvalidInputError(f'the form has no field "{IMAGE_FIELD}"; {_ALLOWED}', code="missing_image")
-    if max_images == 1 and not images[0]:
-        raise InvalidInputError(f'the file in the field "{IMAGE_FIELD}" is empty', code="empty_image")
     return _Form(images, parse_rois(roi_texts))

@@ -1,0 +1,83 @@
+"""The REST application on a backend without models."""
+
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from service.inference.batching import BatchingPolicy
+from service.inference.models import ModelReference
+from service.inference.predictor import Limits, Predictor
+from service.inference.routing import Router
+from service.observability.metrics import PrometheusObserver
+from service.rest.app import create_app
+from service.rest.policy import RestPolicy
+from tests.support.backend import FakeBackend
+from tests.support.clock import ManualClock
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The application and all that surrounds it. No time passes unless a test says so."""
+
+    app: FastAPI
+    backend: FakeBackend
+    predictor: Predictor
+    clock: ManualClock
+    client: httpx.AsyncClient
+
+
+@asynccontextmanager
+async def running_gateway(
+    workers: Executor,
+    *,
+    backend: FakeBackend | None = None,
+    batching: BatchingPolicy | None = None,
+    policy: RestPolicy | None = None,
+    limits: Limits | None = None,
+) -> AsyncIterator[Gateway]:
+    """A gateway as the bootstrap builds it, on a fake backend and a clock moved by hand."""
+    backend = backend or FakeBackend()
+    clock = ManualClock()
+    observer = PrometheusObserver(CollectorRegistry())
+    default = ModelReference("lightweight")
+    predictor = Predictor(
+        backend=backend,
+        router=Router(default),
+        observer=observer,
+        clock=clock,
+        workers=workers,
+        batching=batching or BatchingPolicy(),
+        limits=limits or Limits(),
+    )
+    app = create_app(
+        predictor=predictor,
+        backend=backend,
+        observer=observer,
+        metrics=observer.exposition,
+        not_ready=backend.not_ready,
+        clock=clock,
+        workers=workers,
+        default_model=default,
+        policy=policy or RestPolicy(),
+    )
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield Gateway(app, backend, predictor, clock, client)
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[Executor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def gateway(workers: Executor) -> AsyncIterator[Gateway]:
+    async with running_gateway(workers) as running:
+        yield running
