@@ -15,6 +15,7 @@ What a connection is, and how frames and answers look on it, is the adapters' bu
 """
 
 import asyncio
+import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ class StreamOptions:
 
     Attributes:
         asked_for: the model that the stream names, such as "lightweight" or "standard@2".
+        client_id: who sends it, if that is known. A stream without one gets one of its own, so that all its frames go
+            to the same model whatever the weights.
         tracking: whether the crop of a frame comes from the keypoints of the frame before.
         smoothing: parameters of the one-euro filter; None leaves keypoints as they are found.
         latest_only: whether to skip frames that a newer one overtook.
@@ -72,6 +75,7 @@ class StreamOptions:
     """
 
     asked_for: str | None = None
+    client_id: str | None = None
     tracking: bool = True
     smoothing: OneEuro | None = None
     latest_only: bool = False
@@ -210,6 +214,7 @@ class _Stream:
     ) -> None:
         self._estimate = estimate
         self._options = options
+        self._client_id = options.client_id or uuid.uuid4().hex
         self._clock = clock
         self._timeout_s = min(options.frame_timeout_s or limits.frame_timeout_s, limits.frame_timeout_s)
         one_by_one = options.tracking or options.smoothing is not None or options.latest_only
@@ -316,6 +321,7 @@ class _Stream:
             deadline=waiting.deadline,
             rois=waiting.frame.rois,
             asked_for=self._options.asked_for,
+            client_id=self._client_id,
             priority=Priority.INTERACTIVE,
         )
         outcome: TrackedEstimate | ServiceError

@@ -24,6 +24,7 @@ from service.inference.tracing import TRACEPARENT, request_id_from, traceparent_
 from service.pose.geometry import Box
 from service.pose.tracking import OneEuro
 from service.rest.observing import OK, RequestObserver, observed_request
+from service.rest.parsing import parse_client_id
 from service.rest.problems import problem_of
 from service.rest.rendering import hand_pose
 from service.rest.schemas import HandPose, Problem, RequestedBox, Schema
@@ -58,10 +59,11 @@ class StreamQuery(BaseModel):
     latest_only: Annotated[bool, Field(description="answer the newest frame and skip those it overtook")] = False
     frame_timeout_ms: Annotated[float | None, Field(gt=0)] = None
 
-    def options(self, model_header: str | None) -> StreamOptions:
-        """What the use case makes of them."""
+    def options(self, headers: Mapping[str, str]) -> StreamOptions:
+        """What the use case makes of them; headers count where a parameter is absent."""
         return StreamOptions(
-            asked_for=self.variant or model_header,
+            asked_for=self.variant or headers.get("x-model-variant"),
+            client_id=parse_client_id(self.client_id or headers.get("x-client-id")),
             tracking=self.tracking,
             smoothing=OneEuro(self.min_cutoff_hz, self.beta, self.derivative_cutoff_hz)
             if self.smoothing == "on"
@@ -133,7 +135,7 @@ def _options(websocket: WebSocket) -> StreamOptions:
         query = StreamQuery.model_validate(dict(websocket.query_params))
     except ValidationError as error:
         raise _invalid(error, "invalid_options") from error
-    return query.options(websocket.headers.get("x-model-variant"))
+    return query.options(websocket.headers)
 
 
 class _Connection:

@@ -29,13 +29,14 @@ def to_frame(message: pb.Frame) -> Frame:
     )
 
 
-def to_stream_options(message: pb.StreamOptions, asked_for: str | None) -> StreamOptions:
+def to_stream_options(message: pb.StreamOptions, asked_for: str | None, client_id: str | None = None) -> StreamOptions:
     """Raises InvalidInputError if a filter parameter or the time-out is impossible."""
     timeout_s = message.frame_timeout.ToNanoseconds() / 1e9 if message.HasField("frame_timeout") else None
     if timeout_s is not None and timeout_s <= 0:
         raise _wrong_option("frame_timeout", f"it must be positive, got {timeout_s:g} s")
     return StreamOptions(
         asked_for=asked_for,
+        client_id=client_id,
         tracking=message.tracking if message.HasField("tracking") else True,
         smoothing=_to_one_euro(message.smoothing) if message.HasField("smoothing") else None,
         latest_only=message.latest_only,

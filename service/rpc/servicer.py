@@ -10,12 +10,12 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import grpc
 
 from service.inference.batching import Priority
-from service.inference.errors import InternalError, InvalidInputError, ServiceError, TooLargeError
+from service.inference.errors import FieldError, InternalError, InvalidInputError, ServiceError, TooLargeError
 from service.inference.models import ServedModel
 from service.inference.ports import Clock
 from service.inference.predictor import Estimate as ImageEstimate
@@ -27,6 +27,8 @@ from service.rpc import convert
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
 from service.rpc.status import STATUS_DETAILS, STATUS_OF, detail_of, rich_status
+
+_LONGEST_CLIENT_ID: Final = 128  # as over HTTP
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +137,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
                 first = await anext(messages, None)
                 if first is None:
                     return
-                options = convert.to_stream_options(first.options, call.asked_for)
+                options = convert.to_stream_options(first.options, call.asked_for, call.client_id)
                 await self._streams.run(options, _frames(first, messages), send)
             except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
                 await call.fail(error)
@@ -148,7 +150,8 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         """The models that can be asked now."""
         call = self._call(context)
         await call.send_headers()
-        return pb.ListModelsResponse(models=[convert.from_model(model) for model in self._models()])
+        models = sorted(self._models(), key=lambda each: (each.variant, each.version))
+        return pb.ListModelsResponse(models=[convert.from_model(model) for model in models])
 
     def _call(self, context: Context) -> "_Call":
         remaining: float | None = context.time_remaining()  # None without a deadline, whatever its type says
@@ -176,6 +179,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
                     deadline=call.deadline,
                     rois=convert.to_boxes(request.rois),
                     asked_for=call.asked_for,
+                    client_id=call.client_id,
                     priority=priority,
                 )
             )
@@ -247,9 +251,19 @@ class _Call:
         self._metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         self.deadline = deadline
         self.asked_for = self._metadata.get("x-model-variant")
-        self.client_id = self._metadata.get("x-client-id")
         self.traceparent = traceparent_from(self._metadata.get("traceparent"))
         self.request_id = request_id_from(self._metadata.get("x-request-id"))
+
+    @property
+    def client_id(self) -> str | None:
+        """Who calls, if that is known. Raises InvalidInputError if it is no fit name."""
+        given = self._metadata.get("x-client-id")
+        if given is not None and not (len(given) <= _LONGEST_CLIENT_ID and given.isprintable()):
+            message = f"must be at most {_LONGEST_CLIENT_ID} printable characters"
+            raise InvalidInputError(
+                f"x-client-id {message}", code="invalid_client_id", errors=[FieldError("x-client-id", message)]
+            )
+        return given or None
 
     async def send_headers(self, *more: tuple[str, str]) -> None:
         await self._context.send_initial_metadata((("x-request-id", self.request_id), *more))

@@ -356,6 +356,18 @@ class Picture(bytes):
         Picture.alive -= 1
 
 
+async def test_all_frames_of_a_stream_are_routed_alike() -> None:
+    model = still_hand()
+    await streams(model).run(PLAIN, numbered(3), Viewer())
+    await streams(model).run(PLAIN, numbered(3), Viewer())
+    await streams(model).run(StreamOptions(tracking=False, client_id="me"), numbered(3), Viewer())
+
+    clients = [request.client_id for request in model.requests]
+    assert len(set(clients[:3])) == len(set(clients[3:6])) == 1
+    assert clients[0] != clients[3]
+    assert clients[6:] == ["me"] * 3
+
+
 async def test_memory_stays_flat_over_ten_thousand_frames_and_a_slow_reader() -> None:
     model, most = still_hand(), 0
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.service.rpc.gateway import Gateway
+from tests.support.gateway import Gateway
 
 T = TypeVar("T")
 

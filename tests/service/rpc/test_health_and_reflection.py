@@ -13,8 +13,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from service.inference.models import ServedModel
 from service.rpc.server import SERVICE_NAME
-from tests.service.rpc.gateway import Gateway
 from tests.support.backend import FakeBackend
+from tests.support.gateway import Gateway
 from tests.support.images import image_bytes
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -16,23 +16,17 @@ from service.inference.predictor import Limits
 from service.pose.keypoints import KEYPOINT_NAMES
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.servicer import RpcPolicy
-from tests.service.rpc.gateway import Gateway, details_of
 from tests.support.backend import spread_keypoints
+from tests.support.gateway import Gateway, details_of
 from tests.support.images import image_bytes, picture
 from tests.support.models import INPUT_SIZE
+from tests.support.waiting import until
 
 PHOTO = image_bytes(picture(INPUT_SIZE, INPUT_SIZE))
 
 
 def numbers(response: pb.EstimateResponse) -> list[tuple[float, float]]:
     return [(point.x, point.y) for point in response.hands[0].keypoints]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the event loop turn until the condition holds; a test that waits in vain fails."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 -- the condition belongs to gRPC's own threads, nothing announces it
-            await asyncio.sleep(0.001)
 
 
 async def test_an_image_gets_its_named_keypoints(gateway: Gateway) -> None:
@@ -269,8 +263,8 @@ async def test_models_are_listed_with_versions_and_labels(gateway: Gateway) -> N
     answer = await gateway.stub().ListModels(pb.ListModelsRequest())
 
     assert [(model.name, model.variant, model.version, list(model.labels)) for model in answer.models] == [
-        ("cpm_standard", "standard", 1, ["stable"]),
         ("cpm_lightweight", "lightweight", 1, ["stable"]),
+        ("cpm_standard", "standard", 1, ["stable"]),
     ]
     assert {(model.input_size, model.stride) for model in answer.models} == {(INPUT_SIZE, 8)}
 

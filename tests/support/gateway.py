@@ -1,12 +1,16 @@
-"""The use case and its gRPC server, put together as the service does it, on a fake backend."""
+"""The whole gateway, REST and gRPC on real sockets, put together as the service does it, on a fake backend."""
 
 import asyncio
+import socket
+from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import grpc
+import uvicorn
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
@@ -15,6 +19,9 @@ from service.inference.models import ModelReference, ServedModel
 from service.inference.predictor import Limits, Predictor
 from service.inference.routing import Router
 from service.inference.streaming import StreamLimits, Streams
+from service.rest.app import create_app
+from service.rest.policy import RestPolicy
+from service.rest.stream import stream_routes
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
 from service.rpc.health import HealthServicer
 from service.rpc.server import SERVICE_NAME, RpcServer, ServerOptions
@@ -22,6 +29,7 @@ from service.rpc.servicer import HandPoseServicer, RpcPolicy
 from service.rpc.status import STATUS_DETAILS
 from tests.support.backend import FakeBackend
 from tests.support.observer import RecordingObserver
+from tests.support.waiting import until
 
 
 @dataclass
@@ -39,6 +47,14 @@ class RecordingRequests:
 
     def image_answered(self, model: ServedModel | None, asked_for: str | None, code: str, seconds: float) -> None:
         self.images.append((model, asked_for, code))
+
+
+class _Uvicorn(uvicorn.Server):
+    """Leaves the test runner's signals alone."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 class Gateway:
@@ -73,6 +89,23 @@ class Gateway:
             not_ready=self.backend.not_ready, models=self.backend.models, service_names=(SERVICE_NAME,)
         )
         self.policy = policy or RpcPolicy()
+        self.app = create_app(
+            predictor=self.predictor,
+            backend=self.backend,
+            observer=self.requests,
+            metrics=lambda: b"",
+            not_ready=self.backend.not_ready,
+            clock=clock,
+            workers=workers,
+            default_model=ModelReference("lightweight"),
+            policy=RestPolicy(
+                max_body_bytes=self.policy.max_body_bytes,
+                max_batch_images=self.policy.max_batch_images,
+                default_deadline_s=self.policy.default_deadline_s,
+                max_deadline_s=self.policy.max_deadline_s,
+            ),
+        )
+        self.app.include_router(stream_routes(streams=self.streams, observer=self.requests))
         self.server = RpcServer(
             HandPoseServicer(
                 estimate=self.predictor.estimate,
@@ -86,16 +119,44 @@ class Gateway:
             options or ServerOptions(port=0, max_message_bytes=self.policy.max_body_bytes),
         )
         self.port = 0
+        self.rest_port = 0
+        self._rest: uvicorn.Server | None = None
+        self._serving_rest: asyncio.Task[None] | None = None
         self._channels: list[grpc.aio.Channel] = []
 
     async def start(self) -> None:
+        """Serve gRPC."""
         self.port = await self.server.start()
+
+    async def start_rest(self) -> None:
+        """Serve REST and WebSocket, too."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.rest_port = listener.getsockname()[1]
+        self._rest = _Uvicorn(
+            uvicorn.Config(
+                self.app, ws="websockets-sansio", ws_per_message_deflate=False, lifespan="off", log_config=None
+            )
+        )
+        self._serving_rest = asyncio.create_task(self._rest.serve(sockets=[listener]))
+        rest = self._rest
+        await until(lambda: rest.started)
 
     async def stop(self) -> None:
         self.backend.release()
         for channel in self._channels:
             await channel.close()
         await self.server.stop(0)
+        if self._rest is not None and self._serving_rest is not None:
+            self._rest.should_exit = self._rest.force_exit = True
+            await self._serving_rest
+
+    @property
+    def rest_url(self) -> str:
+        return f"http://127.0.0.1:{self.rest_port}"
+
+    @property
+    def rpc_url(self) -> str:
+        return f"grpc://{self.address}"
 
     @property
     def address(self) -> str:
