@@ -102,6 +102,10 @@ class TensorFlowServingBackend:
     def resolve(self, reference: ModelReference) -> ServedModel:
         return self._catalogue.resolve(reference)
 
+    def refusal(self, reference: ModelReference) -> str | None:
+        """Why a version that a model server has loaded, or has failed to load, is not served; None if nothing is."""
+        return self._catalogue.refusal(reference)
+
     async def not_ready(self) -> str | None:
         if self._watch is not None and self._watch.done():
             return "the model servers' state is not being followed any more; see the log"

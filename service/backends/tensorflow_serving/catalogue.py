@@ -71,11 +71,11 @@ class PollPolicy:
 class _Sight:
     """What one server said of one model at the last poll."""
 
-    states: dict[int, int] = field(default_factory=dict)
+    states: Mapping[int, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
     checked: dict[int, ModelCard] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
-    """Versions that are AVAILABLE but cannot be served from here, and why."""
+    """Versions that cannot be served, though loading them has come to an end, and why."""
 
     def ready(self) -> Iterable[int]:
         return (version for version in self.checked if self.states.get(version) == _State.AVAILABLE)
@@ -158,6 +158,12 @@ class Catalogue:
             if self._is_fresh(seen) and model.version in seen.models[model.variant].ready()
         ]
 
+    def refusal(self, reference: ModelReference) -> str | None:
+        """Why some server's version is not served although loading it has come to an end; None if nothing is wrong."""
+        sights = [seen.models[reference.variant] for seen in self._seen.values()]
+        reasons = (sight.refused.get(reference.version or 0) for sight in sights)
+        return next((reason for reason in reasons if reason is not None), None)
+
     def not_ready(self) -> str | None:
         """Why requests would fail now; None when every variant has a version to run."""
         if all(seen.trouble is not None for seen in self._seen.values()):
@@ -225,26 +231,30 @@ class Catalogue:
 
     async def _look_at(self, endpoint: Endpoint, variant: Variant, sight: _Sight) -> None:
         name = self._names[variant]
-        states = await self._states(endpoint, name)
+        statuses = await self._statuses(endpoint, name)
+        states = {each.version: each.state for each in statuses}
         gone = {version for version in sight.states if states.get(version) != _State.AVAILABLE}
         sight.states = states
         for version in gone:
             sight.checked.pop(version, None)
             sight.refused.pop(version, None)
+        for status in statuses:
+            if status.state == _State.END and status.status.error_code:
+                sight.refused[status.version] = f"it could not be loaded: {status.status.error_message}"
         for version, state in states.items():
             if state == _State.AVAILABLE and version not in sight.checked and version not in sight.refused:
                 await self._take_in(endpoint, variant, version, sight)
         sight.labels = await self._labels_of(endpoint, name)
 
-    async def _states(self, endpoint: Endpoint, name: str) -> dict[int, int]:
+    async def _statuses(self, endpoint: Endpoint, name: str) -> Sequence[wire.ModelVersionStatus]:
         request = wire.GetModelStatusRequest(model_spec=wire.ModelSpec(name=name))
         try:
             reply = await endpoint.status(request, self._policy.timeout_s)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
-                return {}
+                return ()
             raise
-        return {each.version: each.state for each in reply.model_version_status}
+        return reply.model_version_status
 
     async def _labels_of(self, endpoint: Endpoint, name: str) -> dict[str, int]:
         versions = await asyncio.gather(*(self._version_of(endpoint, name, label) for label in self._labels))

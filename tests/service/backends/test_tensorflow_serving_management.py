@@ -1,0 +1,175 @@
+"""Promoting and rolling back labels on a model server, as an operator does it from the command line."""
+
+import argparse
+import asyncio
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.backends.tensorflow_serving.management import Servers, add_arguments, list_versions, run
+from service.pose.keypoints import KEYPOINT_COUNT
+from tests.support.images import image_bytes, picture
+from tests.support.stand_in import StandIn, add_version, config_text
+
+SIDE = 256
+RED, GREEN = 100, 140
+
+
+def golden(version: int, *, off_by: float = 0.0) -> dict[str, object]:
+    """What the stand-in's model of this version answers for a picture of one colour, perhaps not quite."""
+    points = np.tile(np.array((RED, GREEN)) / 256 * SIDE, (KEYPOINT_COUNT, 1))
+    points[-1] = ((version % 8 + 1) / 10 * SIDE, SIDE / 2)
+    points[3, 0] += off_by
+    image = image_bytes(picture(SIDE, SIDE, (RED, GREEN, 0)))
+    return {
+        "images": [{"image": base64.b64encode(image).decode(), "keypoints": points.tolist()}],
+        "tolerance": 0.02,
+    }
+
+
+def set_golden(folder: Path, content: dict[str, object]) -> None:
+    card = json.loads((folder / "model_card.json").read_text())
+    (folder / "model_card.json").write_text(json.dumps(card | {"golden": content}))
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Iterator[StandIn]:
+    """A model server with lightweight 1 (stable), 2 on disk with good golden answers, and standard 1 (stable)."""
+    add_version(tmp_path, "lightweight", 1)
+    set_golden(add_version(tmp_path, "lightweight", 2), golden(2))
+    add_version(tmp_path, "standard", 1)
+    config = config_text(tmp_path, {"lightweight": ((1,), {"stable": 1}), "standard": ((1,), {"stable": 1})})
+    with StandIn(tmp_path, config) as running:
+        yield running
+
+
+def models(stand_in: StandIn, *words: str, patience_s: float = 20.0) -> int:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    servers = Servers((stand_in.address,), stand_in.config_file, stand_in.config_file.parent, patience_s)
+    return run(parser.parse_args(words), servers)
+
+
+def test_versions_are_listed_with_state_and_labels(stand_in: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    assert models(stand_in, "list") == 0
+
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["server", "model", "version", "state", "labels"]
+    assert rows[1:] == [
+        [stand_in.address, "cpm_standard", "1", "AVAILABLE", "stable"],
+        [stand_in.address, "cpm_lightweight", "1", "AVAILABLE", "stable"],
+        [stand_in.address, "cpm_lightweight", "2", "on", "disk"],
+    ]
+
+
+def test_a_label_is_promoted_rolled_back_and_promoted_again(
+    stand_in: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert models(stand_in, "promote", "lightweight@2") == 0
+    assert "stable of lightweight is version 2, before that version 1" in capsys.readouterr().out
+    assert labels(stand_in) == {"1": "previous_stable", "2": "stable"}
+
+    assert models(stand_in, "rollback", "lightweight") == 0
+    assert labels(stand_in) == {"1": "stable", "2": "previous_stable"}
+
+    assert models(stand_in, "rollback", "lightweight") == 0
+    assert labels(stand_in) == {"1": "previous_stable", "2": "stable"}
+    assert "specific" in stand_in.config_file.read_text()  # what the servers poll says the same
+
+
+def labels(stand_in: StandIn) -> dict[str, str]:
+    """The labels of each lightweight version that is loaded."""
+    servers = Servers((stand_in.address,), stand_in.config_file, stand_in.config_file.parent)
+    rows = asyncio.run(list_versions(servers))
+    return {
+        row["version"]: row["labels"]
+        for row in rows
+        if row["model"] == "cpm_lightweight" and row["state"] == "AVAILABLE"
+    }
+
+
+def test_the_version_before_the_previous_one_is_unloaded(stand_in: StandIn) -> None:
+    repository = stand_in.config_file.parent
+    set_golden(add_version(repository, "lightweight", 3), golden(3))
+    assert models(stand_in, "promote", "lightweight@2") == 0
+    assert models(stand_in, "promote", "lightweight@3") == 0
+
+    config = stand_in.config_file.read_text().split("cpm_standard")[0]
+    assert [line.split()[1] for line in config.splitlines() if "versions:" in line] == ["2", "3"]
+
+
+def test_another_label_is_promoted_beside_stable(stand_in: StandIn) -> None:
+    assert models(stand_in, "promote", "lightweight@2", "--label", "canary") == 0
+
+    assert labels(stand_in) == {"1": "stable", "2": "canary"}
+
+
+def test_a_candidate_that_is_not_what_its_card_says_is_not_promoted(
+    stand_in: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_golden(add_version(stand_in.config_file.parent, "lightweight", 4), golden(4, off_by=40.0))
+
+    assert models(stand_in, "promote", "lightweight@4") == 1
+
+    assert "golden image 1 a keypoint lies 0.15" in capsys.readouterr().err
+    assert labels(stand_in)["1"] == "stable"
+    assert "versions: 4" not in stand_in.config_file.read_text()
+
+
+def test_a_candidate_that_does_not_load_is_not_promoted(stand_in: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = add_version(stand_in.config_file.parent, "lightweight", 5)
+    set_golden(folder, golden(5))
+    (folder / "unloadable").touch()
+
+    assert models(stand_in, "promote", "lightweight@5") == 1
+
+    assert "it could not be loaded" in capsys.readouterr().err
+    assert labels(stand_in) == {"1": "stable"}
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("promote", "lightweight@9"), "there is no "),
+        (("promote", "lightweight"), "name the version to promote"),
+        (("promote", "heavyweight@1"), "there is no model 'heavyweight@1'"),
+        (("promote", "lightweight@1"), "holds no golden answers"),
+        (("promote", "standard@1", "--without-check"), "is version 1 already"),
+        (("rollback", "standard"), "has no version before this one"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    stand_in: StandIn, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], reason: str
+) -> None:
+    before = stand_in.config_file.read_text()
+
+    assert models(stand_in, *words) == 1
+
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1
+    assert stand_in.config_file.read_text() == before
+
+
+def test_a_configuration_with_parts_that_would_be_lost_is_left_alone(
+    stand_in: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = stand_in.config_file.read_text().replace('model_platform: "tensorflow"', "logging_config { }", 1)
+    stand_in.config_file.write_text(text)
+
+    assert models(stand_in, "promote", "lightweight@2") == 1
+
+    assert "is not a configuration that can be changed here" in capsys.readouterr().err
+    assert stand_in.config_file.read_text() == text
+
+
+def test_a_server_that_is_away_is_named(stand_in: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    stand_in.kill()
+
+    assert models(stand_in, "list") == 1
+
+    assert stand_in.address in capsys.readouterr().err
