@@ -5,10 +5,11 @@ from trainer.data.augment import AugmentConfig
 
 CONFIG = TrainConfig(
     variant="lightweight",
-    minutes=67.0,
+    minutes=84.0,
     batch_size=8,
-    input_sizes=((0.0, 64), (0.25, 96), (0.65, 128)),
+    input_sizes=((0.0, 64), (0.25, 96), (0.6, 128)),
     learning_rate=1e-3,
+    precision="mixed_bfloat16",
     augment=AugmentConfig(turn=15.0, any_turn_chance=0.1, shrink=2.2, shrink_skew=3.5),
     holdout=(r"^(96|996|3_1528505750\.77|Hand)_", r"_img_5[6-9]\d\d\."),
 )

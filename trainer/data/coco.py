@@ -1,7 +1,8 @@
 """Reads hand keypoints in COCO form: one JSON of `images` and `annotations` with 21 keypoints a hand, base to tip.
 
 This is the form of the project's own rendered sets, and of the files in which MMPose keeps OneHand10K, FreiHAND and
-Panoptic. Fields that a set adds (`head_size`, `center`, `segmentation`, ...) are ignored.
+Panoptic. Of the fields that a set adds, Panoptic's `head_size` is kept, because its errors are divided by it; its
+`center` is the middle of its `bbox` and says nothing new, and others (`segmentation`, ...) are ignored.
 
 Visibility follows COCO: 0 not labelled, 1 labelled, 2 labelled and seen. Sets whose numbers are only 0 and 1 mean
 "labelled" by 1 and tell nothing about occlusion; there every labelled keypoint counts as visible.
@@ -163,11 +164,27 @@ def _sample(
         keypoints_in_image=keypoints,
         labelled=labelled,
         visible=visible,
-        box_in_image=hand_box(keypoints, labelled, image_path),
+        box_in_image=_box(annotation, keypoints, labelled, shift, image_path),
         handedness=_handedness(annotation),
         source=source,
         name=str(image["file_name"]),
+        head_size_px=float(annotation["head_size"]) if annotation.get("head_size") else None,
     )
+
+
+def _box(
+    annotation: dict[str, Any],
+    keypoints: NDArray[np.float64],
+    labelled: NDArray[np.bool_],
+    shift: float,
+    image_path: Path,
+) -> Box:
+    """The tight box; but where keypoints are missing, the file's own, which covers them as well."""
+    given = annotation.get("bbox")
+    if labelled.all() or not isinstance(given, list) or len(given) != 4 or min(given[2:]) <= 0:
+        return hand_box(keypoints, labelled, image_path)
+    x, y, width, height = (float(value) for value in given)
+    return Box(x + shift, y + shift, width, height)
 
 
 def hand_box(keypoints: NDArray[np.float64], labelled: NDArray[np.bool_], image_path: Path) -> Box:

@@ -43,6 +43,7 @@ class Sample:
         handedness: which hand of its owner, or None if the data set does not tell.
         source: name of the data set, as printed in reports.
         name: path of the picture inside its data set, which splits by file name look at.
+        head_size_px: Panoptic's length to divide errors by, pixels of the picture; None for other sets.
     """
 
     image_path: Path
@@ -53,6 +54,7 @@ class Sample:
     handedness: Handedness | None
     source: str
     name: str
+    head_size_px: float | None = None
 
     def __post_init__(self) -> None:
         if self.keypoints_in_image.shape != (KEYPOINT_COUNT, 2):

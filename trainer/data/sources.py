@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Self
 
 from trainer.data.coco import read_coco
+from trainer.data.rhd import read_mmpose_rhd, read_rhd
 from trainer.data.sample import DataError, OnBad, Sample, refuse_bad
 
-READERS: dict[str, Callable[..., list[Sample]]] = {"coco": read_coco}
+READERS: dict[str, Callable[..., list[Sample]]] = {
+    "coco": read_coco,
+    "rhd": read_rhd,
+    "mmpose-rhd": read_mmpose_rhd,
+}
 """Reader by the word before the colon."""
 
 

@@ -1,0 +1,86 @@
+"""Augmentation: labels move with the pixels, hands change sides, and nothing changes when nothing is asked."""
+
+import numpy as np
+import pytest
+
+from service.pose.geometry import Box, crop_affine
+from service.pose.preprocessing import hand_box_to_crop
+from trainer.data.augment import NO_AUGMENTATION, AugmentConfig, draw, handedness_after, photometric
+
+BOX = Box(30.0, 20.0, 40.0, 60.0)
+SIZE = (64, 64)
+
+
+def test_no_augmentation_is_servings_crop() -> None:
+    augmentation = draw(np.random.default_rng(0), BOX, SIZE, NO_AUGMENTATION)
+    assert not augmentation.mirrored
+    expected = crop_affine(hand_box_to_crop(BOX), SIZE)
+    np.testing.assert_allclose(augmentation.image_to_input.coefficients(), expected.coefficients())
+    crop = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(photometric(crop, np.random.default_rng(0), NO_AUGMENTATION), crop)
+
+
+def test_the_affine_stays_a_similarity_whose_sign_tells_the_mirror() -> None:
+    rng = np.random.default_rng(1)
+    mirrored = []
+    for _ in range(50):
+        augmentation = draw(rng, BOX, SIZE, AugmentConfig())
+        a, b, _, d, e, _ = augmentation.image_to_input.coefficients()
+        assert a * b + d * e == pytest.approx(0.0, abs=1e-9)
+        assert np.hypot(a, d) == pytest.approx(np.hypot(b, e))
+        assert (augmentation.image_to_input.determinant < 0) == augmentation.mirrored
+        mirrored.append(augmentation.mirrored)
+    assert 10 < sum(mirrored) < 40
+
+
+def test_scale_stays_between_the_configured_limits_and_near_servings_crop() -> None:
+    rng = np.random.default_rng(2)
+    config = AugmentConfig(shrink=2.5, enlarge=1.15)
+    serving = crop_affine(hand_box_to_crop(BOX), SIZE).scale
+    ratios = np.array([serving / draw(rng, BOX, SIZE, config).image_to_input.scale for _ in range(300)])
+    assert ratios.min() >= 1 / 1.15 - 1e-9
+    assert ratios.max() <= 2.5 + 1e-9
+    assert np.median(ratios) < 1.3
+    assert ratios.max() > 1.8
+
+
+def test_the_hands_middle_stays_in_the_crop() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        middle = draw(rng, BOX, SIZE, AugmentConfig()).image_to_input.apply(np.array(BOX.centre))
+        assert (middle > 0).all()
+        assert (middle < 64).all()
+
+
+def test_most_hands_stay_near_upright_and_some_turn_anywhere() -> None:
+    rng = np.random.default_rng(4)
+    config = AugmentConfig(turn=15.0, any_turn_chance=0.2, mirror_chance=0.0)
+    turns = []
+    for _ in range(400):
+        a, _, _, d, _, _ = draw(rng, BOX, SIZE, config).image_to_input.coefficients()
+        turns.append(abs(np.degrees(np.arctan2(d, a))))
+    assert np.mean(np.array(turns) < 45) > 0.7
+    assert max(turns) > 120
+
+
+def test_a_mirrored_left_hand_is_a_right_hand() -> None:
+    assert handedness_after("left", mirrored=True) == "right"
+    assert handedness_after("right", mirrored=True) == "left"
+    assert handedness_after("left", mirrored=False) == "left"
+    assert handedness_after(None, mirrored=True) is None
+
+
+def test_photometric_variation_keeps_shape_and_type_and_is_repeatable() -> None:
+    crop = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    always = AugmentConfig(colour_chance=1.0, grey_chance=1.0, blur_chance=1.0, noise_chance=1.0, patch_chance=1.0)
+    first = photometric(crop, np.random.default_rng(5), always)
+    assert first.shape == crop.shape
+    assert first.dtype == np.uint8
+    assert (first != crop).any()
+    np.testing.assert_array_equal(first, photometric(crop, np.random.default_rng(5), always))
+
+
+def test_photometric_variation_leaves_its_input_alone() -> None:
+    crop = np.full((32, 32, 3), 100, np.uint8)
+    photometric(crop, np.random.default_rng(6), AugmentConfig(patch_chance=1.0, colour_chance=1.0))
+    assert (crop == 100).all()

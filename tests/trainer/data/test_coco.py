@@ -1,0 +1,180 @@
+"""COCO-form hand keypoints: conventions of several sets, and errors that name the file."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.pose.geometry import Box
+from trainer.data.coco import read_coco
+from trainer.data.sample import BadSampleError, DataError, SkippedSamples
+
+REAL_SAMPLES = Path(os.environ.get("HANDPOSE_REAL_SAMPLES", Path(__file__).parents[4] / "shared/data/real_samples"))
+
+
+def _keypoints(visibility: int = 2, offset: float = 0.25) -> list[float]:
+    return [value for i in range(21) for value in (10 + i + offset, 20 + 2 * i + offset, visibility)]
+
+
+def _write(folder: Path, annotations: list[dict[str, Any]], *, file: str = "annotations.json", **extra: Any) -> Path:
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 80), (90, 120, 60)).save(folder / "images/a.png")
+    document = {
+        "images": [{"id": 7, "file_name": "a.png", "width": 64, "height": 80}],
+        "annotations": [{"id": i, "image_id": 7, **annotation} for i, annotation in enumerate(annotations)],
+        **extra,
+    }
+    (folder / file).write_text(json.dumps(document))
+    return folder
+
+
+def test_fractional_coordinates_are_continuous_and_kept(tmp_path: Path) -> None:
+    (sample,) = read_coco(_write(tmp_path, [{"keypoints": _keypoints()}]))
+    np.testing.assert_array_equal(sample.keypoints_in_image[3], [13.25, 26.25])
+    assert sample.image_path == tmp_path / "images/a.png"
+    assert sample.name == "a.png"
+    assert sample.source == tmp_path.name
+
+
+def test_whole_number_coordinates_are_pixel_indices_and_move_to_pixel_centres(tmp_path: Path) -> None:
+    (sample,) = read_coco(_write(tmp_path, [{"keypoints": _keypoints(offset=0)}]))
+    np.testing.assert_array_equal(sample.keypoints_in_image[3], [13.5, 26.5])
+
+
+def test_panoptic_is_zero_based_and_keeps_its_head_size(tmp_path: Path) -> None:
+    (sample,) = read_coco(_write(tmp_path, [{"keypoints": _keypoints(1), "head_size": 72.5}]))
+    np.testing.assert_array_equal(sample.keypoints_in_image[0], [10.75, 20.75])
+    assert sample.head_size_px == 72.5
+
+
+@pytest.mark.parametrize(("pixel_centre", "shift"), [(0, 0.5), (0.5, 0.0)])
+def test_the_files_own_word_about_pixel_centres_wins(tmp_path: Path, pixel_centre: float, shift: float) -> None:
+    folder = _write(tmp_path, [{"keypoints": _keypoints(offset=0)}], info={"pixel_centre": pixel_centre})
+    (sample,) = read_coco(folder)
+    np.testing.assert_array_equal(sample.keypoints_in_image[0], [10 + shift, 20 + shift])
+
+
+def test_visibility_2_is_seen_and_1_is_hidden_where_the_set_tells_them_apart(tmp_path: Path) -> None:
+    keypoints = _keypoints(2)
+    keypoints[5 * 3 + 2], keypoints[6 * 3 + 2] = 1, 0
+    (sample,) = read_coco(_write(tmp_path, [{"keypoints": keypoints}]))
+    assert sample.labelled[5]
+    assert not sample.visible[5]
+    assert not sample.labelled[6]
+    np.testing.assert_array_equal(sample.keypoints_in_image[6], [0, 0])
+
+
+def test_visibility_of_only_0_and_1_says_nothing_about_occlusion(tmp_path: Path) -> None:
+    keypoints = _keypoints(1)
+    keypoints[2] = 0
+    (sample,) = read_coco(_write(tmp_path, [{"keypoints": keypoints}]))
+    assert not sample.visible[0]
+    assert sample.visible[1:].all()
+
+
+def test_box_is_tight_about_labelled_keypoints(tmp_path: Path) -> None:
+    (sample,) = read_coco(_write(tmp_path, [{"keypoints": _keypoints(), "bbox": [0, 0, 60, 70]}]))
+    assert sample.box_in_image == Box(10.25, 20.25, 20.0, 40.0)
+
+
+def test_the_sets_own_box_is_taken_where_keypoints_are_missing(tmp_path: Path) -> None:
+    keypoints = _keypoints(1, offset=0)
+    keypoints[2] = 0
+    (sample,) = read_coco(_write(tmp_path, [{"keypoints": keypoints, "bbox": [3, 4, 50, 60]}]))
+    assert sample.box_in_image == Box(3.5, 4.5, 50.0, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "hand"),
+    [
+        ({"handedness": "left"}, "left"),
+        ({"handedness_mediapipe_label": "Left"}, "right"),  # MediaPipe assumes a mirrored picture
+        ({"handedness": "unknown"}, None),
+        ({}, None),
+    ],
+)
+def test_handedness(tmp_path: Path, fields: dict[str, str], hand: str | None) -> None:
+    (sample,) = read_coco(_write(tmp_path, [{"keypoints": _keypoints(), **fields}]))
+    assert sample.handedness == hand
+
+
+def test_crowds_are_left_out(tmp_path: Path) -> None:
+    assert (
+        len(read_coco(_write(tmp_path, [{"keypoints": _keypoints()}, {"keypoints": _keypoints(), "iscrowd": 1}]))) == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("annotation", "reason"),
+    [
+        ({"keypoints": _keypoints()[:60]}, r"images/a\.png: .* 21 keypoints .*got 60 numbers"),
+        ({}, r"images/a\.png: .*got none"),
+        ({"keypoints": [0.0] * 63}, r"images/a\.png: fewer than two keypoints"),
+        ({"keypoints": [float("nan"), 1, 2] * 21}, r"images/a\.png: "),
+        ({"keypoints": _keypoints(), "image_id": 99}, "names image 99, which is not listed"),
+    ],
+)
+def test_an_unusable_annotation_is_named_or_skipped(tmp_path: Path, annotation: dict[str, Any], reason: str) -> None:
+    folder = _write(tmp_path, [annotation, {"keypoints": _keypoints()}])
+    with pytest.raises(BadSampleError, match=reason):
+        read_coco(folder)
+    skipped = SkippedSamples()
+    assert len(read_coco(folder, on_bad=skipped)) == 1
+    assert skipped.summary().startswith("left out 1 bad samples: ")
+
+
+def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+    folder = _write(tmp_path, [{"keypoints": _keypoints()}])
+    (folder / "images/a.png").unlink()
+    with pytest.raises(BadSampleError, match=r"a\.png: missing picture"):
+        read_coco(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "expected an object"),
+        ('{"images": []}', "a list named 'annotations'"),
+        ('{"images": [], "annotations": []}', "the set is empty"),
+    ],
+)
+def test_a_file_that_is_no_set_is_named(tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "annotations.json").write_text(content)
+    with pytest.raises(DataError, match=reason) as raised:
+        read_coco(tmp_path)
+    assert "annotations.json" in str(raised.value)
+
+
+def test_folder_or_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        read_coco(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no annotations"):
+        read_coco(tmp_path)
+
+
+def test_a_folder_with_one_json_of_any_name_is_read(tmp_path: Path) -> None:
+    folder = _write(tmp_path, [{"keypoints": _keypoints()}], file="test_freihand.json")
+    assert len(read_coco(folder)) == 1
+    (folder / "second.json").write_text("{}")
+    with pytest.raises(DataError, match=r"several \.json files"):
+        read_coco(folder)
+    assert len(read_coco(folder / "test_freihand.json")) == 1
+
+
+def test_mmpose_files_are_read_as_they_are() -> None:
+    if not REAL_SAMPLES.is_dir():
+        pytest.skip("MMPose's samples are not here")
+    freihand = read_coco(REAL_SAMPLES / "freihand")
+    onehand = read_coco(REAL_SAMPLES / "onehand10k")
+    panoptic = read_coco(REAL_SAMPLES / "panoptic")
+    assert [len(freihand), len(onehand), len(panoptic)] == [8, 4, 4]
+    assert sorted(int(sample.labelled.sum()) for sample in onehand) == [7, 15, 20, 21]
+    assert all(sample.head_size_px for sample in panoptic)
+    assert (onehand[0].keypoints_in_image[1] == [81.5, 251.5]).all()
+    assert freihand[0].keypoints_in_image[0, 0] == pytest.approx(75.09007144965095)
+    assert panoptic[0].keypoints_in_image[0].tolist() == [721.5, 224.5]

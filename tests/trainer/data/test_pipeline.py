@@ -1,0 +1,189 @@
+"""The input pipeline: labels on the pixels they name, batches that depend on their number only."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.pose.heatmaps import STRIDE, decode
+from tests.trainer.data.fake_samples import dotted_sample, fake_sample
+from trainer.data.augment import NO_AUGMENTATION, AugmentConfig
+from trainer.data.pipeline import (
+    UNLABELLED_TARGET,
+    ImageStore,
+    Prefetcher,
+    TrainingBatches,
+    evaluation_crops,
+    make_crop,
+    readable,
+    target_maps,
+    to_model_input,
+)
+from trainer.data.sample import BadSampleError, Sample, SkippedSamples
+from trainer.data.sources import WeightedSamples
+
+GEOMETRY_ONLY = AugmentConfig(colour_chance=0.0, grey_chance=0.0, blur_chance=0.0, noise_chance=0.0, patch_chance=0.0)
+
+
+def _weighted(*samples: Sample) -> WeightedSamples:
+    return WeightedSamples(samples, (1.0,) * len(samples))
+
+
+def _bright_centre(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    # The picture's own black counts, the grey beyond its edge does not.
+    weight = np.where(pixels[..., 0] == 128, 0.0, pixels[..., 0].astype(np.float64))
+    weight[weight < 40] = 0.0
+    rows, columns = np.indices(weight.shape) + 0.5
+    centre = [float((weight * axis).sum() / weight.sum()) for axis in (columns, rows)]
+    return np.array(centre)
+
+
+@pytest.mark.parametrize("longest_side", [0, 60])
+def test_keypoints_stay_on_their_pixels_through_every_augmentation(tmp_path: Path, longest_side: int) -> None:
+    sample = dotted_sample(tmp_path, 7)
+    store = ImageStore(longest_side=longest_side)
+    rng = np.random.default_rng(0)
+    seen = 0
+    for _ in range(60):
+        crop = make_crop(sample, store, 96, rng, GEOMETRY_ONLY)
+        keypoint = crop.keypoints_in_input[7]
+        if (keypoint > 12).all() and (keypoint < 84).all():
+            seen += 1
+            assert np.abs(_bright_centre(crop.pixels) - keypoint).max() < 0.35
+    assert seen > 20
+
+
+def test_a_mirrored_crop_says_so(tmp_path: Path) -> None:
+    sample = dotted_sample(tmp_path)
+    store = ImageStore()
+    always = AugmentConfig(**{**_as_dict(NO_AUGMENTATION), "mirror_chance": 1.0})
+    plain = make_crop(sample, store, 64, np.random.default_rng(0))
+    mirrored = make_crop(sample, store, 64, np.random.default_rng(0), always)
+    assert mirrored.mirrored
+    assert not plain.mirrored
+    np.testing.assert_allclose(mirrored.keypoints_in_input[:, 0], 64 - plain.keypoints_in_input[:, 0])
+
+
+def _as_dict(config: AugmentConfig) -> dict[str, float]:
+    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+
+
+def test_targets_decode_to_the_keypoints(tmp_path: Path) -> None:
+    sample = dotted_sample(tmp_path)
+    crop = make_crop(sample, ImageStore(), 256, np.random.default_rng(0))
+    maps = target_maps(crop.keypoints_in_input[None], sample.labelled[None], 256)
+    assert maps.shape == (1, 32, 32, 22)
+    np.testing.assert_allclose(decode(maps).in_heatmap[0] * STRIDE, crop.keypoints_in_input, atol=0.05)
+
+
+def test_unlabelled_keypoints_make_their_map_and_the_background_unknown() -> None:
+    labelled = np.ones((2, 21), bool)
+    labelled[0, 4] = False
+    maps = target_maps(np.full((2, 21, 2), 32.0), labelled, 64)
+    assert (maps[0, ..., 4] == UNLABELLED_TARGET).all()
+    assert (maps[0, ..., 21] == UNLABELLED_TARGET).all()
+    assert (maps[0, ..., 5] >= 0).all()
+    assert (maps[1] >= 0).all()
+
+
+def test_a_batch_depends_on_seed_and_number_only(tmp_path: Path) -> None:
+    data = _weighted(*(dotted_sample(tmp_path, number) for number in range(4)))
+
+    def batches(seed: int) -> TrainingBatches:
+        return TrainingBatches(data, ImageStore(), batch_size=4, seed=seed, config=AugmentConfig())
+
+    in_order = batches(1)
+    in_order.build(0, 32)
+    first, again = in_order.build(5, 32), batches(1).build(5, 32)
+    np.testing.assert_array_equal(first.inputs, again.inputs)
+    np.testing.assert_array_equal(first.targets, again.targets)
+    assert (batches(2).build(5, 32).inputs != first.inputs).any()
+    assert (in_order.build(6, 32).inputs != first.inputs).any()
+
+
+def test_prefetched_batches_are_the_same_with_any_number_of_workers(tmp_path: Path) -> None:
+    data = _weighted(*(dotted_sample(tmp_path, number) for number in range(3)))
+    batches = TrainingBatches(data, ImageStore(), batch_size=2, seed=0, config=AugmentConfig())
+    expected = [batches.build(number, 32 if number < 3 else 48).inputs for number in range(6)]
+    for workers in (1, 3):
+        with Prefetcher(batches, workers=workers, ahead=2) as prefetcher:
+            for number in range(6):  # the input grows on the way
+                got = prefetcher.get(number, 32 if number < 3 else 48)
+                np.testing.assert_array_equal(got.inputs, expected[number])
+
+
+def test_batches_that_were_skipped_can_be_asked_for(tmp_path: Path) -> None:
+    batches = TrainingBatches(
+        _weighted(dotted_sample(tmp_path)), ImageStore(), batch_size=1, seed=0, config=AugmentConfig()
+    )
+    with Prefetcher(batches, workers=1) as prefetcher:
+        for number in (0, 7, 2):
+            np.testing.assert_array_equal(prefetcher.get(number, 32).inputs, batches.build(number, 32).inputs)
+
+
+def test_weights_say_how_often_a_sample_is_drawn(tmp_path: Path) -> None:
+    # The first picture is black, the second white, and the crop shows nothing else.
+    samples = []
+    for name, value in (("black", 0), ("white", 255)):
+        Image.new("RGB", (120, 100), (value,) * 3).save(tmp_path / f"{name}.png")
+        samples.append(fake_sample(image_path=tmp_path / f"{name}.png"))
+    data = WeightedSamples(tuple(samples), (1.0, 3.0))
+    batches = TrainingBatches(data, ImageStore(), batch_size=8, seed=0, config=NO_AUGMENTATION)
+    middles = np.concatenate([batches.build(number, 32).inputs[:, 16, 16, 0] for number in range(20)])
+    assert np.mean(middles > 0) == pytest.approx(0.75, abs=0.05)
+
+
+def test_inputs_are_rgb_from_minus_half_to_half() -> None:
+    crops = np.array([[[[0, 128, 255]]]], np.uint8)
+    np.testing.assert_allclose(to_model_input(crops), [[[[-0.5, 128 / 255 - 0.5, 0.5]]]], atol=1e-6)
+    assert to_model_input(crops).dtype == np.float32
+
+
+def test_broken_and_missing_pictures_are_named_or_left_out(tmp_path: Path) -> None:
+    good = dotted_sample(tmp_path)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
+    broken = fake_sample(image_path=tmp_path / "broken.png")
+    missing = fake_sample(image_path=tmp_path / "missing.png")
+    store = ImageStore()
+    with pytest.raises(BadSampleError, match=r"broken\.png: "):
+        store.get(broken.image_path)
+    with pytest.raises(BadSampleError, match=r"missing\.png: cannot be read"):
+        store.get(missing.image_path)
+    skipped = SkippedSamples()
+    left = readable(_weighted(good, broken, missing), store, skipped)
+    assert left.samples == (good,)
+    assert len(skipped.reasons) == 2
+
+
+def test_a_broken_picture_stops_the_batch_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"")
+    data = _weighted(fake_sample(image_path=tmp_path / "broken.png"))
+    batches = TrainingBatches(data, ImageStore(), batch_size=2, seed=0, config=AugmentConfig())
+    with (
+        Prefetcher(batches, workers=1) as prefetcher,
+        pytest.raises(BadSampleError, match=r"broken\.png"),
+    ):
+        prefetcher.get(0, 32)
+
+
+def test_the_store_keeps_pictures_only_up_to_its_limit(tmp_path: Path) -> None:
+    first, second = dotted_sample(tmp_path, 0), dotted_sample(tmp_path, 1)
+    store = ImageStore(memory_bytes=120 * 100 * 3)
+    kept, decoded = store.get(first.image_path), store.get(second.image_path)
+    assert store.get(first.image_path) is kept
+    assert store.get(second.image_path) is not decoded
+
+
+def test_a_reduced_picture_still_speaks_of_the_full_size(tmp_path: Path) -> None:
+    picture = ImageStore(longest_side=60).get(dotted_sample(tmp_path).image_path)
+    assert picture.pixels.size == (60, 50)
+    assert (picture.width, picture.height) == (120, 100)
+
+
+def test_evaluation_crops_come_in_order_and_in_groups(tmp_path: Path) -> None:
+    samples = [dotted_sample(tmp_path, number) for number in range(5)]
+    groups = list(evaluation_crops(samples, ImageStore(), 32, 2))
+    assert [len(group) for group, _ in groups] == [2, 2, 1]
+    assert [sample.name for group, _ in groups for sample in group] == [s.name for s in samples]

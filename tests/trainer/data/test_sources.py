@@ -1,0 +1,53 @@
+"""Naming data sets on the command line, and splits by file name."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.data.fake_samples import fake_sample
+from tests.trainer.data.miniature_rhd import write_miniature_rhd
+from trainer.data.sample import DataError
+from trainer.data.sources import Source, WeightedSamples, read_sources, split_by_name
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("coco:a/b", Source("coco", Path("a/b"))),
+        ("coco:a/b@0.5", Source("coco", Path("a/b"), 0.5)),
+        ("rhd:/x/RHD_published_v2@2", Source("rhd", Path("/x/RHD_published_v2"), 2.0)),
+        ("mmpose-rhd:rhd.json", Source("mmpose-rhd", Path("rhd.json"))),
+        ("coco:me@home/photos", Source("coco", Path("me@home/photos"))),
+        ("coco:C:/photos", Source("coco", Path("C:/photos"))),
+    ],
+)
+def test_sources_are_parsed(text: str, source: Source) -> None:
+    assert Source.parse(text) == source
+
+
+@pytest.mark.parametrize("text", ["photos", "voc:photos", "coco:", "coco:photos@0"])
+def test_a_source_that_cannot_be_is_refused_with_what_is_allowed(text: str) -> None:
+    with pytest.raises(DataError, match=r"KIND one of coco, rhd, mmpose-rhd|must be positive"):
+        Source.parse(text)
+
+
+def test_several_sets_are_read_with_their_weights(tmp_path: Path) -> None:
+    write_miniature_rhd(tmp_path / "rhd", training=3, evaluation=2)
+    data = read_sources([Source("rhd", tmp_path / "rhd/training", 0.5), Source("rhd", tmp_path / "rhd/evaluation")])
+    assert data.weights == (0.5, 0.5, 0.5, 1.0, 1.0)
+
+
+def test_holdout_keeps_whole_groups_of_names_out_of_training() -> None:
+    samples = tuple(fake_sample(name=name) for name in ("a_1.png", "a_2.png", "b_1.png", "c_1.png"))
+    train, held = split_by_name(WeightedSamples(samples, (1.0, 2.0, 3.0, 4.0)), ["^a_", "^c"])
+    assert [sample.name for sample in train.samples] == ["b_1.png"]
+    assert train.weights == (3.0,)
+    assert [sample.name for sample in held.samples] == ["a_1.png", "a_2.png", "c_1.png"]
+
+
+def test_a_holdout_that_leaves_nothing_or_is_no_expression_is_refused() -> None:
+    data = WeightedSamples((fake_sample(),), (1.0,))
+    with pytest.raises(DataError, match="leave no sample to train on"):
+        split_by_name(data, ["."])
+    with pytest.raises(DataError, match=r"'\(' is no regular expression"):
+        split_by_name(data, ["("])

@@ -1,0 +1,328 @@
+"""Reads RHD, the Rendered Hand Pose set: its original folder, and MMPose's JSON of it.
+
+The original layout (v1.1) is `training` and `evaluation`, each with `color`, `mask` and `depth` pictures of 320 x 320
+and a pickle of annotations. RHD orders each finger from tip to base; this project from base to tip. A picture shows a
+person with two hands, of which the one that covers more pixels of the mask is the sample.
+
+Coordinates are kept as they are: RHD's camera has its principal point at 160 of 320 pixels, the middle of a picture
+that spans [0, 320], so they are continuous already.
+
+The pickle comes from outside, and a pickle can run any program. It is read by an unpickler that knows plain containers
+and NumPy arrays of numbers, and builds even those itself.
+"""
+
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.pose.images import ImageError, decode_image
+from service.pose.keypoints import KEYPOINT_COUNT
+from trainer.data.coco import annotation_file, find_image, hand_box, load_json
+from trainer.data.sample import BadSampleError, DataError, Handedness, OnBad, Sample, refuse_bad
+
+PARTS: Final = ("training", "evaluation")
+"""The official split, by folder name."""
+
+TO_BASE_FIRST: Final = np.array([0, 4, 3, 2, 1, 8, 7, 6, 5, 12, 11, 10, 9, 16, 15, 14, 13, 20, 19, 18, 17])
+"""RHD's index of each keypoint of the project's order, for the left hand; the right hand's are 21 higher."""
+
+_HAND_OF_TYPE: Final[dict[str, Handedness]] = {"left": "left", "right": "right"}
+_LEFT_MASK: Final = (2, 17)
+_DEPTH_RANGE_M: Final = 5.0
+_NOTE_EVERY: Final = 2000  # pictures between lines of progress
+
+
+def read_rhd(path: Path, *, on_bad: OnBad = refuse_bad) -> list[Sample]:
+    """Every sample of the original folder.
+
+    Args:
+        path: the folder with `training` and `evaluation`, of which both are read where both are there; or one of
+            them. Names begin with the part, so the rule `^evaluation/` holds out the official evaluation part.
+        on_bad: what to do about an unusable sample.
+
+    Raises:
+        DataError: a file is missing, or the pickle is damaged or holds anything but numbers.
+        BadSampleError: a sample is unusable, unless `on_bad` lets it pass.
+    """
+    folders = [path] if path.name in PARTS else [path / part for part in PARTS if (path / part).is_dir()]
+    if not folders or not all(folder.is_dir() for folder in folders):
+        raise DataError(f"{path}: no such folder, or none that holds {' or '.join(PARTS)}")
+    samples: list[Sample] = []
+    for folder in folders:
+        annotations = read_annotations(folder / f"anno_{folder.name}.pickle")
+        samples.extend(_read_part(folder, annotations, on_bad))
+    if not samples:
+        raise DataError(f"{path}: the set is empty: no usable hand in {', '.join(f.name for f in folders)}")
+    return samples
+
+
+def read_mmpose_rhd(path: Path, *, on_bad: OnBad = refuse_bad) -> list[Sample]:
+    """Every hand of RHD in MMPose's JSON, which looks like COCO but keeps RHD's order, tip to base.
+
+    Args and errors as for `trainer.data.coco.read_coco`.
+    """
+    file = annotation_file(path)
+    document = load_json(file)
+    images = {image["id"]: image for image in document.get("images", [])}
+    samples: list[Sample] = []
+    for annotation in document.get("annotations", []):
+        try:
+            samples.append(_mmpose_sample(annotation, images, file))
+        except BadSampleError as error:
+            on_bad(error)
+    if not samples:
+        raise DataError(f"{file}: the set is empty: no usable hand among its annotations")
+    return samples
+
+
+def hand_of_mask(mask: NDArray[np.uint8]) -> Handedness:
+    """Which hand is the sample: the one that covers more pixels of the mask [H, W]; right if equal."""
+    left = np.count_nonzero((mask >= _LEFT_MASK[0]) & (mask <= _LEFT_MASK[1]))
+    right = np.count_nonzero(mask > _LEFT_MASK[1])
+    return "left" if left > right else "right"
+
+
+def decode_depth(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Depth in metres, float32 [H, W] in [0, 5], from an RHD depth picture, uint8 RGB [H, W, 3]."""
+    high, low = picture[..., 0].astype(np.float32), picture[..., 1].astype(np.float32)
+    return (high * np.float32(256) + low) * np.float32(_DEPTH_RANGE_M / 65535)
+
+
+@dataclass(frozen=True, slots=True)
+class PaperSplit:
+    """The paper's 8:1:1 over the whole set."""
+
+    train: tuple[Sample, ...]
+    validation: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+
+def paper_split(samples: Sequence[Sample], seed: int = 0) -> PaperSplit:
+    """Splits samples 8:1:1 at random, by picture; the same samples and seed give the same split in any order.
+
+    Raises:
+        DataError: fewer than ten samples.
+    """
+    if len(samples) < 10:
+        raise DataError(f"a split of 8:1:1 needs at least 10 samples, got {len(samples)}")
+    ordered = sorted(samples, key=lambda sample: (sample.source, sample.name))
+    shuffled = [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered)).tolist()]
+    tenth = len(shuffled) // 10
+    return PaperSplit(
+        train=tuple(shuffled[2 * tenth :]), validation=tuple(shuffled[:tenth]), test=tuple(shuffled[tenth : 2 * tenth])
+    )
+
+
+def read_annotations(path: Path) -> dict[int, Any]:
+    """The pickle of one part: sample number to a dictionary of `uv_vis` [42, 3], `xyz` [42, 3] and `K` [3, 3].
+
+    What each entry holds is not checked here, only that nothing but containers and numbers is in it.
+
+    Raises:
+        DataError: the file is missing, damaged, or holds anything but containers and arrays of numbers.
+    """
+    try:
+        with path.open("rb") as file:
+            content = _plain(_PlainUnpickler(file, encoding="latin1").load())
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing annotations") from None
+    except _RefusedPickleError as error:
+        raise DataError(
+            f"{path}: refused, {error}: a pickle of RHD holds plain containers and NumPy arrays only"
+        ) from None
+    except Exception as error:  # a damaged pickle fails in any way at all
+        raise DataError(f"{path}: is no readable pickle: {error}") from error
+    if not isinstance(content, dict) or not all(type(number) is int for number in content):
+        raise DataError(f"{path}: expected a dictionary by sample number")
+    return content
+
+
+def _read_part(folder: Path, annotations: dict[int, Any], on_bad: OnBad) -> Iterable[Sample]:
+    numbers = sorted(annotations)
+
+    def read(number: int) -> Sample | BadSampleError:
+        try:
+            return _sample(folder, number, annotations[number])
+        except BadSampleError as error:
+            return error
+
+    # The masks of the whole set take a minute or so to read, so they are read by several threads.
+    with ThreadPoolExecutor() as pool:
+        for done, result in enumerate(pool.map(read, numbers), start=1):
+            if isinstance(result, BadSampleError):
+                on_bad(result)
+            else:
+                yield result
+            if done % _NOTE_EVERY == 0:
+                print(f"  {folder}: {done} of {len(numbers)} masks read", file=sys.stderr)
+
+
+def _sample(folder: Path, number: int, annotation: Any) -> Sample:
+    file_name = f"{number:05d}.png"
+    image_path = folder / "color" / file_name
+    if not image_path.is_file():
+        raise BadSampleError(f"{image_path}: missing picture")
+    uv_vis = annotation.get("uv_vis") if isinstance(annotation, dict) else None
+    if not isinstance(uv_vis, np.ndarray) or uv_vis.shape != (2 * KEYPOINT_COUNT, 3):
+        shape = uv_vis.shape if isinstance(uv_vis, np.ndarray) else "nothing"
+        raise BadSampleError(
+            f"{image_path}: uv_vis must hold {2 * KEYPOINT_COUNT} keypoints of u, v, visible; got {shape}"
+        )
+    handedness = hand_of_mask(_read_mask(folder / "mask" / file_name))
+    table = uv_vis[TO_BASE_FIRST + (KEYPOINT_COUNT if handedness == "right" else 0)].astype(np.float64)
+    keypoints = np.ascontiguousarray(table[:, :2])
+    labelled = np.ones(KEYPOINT_COUNT, bool)
+    if not np.isfinite(keypoints).all():
+        raise BadSampleError(f"{image_path}: a keypoint is not a finite number")
+    return Sample(
+        image_path=image_path,
+        keypoints_in_image=keypoints,
+        labelled=labelled,
+        visible=table[:, 2] > 0,
+        box_in_image=hand_box(keypoints, labelled, image_path),
+        handedness=handedness,
+        source="rhd",
+        name=f"{folder.name}/color/{file_name}",
+    )
+
+
+def _read_mask(path: Path) -> NDArray[np.uint8]:
+    try:
+        return np.asarray(decode_image(path.read_bytes()).pixels)[..., 0]
+    except OSError as error:
+        raise BadSampleError(f"{path}: cannot be read: {error.strerror}") from error
+    except ImageError as error:
+        raise BadSampleError(f"{path}: {error}") from error
+
+
+def _mmpose_sample(annotation: dict[str, Any], images: dict[Any, dict[str, Any]], file: Path) -> Sample:
+    image = images.get(annotation.get("image_id"))
+    if image is None:
+        raise BadSampleError(f"{file}: annotation {annotation.get('id')} names an image that is not listed")
+    image_path = find_image(file, image)
+    values = np.asarray(annotation.get("keypoints", ()), np.float64).ravel()
+    if values.shape != (3 * KEYPOINT_COUNT,):
+        raise BadSampleError(
+            f"{image_path}: annotation {annotation.get('id')} of {file.name} must hold {KEYPOINT_COUNT} keypoints of "
+            f"x, y, visible, got {values.size} numbers"
+        )
+    table = values.reshape(KEYPOINT_COUNT, 3)[TO_BASE_FIRST]
+    keypoints = np.ascontiguousarray(table[:, :2])
+    labelled = np.ones(KEYPOINT_COUNT, bool)  # RHD knows where hidden keypoints are, too
+    return Sample(
+        image_path=image_path,
+        keypoints_in_image=keypoints,
+        labelled=labelled,
+        visible=table[:, 2] > 0,
+        box_in_image=hand_box(keypoints, labelled, image_path),
+        handedness=_HAND_OF_TYPE.get(str(annotation.get("hand_type"))),
+        source="mmpose-rhd",
+        name=str(image["file_name"]),
+    )
+
+
+class _RefusedPickleError(Exception):
+    """The pickle names something that it has no business naming."""
+
+
+class _DtypeShell:
+    """Takes the place of `numpy.dtype` while unpickling: a number type by its code, and nothing more."""
+
+    def __init__(self, code: object, *_: object) -> None:
+        dtype = np.dtype(code) if isinstance(code, str) else None
+        if dtype is None or dtype.kind not in "biuf":
+            raise _RefusedPickleError(f"it holds an array of {code!r}")
+        self.dtype = dtype
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _ArrayShell:
+    """Takes the place of a NumPy array while unpickling; the real one is built from its bytes afterwards."""
+
+    def __init__(self) -> None:
+        self.array = np.zeros(0)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, data = state
+        if isinstance(data, str):  # written by Python 2
+            data = data.encode("latin1")
+        self.array = _array(data, dtype, shape, "F" if fortran else "C")
+
+
+def _array(data: Any, dtype: Any, shape: Any, order: str) -> NDArray[Any]:
+    if not isinstance(dtype, _DtypeShell) or not isinstance(data, bytes | bytearray):
+        raise _RefusedPickleError("it holds an array that is not made of numbers")
+    flat = np.frombuffer(bytes(data), dtype.dtype)
+    return flat.reshape(tuple(int(side) for side in shape), order="F" if order == "F" else "C")
+
+
+def _shell(*_: object) -> _ArrayShell:
+    return _ArrayShell()
+
+
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: str) -> _ArrayShell:
+    shell = _ArrayShell()
+    shell.array = _array(data, dtype, shape, order)
+    return shell
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    data = data.encode("latin1") if isinstance(data, str) else data
+    return _array(data, dtype, (1,), "C")[0]
+
+
+def _latin1(text: Any, encoding: str) -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise _RefusedPickleError(f"it asks for the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+_ADMITTED: Final[dict[tuple[str, str], Callable[..., Any]]] = {
+    ("numpy", "ndarray"): _ArrayShell,
+    ("numpy", "dtype"): _DtypeShell,
+    **{
+        (f"numpy.{core}.{module}", name): stand_in
+        for core in ("core", "_core")  # NumPy 1 and 2
+        for module, name, stand_in in (
+            ("multiarray", "_reconstruct", _shell),
+            ("multiarray", "scalar", _scalar),
+            ("numeric", "_frombuffer", _from_buffer),
+        )
+    },
+    ("_codecs", "encode"): _latin1,  # how old protocols write bytes
+}
+"""Every name that a pickle may use, and our own harmless stand-in for it."""
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        stand_in = _ADMITTED.get((module, name))
+        if stand_in is None:
+            raise _RefusedPickleError(f"it asks for {module}.{name}")
+        return stand_in
+
+    def persistent_load(self, pid: Any) -> Any:  # noqa: ARG002
+        raise _RefusedPickleError("it refers to objects outside itself")
+
+
+def _plain(value: Any) -> Any:
+    """The unpickled value with every shell replaced by its array."""
+    if isinstance(value, _ArrayShell):
+        return value.array
+    if isinstance(value, dict):
+        return {_plain(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(entry) for entry in value)
+    if isinstance(value, np.integer):
+        return int(value)
+    return value
