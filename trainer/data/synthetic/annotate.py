@@ -48,10 +48,10 @@ class HandLabel:
 
 
 def visibility(keypoints: Doubles, flesh: Floats, points: Doubles, depth: Floats) -> Ints:
-    """Visibility [21] of camera-frame keypoints [21, 3] that project to `points` [21, 2], from the depth picture [H, W].
+    """Visibility [21] of camera-frame keypoints [21, 3] that project to `points` [21, 2], by the depth picture [H, W].
 
-    A keypoint lies inside the flesh. It is visible when the first surface at its pixel is at most its own flesh in front
-    of it (so it is the skin over it), and occluded when something nearer covers it.
+    A keypoint lies inside the flesh. It is visible when the first surface at its pixel is at most its own flesh in
+    front of it (so it is the skin over it), and occluded when something nearer covers it.
     """
     height, width = depth.shape
     result = np.full(len(keypoints), OUTSIDE, np.int32)

@@ -116,7 +116,15 @@ def draw_skin(rng: np.random.Generator, age: float) -> Material:
 
 def draw_glove(rng: np.random.Generator) -> Material:
     """A glove in place of skin: thin rubber, knitted or working gloves."""
-    colours = [(60, 110, 190), (235, 235, 235), (25, 25, 28), (200, 190, 60), (150, 60, 40), (70, 90, 60), (130, 130, 135)]
+    colours = [
+        (60, 110, 190),
+        (235, 235, 235),
+        (25, 25, 28),
+        (200, 190, 60),
+        (150, 60, 40),
+        (70, 90, 60),
+        (130, 130, 135),
+    ]
     colour = linear(colours[int(rng.integers(len(colours)))]) * np.exp(rng.normal(0.0, 0.2))
     rubber = rng.random() < 0.5
     return Material(
@@ -166,7 +174,12 @@ def draw_thing(rng: np.random.Generator) -> Material:
             0.0003,
             float(np.exp(rng.uniform(np.log(8.0), np.log(150.0)))),
         ),
-        detail=(float(rng.choice([0, 0, 1, 2, 3, 4, 5, 6])), float(rng.uniform(0.0, 1.2)), float(rng.uniform(0.0, 0.2)), 0.0),
+        detail=(
+            float(rng.choice([0, 0, 1, 2, 3, 4, 5, 6])),
+            float(rng.uniform(0.0, 1.2)),
+            float(rng.uniform(0.0, 0.2)),
+            0.0,
+        ),
         seed=draw_seed(rng),
     )
 
@@ -228,7 +241,7 @@ def skin_regions(asset: HandAsset) -> SkinRegions:
         # Knuckles and fingertips are redder.
         for k, point in enumerate(points[:-1]):
             reach = 0.011 if k == 0 else 0.009
-            bump = np.exp(-(np.linalg.norm(vertices - point, axis=1) / reach - 0.8).clip(0.0) ** 2)
+            bump = np.exp(-((np.linalg.norm(vertices - point, axis=1) / reach - 0.8).clip(0.0) ** 2))
             flush = np.maximum(flush, 0.8 * bump * (normals @ palmar < 0.35) * (owned > 0.05))
         tip = np.exp(-((np.linalg.norm(vertices - ends[number], axis=1) / 0.011) ** 2))
         flush = np.maximum(flush, tip * of_finger)

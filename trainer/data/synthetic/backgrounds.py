@@ -61,6 +61,11 @@ def list_files(folder: Path, suffixes: tuple[str, ...], what: str) -> tuple[Path
     return tuple(found)
 
 
+def _as_bytes(values: npt.NDArray[np.floating]) -> Bytes:
+    picture: Bytes = np.clip(values, 0, 255).astype(np.uint8)
+    return picture
+
+
 def _colour(rng: np.random.Generator, palette: Doubles | None = None) -> tuple[int, int, int]:
     if palette is not None and rng.random() < 0.93:
         value = palette[int(rng.integers(len(palette)))] + rng.normal(0.0, 12.0, 3)
@@ -102,7 +107,7 @@ def _wall(rng: np.random.Generator, size: int) -> Bytes:
     t = t * float(rng.uniform(0.0, 0.8))
     picture = start * (1 - t) + end * t
     picture += (_clouds(rng, size, int(rng.integers(2, 10)), 3) * rng.uniform(0.0, 9.0))[..., None]
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    return _as_bytes(picture)
 
 
 def _clutter(rng: np.random.Generator, size: int) -> Bytes:
@@ -133,7 +138,7 @@ def _clutter(rng: np.random.Generator, size: int) -> Bytes:
         image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 0.02 * size))))
     shade = 1.0 + 0.12 * _clouds(rng, size, 3, 2)
     picture = np.asarray(image) * shade[..., None] + (_clouds(rng, size, size // 4, 2) * rng.uniform(0, 7))[..., None]
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    return _as_bytes(picture)
 
 
 def _texture(rng: np.random.Generator, size: int) -> Bytes:
@@ -143,11 +148,13 @@ def _texture(rng: np.random.Generator, size: int) -> Bytes:
         # Grain along one direction, as in wood or woven cloth.
         x, y = np.meshgrid(np.linspace(0, 1, size), np.linspace(0, 1, size))
         angle = float(rng.uniform(0, np.pi))
-        field = np.sin((x * np.cos(angle) + y * np.sin(angle)) * float(rng.uniform(20, 150)) + 1.5 * field) + 0.4 * field
+        field = (
+            np.sin((x * np.cos(angle) + y * np.sin(angle)) * float(rng.uniform(20, 150)) + 1.5 * field) + 0.4 * field
+        )
     t = np.clip(field * float(rng.uniform(0.2, 0.5)) + 0.5, 0, 1)
     stops = np.linspace(0, 1, 3)
     picture = np.stack([np.interp(t, stops, palette[:3, c]) for c in range(3)], axis=-1)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    return _as_bytes(picture)
 
 
 def _room(rng: np.random.Generator, size: int) -> Bytes:
@@ -172,7 +179,7 @@ def _room(rng: np.random.Generator, size: int) -> Bytes:
                 draw.line([x, level, x + w, level], fill=_colour(rng, palette), width=max(1, size // 90))
     image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.025 * size))))
     picture = np.asarray(image) + (_clouds(rng, size, size // 3, 2) * rng.uniform(0, 5))[..., None]
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    return _as_bytes(picture)
 
 
 def invent_background(rng: np.random.Generator, size: int) -> Bytes:

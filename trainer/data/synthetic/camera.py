@@ -31,7 +31,7 @@ class Camera:
         return np.stack([x, y], axis=1)
 
     def clip_matrix(self, near: float, far: float) -> Floats:
-        """Camera frame -> OpenGL clip space [4, 4]; row 0 of the picture comes out at the bottom of the frame buffer."""
+        """Camera frame -> OpenGL clip space [4, 4]; row 0 of the picture is the frame buffer's lowest, read first."""
         w, h = self.width, self.height
         return np.array(
             [
@@ -50,9 +50,7 @@ class Camera:
         return unit
 
 
-def framing_camera(
-    points: npt.NDArray[np.floating], size: int, share: float, shift: tuple[float, float]
-) -> Camera:
+def framing_camera(points: npt.NDArray[np.floating], size: int, share: float, shift: tuple[float, float]) -> Camera:
     """A square camera in which the points' box has side `share * size`, its centre `shift * size` off the middle.
 
     The optical axis need not meet the image's middle: this is a square cut from a larger photograph.
@@ -98,7 +96,9 @@ def draw_view(rng: np.random.Generator) -> Doubles:
         return random_rotation(rng)
     # Hand frame has y to the fingers and z out of the palm; the camera looks along +z with y down.
     facing = np.diag([1.0, -1.0, -1.0])
-    turn = float(rng.uniform(-180.0, 180.0)) if rng.random() < 0.6 else float(rng.choice([0.0, 180.0]) + rng.normal(0, 25))
+    turn = (
+        float(rng.uniform(-180.0, 180.0)) if rng.random() < 0.6 else float(rng.choice([0.0, 180.0]) + rng.normal(0, 25))
+    )
     tilt = float(np.clip(rng.normal(0.0, 32.0), -80.0, 80.0))
     roll = float(rng.normal(0.0, 35.0)) if rng.random() < 0.65 else float(rng.uniform(-180.0, 180.0))
     rotation: Doubles = euler(0, 0, roll) @ euler(tilt, 0, 0) @ facing @ euler(0, turn, 0)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,7 +107,7 @@ def _tile(picture: Image.Image, hands: list[dict[str, Any]], layout: SheetLayout
         points = [(float((x - left) * scale * 2), float((y - top) * scale * 2)) for x, y, _ in table]
         for finger, colour in enumerate(_FINGER_COLOURS):
             chain = [0, *range(1 + 4 * finger, 5 + 4 * finger)]
-            for a, b in zip(chain[:-1], chain[1:], strict=True):
+            for a, b in pairwise(chain):
                 if table[a, 2] > 0 and table[b, 2] > 0:
                     draw.line([points[a], points[b]], fill=colour, width=3)
             for k in chain:
@@ -121,5 +122,12 @@ def _tile(picture: Image.Image, hands: list[dict[str, Any]], layout: SheetLayout
             corner = ((x - left) * scale * 2, (y - top) * scale * 2)
             far = ((x + w - left) * scale * 2, (y + h - top) * scale * 2)
             draw.rectangle([*corner, *far], outline=(255, 255, 255))
-            draw.text((corner[0] + 5, corner[1] + 3), side_of, fill=(255, 255, 255), stroke_width=2, stroke_fill=(0, 0, 0), font_size=22)
+            draw.text(
+                (corner[0] + 5, corner[1] + 3),
+                side_of,
+                fill=(255, 255, 255),
+                stroke_width=2,
+                stroke_fill=(0, 0, 0),
+                font_size=22,
+            )
     return plain, canvas.resize((layout.tile, layout.tile), Image.Resampling.LANCZOS)

@@ -32,7 +32,7 @@ from trainer.data.synthetic.scene import Stock
 from trainer.data.synthetic.writer import Record, SetFolder, SetSettings, write_sample
 
 _CHUNK: Final = 6
-_ONE_THREAD: Final = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+_ONE_THREAD: Final = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # Panoramas serve as light and as blurred backgrounds; more than this many would only fill the memory.
 _MOST_PANORAMAS: Final = 200
 

@@ -1,9 +1,10 @@
 """Hands from a folder of rigged glTF files (`--hand-meshes`).
 
-Looked for: `*.gltf` with one skinned mesh each, whose joints are named `Wrist_*`, `Thumb_Metacarpal_*`, `Index_Proximal_*` and
-so on (the OpenXR names, side suffix `_L` or `_R`); pictures in `textures/`; and, where there is one, `poses_quaternions.json`
-(side -> pose -> bone -> [x, y, z, w], which replaces the node's rotation). Such meshes end at the wrist, so these
-hands always wear a sleeve. Left meshes are brought into the right-hand frame and mirrored back when drawn.
+Looked for: `*.gltf` with one skinned mesh each, whose joints are named `Wrist_*`, `Thumb_Metacarpal_*`,
+`Index_Proximal_*` and so on (the OpenXR names, side suffix `_L` or `_R`); pictures anywhere below the folder; and,
+where there is one, `poses_quaternions.json` (side -> pose -> bone -> [x, y, z, w], which replaces the node's rotation). Such
+meshes end at the wrist, so these hands always wear a sleeve. Left meshes are brought into the right-hand frame and
+mirrored back when drawn.
 """
 
 import base64
@@ -110,7 +111,10 @@ def _read(path: Path, document: dict[str, Any]) -> RiggedMesh:
     skin_of = document["skins"][0]
     joints = tuple(skin_of["joints"])
     vertices = accessor(attributes["POSITION"]).astype(np.float32)
-    bones, shares = accessor(attributes["JOINTS_0"]).astype(np.int64), accessor(attributes["WEIGHTS_0"]).astype(np.float32)
+    bones, shares = (
+        accessor(attributes["JOINTS_0"]).astype(np.int64),
+        accessor(attributes["WEIGHTS_0"]).astype(np.float32),
+    )
     weights = np.zeros((len(vertices), len(joints)), np.float32)
     np.add.at(weights, (np.arange(len(vertices))[:, None], bones), shares)
     weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-6)
@@ -152,7 +156,9 @@ def _local(node: dict[str, Any]) -> Doubles:
     matrix = np.eye(4)
     if "matrix" in node:
         return np.array(node["matrix"], np.float64).reshape(4, 4).T
-    matrix[:3, :3] = _rotation(np.array(node.get("rotation", [0.0, 0.0, 0.0, 1.0]))) * np.array(node.get("scale", [1, 1, 1]))
+    matrix[:3, :3] = _rotation(np.array(node.get("rotation", [0.0, 0.0, 0.0, 1.0]))) * np.array(
+        node.get("scale", [1, 1, 1])
+    )
     matrix[:3, 3] = node.get("translation", [0.0, 0.0, 0.0])
     return matrix
 
@@ -189,7 +195,8 @@ class GltfHand:
 
     def to_hand_frame(self, points: npt.NDArray[np.floating]) -> Floats:
         """Points [N, 3] of the file's space in the right-hand frame."""
-        return ((points - self._origin) @ self._axes).astype(np.float32)
+        placed: Floats = np.einsum("vi,ij->vj", points - self._origin, self._axes).astype(np.float32)
+        return placed
 
     def _shape(self, bind: dict[str, Doubles]) -> HandShape:
         joints = self.to_hand_frame(np.stack([bind[joint] for joint in _JOINT_OF.values()]))
@@ -230,7 +237,7 @@ class GltfHand:
         )
 
     def posed_by_quaternions(self, rotations: dict[str, Doubles]) -> tuple[Floats, Floats]:
-        """Skin [V, 3] and keypoints [21, 3] in the right-hand frame; `rotations` replace node rotations by joint name."""
+        """Skin [V, 3] and keypoints [21, 3] in the right-hand frame; `rotations` replace those of the named joints."""
         mesh = self.mesh
         node_of = dict(zip(mesh.joint_names, mesh.joints, strict=True))
         local = dict(mesh.locals)
@@ -376,7 +383,9 @@ def _read_poses(path: Path) -> dict[Handedness, list[tuple[str, dict[str, Double
         document = json.loads(path.read_text(encoding="utf-8"))
         for side, found in poses.items():
             for name, bones in sorted(document.get(side, {}).items()):
-                rotations = {bone.removesuffix("_L").removesuffix("_R"): np.array(q, np.float64) for bone, q in bones.items()}
+                rotations = {
+                    bone.removesuffix("_L").removesuffix("_R"): np.array(q, np.float64) for bone, q in bones.items()
+                }
                 if any(q.shape != (4,) for q in rotations.values()):
                     raise ValueError(f"pose {name!r} holds something other than quaternions")
                 found.append((name, rotations))

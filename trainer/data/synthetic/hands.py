@@ -23,14 +23,15 @@ Handedness = Literal["left", "right"]
 
 # Depth from a keypoint to the skin above it on an average adult hand, metres: a keypoint counts as seen when the first
 # surface at its pixel is no farther in front of it than this.
-FLESH: Final = np.array(
-    [0.027, 0.022, 0.017, 0.014, 0.012]
-    + [0.020, 0.014, 0.012, 0.010]
-    + [0.020, 0.014, 0.012, 0.010]
-    + [0.019, 0.014, 0.012, 0.010]
-    + [0.018, 0.012, 0.010, 0.009],
-    np.float32,
+_FLESH_OF_WRIST: Final = (0.027,)
+_FLESH_OF_FINGERS: Final = (
+    (0.022, 0.017, 0.014, 0.012),
+    (0.020, 0.014, 0.012, 0.010),
+    (0.020, 0.014, 0.012, 0.010),
+    (0.019, 0.014, 0.012, 0.010),
+    (0.018, 0.012, 0.010, 0.009),
 )
+FLESH: Final = np.array([*_FLESH_OF_WRIST, *(depth for finger in _FLESH_OF_FINGERS for depth in finger)], np.float32)
 _ADULT_PALM: Final = 0.095  # wrist to middle knuckle, metres
 
 

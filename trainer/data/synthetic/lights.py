@@ -101,9 +101,7 @@ def light_from(
     colour = (taken * area[..., None]).sum(axis=(0, 1)) / np.pi
     rest = small - taken
     x, y, z = turned[..., 0], turned[..., 1], turned[..., 2]
-    polynomials = np.stack(
-        [np.ones_like(x), y, z, x, x * y, y * z, 3.0 * z * z - 1.0, x * z, x * x - y * y], axis=0
-    )
+    polynomials = np.stack([np.ones_like(x), y, z, x, x * y, y * z, 3.0 * z * z - 1.0, x * z, x * x - y * y], axis=0)
     constants = np.array([0.282095, *[0.488603] * 3, 1.092548, 1.092548, 0.315392, 1.092548, 0.546274])
     # The last factors fade the higher bands: cut off sharply, a low sun would leave coloured dark spots opposite it.
     bands = np.array([1.0, *[2.0 / 3.0 * 0.9] * 3, *[0.25 * 0.65] * 5])

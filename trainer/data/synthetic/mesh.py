@@ -90,4 +90,5 @@ def vertex_normals(vertices: Floats, triangles: Ints) -> Floats:
         weights = np.repeat(face[:, channel], 3)
         normals[:, channel] = np.bincount(flat, weights=weights, minlength=len(vertices))
     length = np.linalg.norm(normals, axis=1, keepdims=True)
-    return (normals / np.maximum(length, _MINIMUM_LENGTH)).astype(np.float32)
+    unit: Floats = (normals / np.maximum(length, _MINIMUM_LENGTH)).astype(np.float32)
+    return unit

@@ -78,7 +78,7 @@ def apply_flaws(picture: Bytes, flaws: CameraFlaws, rng: np.random.Generator) ->
     values = table[np.clip(values, 0, 255).astype(np.uint8)]
     if flaws.shot_noise > 0.0 or flaws.read_noise > 0.0:
         values = values + _noise(values, flaws, rng)
-    out = np.clip(values + 0.5, 0, 255).astype(np.uint8)
+    out: Bytes = np.clip(values + 0.5, 0, 255).astype(np.uint8)
     if flaws.resolution < 1.0:
         small = (max(8, int(width * flaws.resolution)), max(8, int(height * flaws.resolution)))
         low = Image.fromarray(out).resize(small, Image.Resampling.BOX)
@@ -106,7 +106,7 @@ def _shake(image: Image.Image, length: float, angle: float) -> Image.Image:
     padded = np.pad(array, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
     total = np.zeros_like(array)
     for share in np.linspace(-0.5, 0.5, copies):
-        dx = int(round(reach + share * length * np.cos(angle)))
-        dy = int(round(reach + share * length * np.sin(angle)))
+        dx = round(reach + share * length * np.cos(angle))
+        dy = round(reach + share * length * np.sin(angle))
         total += padded[dy : dy + height, dx : dx + width]
     return Image.fromarray((total / copies).astype(np.uint8))

@@ -1,9 +1,9 @@
 """How a hand is held: joint angles within anatomical limits, named gestures, and what keeps fingers apart.
 
-Angles are degrees. For the four fingers: flexion of the base (MCP), middle (PIP) and end (DIP) joint, positive towards the
-palm, and the sideways angle of the finger in the palm's plane, positive to the thumb's side. The thumb is given by where
-its metacarpal points (`radial`: away from the hand's axis in the palm's plane; `palmar`: out of the palm), its `roll`
-about itself, and the flexion of its two further joints. Turning angles into rotations needs the hand's own joint
+Angles are degrees. For the four fingers: flexion of the base (MCP), middle (PIP) and end (DIP) joint, positive towards
+the palm, and the sideways angle of the finger in the palm's plane, positive to the thumb's side. The thumb is given by
+where its metacarpal points (`radial`: away from the hand's axis in the palm's plane; `palmar`: out of the palm), its
+`roll` about itself, and the flexion of its two further joints. Turning angles into rotations needs the hand's own joint
 positions (`PoseSolver`); deforming the skin is `skinning`.
 """
 
@@ -235,9 +235,13 @@ class PoseSolver:
         axis = np.cross(steps[1], steps[2])
         self._thumb_axis = axis / np.linalg.norm(axis)
         units = [s / np.linalg.norm(s) for s in steps]
-        self._thumb_rest_ip = float(np.rad2deg(np.arcsin(np.clip(np.cross(units[1], units[2]) @ self._thumb_axis, -1, 1))))
+        self._thumb_rest_ip = float(
+            np.rad2deg(np.arcsin(np.clip(np.cross(units[1], units[2]) @ self._thumb_axis, -1, 1)))
+        )
         # The metacarpal and the first phalanx of a straight thumb are in line; the rig's rest is a little bent.
-        self._thumb_rest_mcp = float(np.rad2deg(np.arcsin(np.clip(np.cross(units[0], units[1]) @ self._thumb_axis, -1, 1))))
+        self._thumb_rest_mcp = float(
+            np.rad2deg(np.arcsin(np.clip(np.cross(units[0], units[1]) @ self._thumb_axis, -1, 1)))
+        )
         self._radii = self._flesh_radii(rest)
         self._apart = self._pairs_kept_apart()
 
@@ -417,9 +421,7 @@ class PoseSolver:
         values = start
         for _ in range(5):
             here = error(values)
-            jacobian = np.stack(
-                [(error(values + 0.5 * unit) - here) / 0.5 for unit in np.eye(len(values))], axis=1
-            )
+            jacobian = np.stack([(error(values + 0.5 * unit) - here) / 0.5 for unit in np.eye(len(values))], axis=1)
             step = np.linalg.solve(jacobian.T @ jacobian + 0.05 * np.eye(len(values)), -jacobian.T @ here)
             values = values + np.clip(step, -15.0, 15.0)
         return posed(values)

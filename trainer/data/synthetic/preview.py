@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plain", action="store_true", help="without keypoints")
     parser.add_argument("--both", action="store_true", help="each picture twice: without and with keypoints")
     parser.add_argument("--zoom", action="store_true", help="show the first hand of a picture instead of all of it")
-    parser.add_argument("--seed", type=int, default=None, help="draw the pictures at random; without it, the first ones")
+    parser.add_argument(
+        "--seed", type=int, default=None, help="draw the pictures at random; without it, the first ones"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

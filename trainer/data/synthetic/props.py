@@ -68,7 +68,8 @@ def ellipsoid(radii: tuple[float, float, float]) -> Solid:
 
 def box(size: tuple[float, float, float]) -> Solid:
     """A box with flat sides (its corners are not shared), centred."""
-    faces, triangles = [], []
+    faces: list[Doubles] = []
+    triangles: list[int] = []
     for axis in range(3):
         for sign in (-1.0, 1.0):
             u, v = (axis + 1) % 3, (axis + 2) % 3

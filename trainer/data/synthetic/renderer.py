@@ -62,11 +62,11 @@ def make_context() -> moderngl.Context:
     # One rendering thread a worker: the workers share out the cores.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     try:
-        return moderngl.create_context(require=330, standalone=True, backend="egl")
+        return moderngl.create_context(require=330, standalone=True, backend="egl")  # type: ignore[arg-type]
     except Exception as error:  # moderngl raises plain Exception
         raise NoGraphicsError(
-            "no off-screen OpenGL 3.3 through EGL here; on Debian or Ubuntu install libegl1, libgl1 and libgl1-mesa-dri "
-            f"(software rendering, no graphics card needed). The driver said: {error}"
+            "no off-screen OpenGL 3.3 through EGL here; on Debian or Ubuntu install libegl1, libgl1 and "
+            f"libgl1-mesa-dri (software rendering, no graphics card needed). The driver said: {error}"
         ) from error
 
 
@@ -80,7 +80,9 @@ class Renderer:
         self._size = (width, height)
         samples = 4 if ctx.max_samples >= 4 else 0
         self._depth_program = ctx.program(shaders.DEPTH_VERTEX, shaders.DEPTH_FRAGMENT)
-        self._shadow_program = ctx.program(shaders.DEPTH_VERTEX.replace("out float z;", "float z;"), shaders.SHADOW_FRAGMENT)
+        self._shadow_program = ctx.program(
+            shaders.DEPTH_VERTEX.replace("out float z;", "float z;"), shaders.SHADOW_FRAGMENT
+        )
         self._shade = ctx.program(shaders.SHADE_VERTEX, shaders.SHADE_FRAGMENT)
         self._z = ctx.texture(self._size, 2, dtype="f4")
         self._z.filter = (moderngl.NEAREST, moderngl.NEAREST)
@@ -109,8 +111,7 @@ class Renderer:
         drawn: list[tuple[Mesh, list[moderngl.VertexArray], list[moderngl.Buffer | moderngl.Texture]]] = []
         width, height = self._size
         try:
-            for mesh in meshes:
-                drawn.append(self._upload(mesh))
+            drawn.extend(self._upload(mesh) for mesh in meshes)
             self._shadow_frame.use()
             self._shadow_frame.clear(depth=1.0)
             _write(self._shadow_program, "clip", shadow_clip.T)
@@ -151,9 +152,7 @@ class Renderer:
         """Give the context back."""
         self._ctx.release()
 
-    def _upload(
-        self, mesh: Mesh
-    ) -> tuple[Mesh, list[moderngl.VertexArray], list[moderngl.Buffer | moderngl.Texture]]:
+    def _upload(self, mesh: Mesh) -> tuple[Mesh, list[moderngl.VertexArray], list[moderngl.Buffer | moderngl.Texture]]:
         count = len(mesh.vertices)
         data = np.zeros((count, _FLOATS_A_VERTEX), np.float32)
         data[:, 0:3], data[:, 3:6], data[:, 6:9] = mesh.vertices, mesh.normals, mesh.rest

@@ -128,9 +128,7 @@ def _solid_mesh(solid: props.Solid, material: Material, instance: int, *, casts_
     )
 
 
-def _dress(
-    hand: PosedHand, outfit: _Outfit, at: _Placement, instance: int, rng: np.random.Generator
-) -> list[Mesh]:
+def _dress(hand: PosedHand, outfit: _Outfit, at: _Placement, instance: int, rng: np.random.Generator) -> list[Mesh]:
     """The meshes of a hand with its arm, sleeve and ornaments."""
     sleeve = outfit.sleeve
     bare_arm = len(hand.arm_triangles) > 0
@@ -189,7 +187,10 @@ def _dress(
         meshes.append(_band(start, axis, radius, width, outfit.band, at))
     if outfit.ring is not None and worn is None and hand.texture is None:
         finger = int(rng.integers(1, 5))
-        base, middle = hand.keypoints[1 + 4 * finger].astype(np.float64), hand.keypoints[2 + 4 * finger].astype(np.float64)
+        base, middle = (
+            hand.keypoints[1 + 4 * finger].astype(np.float64),
+            hand.keypoints[2 + 4 * finger].astype(np.float64),
+        )
         axis = (middle - base) / np.linalg.norm(middle - base)
         centre = base + 0.66 * (middle - base)
         offset = hand.vertices[np.unique(hand.hand_triangles)] - centre
@@ -205,9 +206,7 @@ def _dress(
     return meshes
 
 
-def _band(
-    centre: Doubles, axis: Doubles, radius: float, width: float, material: Material, at: _Placement
-) -> Mesh:
+def _band(centre: Doubles, axis: Doubles, radius: float, width: float, material: Material, at: _Placement) -> Mesh:
     steps = np.linspace(-0.5, 0.5, 4) * width
     path = centre + steps[:, None] * axis
     across = np.cross(axis, [0.3, 0.5, 0.81])
@@ -286,22 +285,26 @@ def _random_solid(rng: np.random.Generator, size: float) -> props.Solid:
     if shape < 0.4:
         solid = props.box((size, float(size * rng.uniform(0.2, 1.2)), float(size * rng.uniform(0.05, 0.8))))
     elif shape < 0.75:
-        solid = props.cylinder(float(size * rng.uniform(0.08, 0.4)), float(size * rng.uniform(0.6, 2.0)), float(rng.uniform(0.5, 1.2)))
+        solid = props.cylinder(
+            float(size * rng.uniform(0.08, 0.4)), float(size * rng.uniform(0.6, 2.0)), float(rng.uniform(0.5, 1.2))
+        )
     else:
         solid = props.ellipsoid((size / 2, float(size * rng.uniform(0.2, 0.6)), float(size * rng.uniform(0.2, 0.6))))
     return solid.moved(random_rotation(rng), np.zeros(3))
 
 
-def _environment(
-    stock: Stock, camera: Camera, rng: np.random.Generator
-) -> tuple[Bytes, Lighting, bool]:
+def _environment(stock: Stock, camera: Camera, rng: np.random.Generator) -> tuple[Bytes, Lighting, bool]:
     """Background, lighting, and whether it is a dim picture."""
     size = camera.width
     low_light = rng.random() < 0.13
-    brightness = float(np.exp(rng.uniform(np.log(0.14), np.log(0.42)))) if low_light else float(np.exp(rng.normal(-0.02, 0.24)))
+    brightness = (
+        float(np.exp(rng.uniform(np.log(0.14), np.log(0.42)))) if low_light else float(np.exp(rng.normal(-0.05, 0.2)))
+    )
     lamps = int(rng.choice([0, 0, 1, 1, 2]))
-    turn = euler(float(rng.normal(0.0, 12.0)), 0.0, float(rng.normal(0.0, 10.0))) @ np.diag([1.0, -1.0, 1.0]) @ euler(
-        0.0, float(rng.uniform(-180.0, 180.0)), 0.0
+    turn = (
+        euler(float(rng.normal(0.0, 12.0)), 0.0, float(rng.normal(0.0, 10.0)))
+        @ np.diag([1.0, -1.0, 1.0])
+        @ euler(0.0, float(rng.uniform(-180.0, 180.0)), 0.0)
     )
     choice = rng.random()
     if stock.panoramas and choice < (0.35 if stock.photos else 0.7):
@@ -318,10 +321,12 @@ def _environment(
     photo = stock.photos is not None and choice < 0.85
     background = stock.photos.draw(rng, size) if photo and stock.photos is not None else invent_background(rng, size)
     tint = linear(background[::8, ::8].reshape(-1, 3)).mean(axis=0)
-    panorama = invent_panorama(rng, tint if rng.random() < 0.7 else None)
-    lighting = light_from(panorama, turn, rng, extra_lamps=lamps, brightness=brightness)
+    invented = invent_panorama(rng, tint if rng.random() < 0.7 else None)
+    lighting = light_from(invented, turn, rng, extra_lamps=lamps, brightness=brightness)
     if low_light:
-        background = (background * float(np.clip(brightness * rng.uniform(0.8, 2.0), 0.15, 1.0)) ** (1 / 2.2)).astype(np.uint8)
+        background = (background * float(np.clip(brightness * rng.uniform(0.8, 2.0), 0.15, 1.0)) ** (1 / 2.2)).astype(
+            np.uint8
+        )
     return background, lighting, low_light
 
 
@@ -367,7 +372,9 @@ def _compose_crop(stock: Stock, size: int, rng: np.random.Generator) -> Scene:
         rotation = draw_view(rng)
         distance = float(np.exp(rng.uniform(np.log(0.26), np.log(1.3))))
         centre = hand.keypoints.mean(axis=0) @ rotation.T
-        at = _Placement(rotation, np.array([rng.normal(0, 0.12) * distance, rng.normal(0, 0.12) * distance, distance]) - centre)
+        at = _Placement(
+            rotation, np.array([rng.normal(0, 0.12) * distance, rng.normal(0, 0.12) * distance, distance]) - centre
+        )
         nearest = float(at.points(hand.vertices)[:, 2].min())
         if nearest < 0.07:
             continue
@@ -404,7 +411,7 @@ def _compose_crop(stock: Stock, size: int, rng: np.random.Generator) -> Scene:
             meshes.extend(second[0])
             placed.append(second[1])
     if rng.random() < 0.30:
-        meshes.extend(_surroundings(place, about, camera, rng))
+        meshes.extend(_surroundings(place, about, rng))
     return Scene(meshes, camera, lighting, background, placed, about, low_light)
 
 
@@ -429,7 +436,7 @@ def _second_hand(
     return None
 
 
-def _surroundings(place: Doubles, about: Floats, camera: Camera, rng: np.random.Generator) -> list[Mesh]:
+def _surroundings(place: Doubles, about: Floats, rng: np.random.Generator) -> list[Mesh]:
     """A surface behind the hand that takes its shadow, and perhaps things on it."""
     behind = float(about[:, 2].max()) + float(rng.uniform(0.005, 0.25))
     tilt = euler(float(rng.normal(0.0, 25.0)), float(rng.normal(0.0, 20.0)), float(rng.uniform(-180, 180)))
@@ -469,20 +476,21 @@ def _compose_scene(stock: Stock, size: int, rng: np.random.Generator) -> Scene:
     people = int(rng.choice([0, 1, 1, 1, 1, 2]))
     count = 0
     for _ in range(people):
-        distance = float(np.exp(rng.uniform(np.log(0.7), np.log(2.2))))
+        distance = float(np.exp(rng.uniform(np.log(0.7), np.log(1.9))))
         outfit = _draw_outfit(rng, float(rng.uniform(0.4, 1.0)))
-        shown = rng.random() < 0.7
         width = distance * size / focal
-        chest = np.array([rng.normal(0.0, 0.16) * width, rng.uniform(0.0, 0.28) * width, distance])
+        # The body ends at the hips, which have to stay below the picture.
+        low = max(0.0, 0.5 * width - 0.56)
+        chest = np.array([rng.normal(0.0, 0.16) * width, low + rng.uniform(0.0, 0.25) * width, distance])
         facing = float(rng.normal(0.0, 28.0))
         body_turn = euler(float(rng.normal(0.0, 5.0)), facing, float(rng.normal(0.0, 6.0)))
-        if shown:
-            meshes.append(_torso(stock.body, outfit, chest, body_turn, rng))
+        meshes.append(_torso(stock.body, outfit, chest, body_turn, rng))
         for side in ("left", "right"):
-            if rng.random() < 0.3:
-                continue
-            result = _reaching_hand(stock, side, chest, body_turn, camera, outfit, FIRST_HAND + count, rng, shown=shown)
+            result = None
+            if rng.random() < 0.75:
+                result = _reaching_hand(stock, side, chest, body_turn, camera, outfit, FIRST_HAND + count, rng)
             if result is None:
+                meshes.append(_hidden_arm(side, chest, body_turn, outfit, rng))
                 continue
             parts, label, points = result
             meshes.extend(parts)
@@ -499,9 +507,7 @@ def _compose_scene(stock: Stock, size: int, rng: np.random.Generator) -> Scene:
     return Scene(meshes, camera, lighting, background, placed, np.concatenate(about), low_light)
 
 
-def _torso(
-    body: BodyAsset, outfit: _Outfit, chest: Doubles, turn: Doubles, rng: np.random.Generator
-) -> Mesh:
+def _torso(body: BodyAsset, outfit: _Outfit, chest: Doubles, turn: Doubles, rng: np.random.Generator) -> Mesh:
     coefficients = np.clip(rng.normal(0.0, 0.7, len(body.directions)), -1.5, 1.5).astype(np.float32)
     points = body.mean + np.einsum("d,dnc->nc", coefficients, body.directions)
     count = len(body.head_weight)
@@ -512,8 +518,10 @@ def _torso(
     neck = float(rng.uniform(0.03, 0.08))
     head = points[-1]
     cloth = np.clip((neck - rest[:, 2]) / 0.01, 0.0, 1.0) * (body.head_weight < 0.5)
-    crown = rest - (head + np.array([0.0, 0.02, 0.10]))
-    hair = np.clip((crown[:, 2] * 0.9 + crown[:, 1] * 1.1 + 0.0) / 0.012, 0.0, 1.0) * (body.head_weight > 0.5)
+    # Hair lies above and behind a slanted plane through the head.
+    crown = rest - (head + np.array([0.0, -0.017, 0.084]))
+    line = float(rng.uniform(-0.02, 0.035))
+    hair = np.clip((crown[:, 2] * 1.3 + crown[:, 1] + line) / 0.012, 0.0, 1.0) * (body.head_weight > 0.5)
     if rng.random() < 0.08:
         hair = hair * 0.0
     dark = linear(rng.choice([(30, 24, 20), (70, 48, 30), (140, 105, 60), (150, 150, 150)]))
@@ -548,8 +556,6 @@ def _reaching_hand(
     outfit: _Outfit,
     instance: int,
     rng: np.random.Generator,
-    *,
-    shown: bool,
 ) -> tuple[list[Mesh], PlacedHand, Floats] | None:
     """A hand held up in front of its body: the arm comes from the shoulder's side."""
     handedness: Handedness = "left" if side == "left" else "right"
@@ -594,12 +600,26 @@ def _reaching_hand(
         bent[1:-1] = 0.25 * bent[:-2] + 0.5 * bent[1:-1] + 0.25 * bent[2:]
         local = (bent - at.offset) @ rotation
         hand = replace(hand, arm_path=local.astype(np.float32))
-        sleeve = outfit.sleeve or (None if not shown and rng.random() < 0.5 else None)
-        long_enough = replace(outfit, sleeve=sleeve or _bare(outfit.skin), cuff=outfit.cuff if sleeve else 0.17)
-        if sleeve is None:
-            long_enough = replace(long_enough, looseness=1.0)
+        long_enough = outfit
+        if outfit.sleeve is None:
+            long_enough = replace(outfit, sleeve=_bare(outfit.skin), cuff=0.17, looseness=1.0)
         return _dress(hand, long_enough, at, instance, rng), _placed(hand, at, instance), at.points(hand.keypoints)
     return None
+
+
+def _hidden_arm(side: str, chest: Doubles, turn: Doubles, outfit: _Outfit, rng: np.random.Generator) -> Mesh:
+    """An arm whose hand is behind its owner's back."""
+    outwards = 1.0 if side == "left" else -1.0
+    shoulder = chest + turn @ np.array([outwards * 0.17, 0.02, 0.0])
+    elbow = shoulder + turn @ np.array([outwards * rng.uniform(0.02, 0.10), 0.27, rng.uniform(0.02, 0.10)])
+    wrist = chest + turn @ np.array([outwards * 0.03, 0.38, 0.22])
+    path = np.concatenate([np.linspace(wrist, elbow, 9)[:-1], np.linspace(elbow, shoulder, 8)])
+    path[1:-1] = 0.25 * path[:-2] + 0.5 * path[1:-1] + 0.25 * path[2:]
+    radii = np.linspace(0.028, 0.05, len(path))
+    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
+    here = _Placement(np.eye(3), np.zeros(3))
+    looseness = outfit.looseness if outfit.sleeve else 1.0
+    return _sleeve(path, radii, along, 0.0, looseness, outfit.sleeve or _bare(outfit.skin), here, rng)
 
 
 def _bare(skin: Material) -> Material:

@@ -218,7 +218,7 @@ void main() {
             }
             // Nails.
             float side = abs(nail.x);
-            float edge = smoothstep(1.0, 0.86, side) * smoothstep(0.0, 0.10, nail.y + 0.10 * nail.x * nail.x * -1.0 + 0.02)
+            float edge = smoothstep(1.0, 0.86, side) * smoothstep(0.0, 0.10, nail.y - 0.10 * nail.x * nail.x + 0.02)
                 * smoothstep(1.0 + detail.w, 0.97 + detail.w, nail.y) * step(0.15, nail.z);
             if (edge > 0.01) {
                 float moon = smoothstep(0.30, 0.18, nail.y + 0.35 * nail.x * nail.x);
@@ -230,8 +230,8 @@ void main() {
                 shine = mix(shine, 1.3, edge);
                 height *= 1.0 - edge;
             }
-            float rim = smoothstep(1.22, 1.0, side) * smoothstep(0.86, 1.0, side) * step(0.0, nail.y) * step(nail.y, 0.9)
-                * step(0.15, nail.z);
+            float rim = smoothstep(1.22, 1.0, side) * smoothstep(0.86, 1.0, side) * step(0.0, nail.y)
+                * step(nail.y, 0.9) * step(0.15, nail.z);
             colour *= 1.0 - 0.22 * rim;
         }
         n = bumped(n, height, strength);

@@ -14,8 +14,8 @@ from trainer.data.synthetic.asset import FINGERS, HandAsset
 Floats = npt.NDArray[np.float32]
 
 # The rig puts the knuckle joints close to the webs between the fingers. By published hand proportions the joint
-# from palm to middle finger lies at about 0.51 of the way from the wrist to the fingertip, so the joints move back along
-# the metacarpal by this share of the proximal phalanx.
+# from palm to middle finger lies at about 0.51 of the way from the wrist to the fingertip, so the joints move back
+# along the metacarpal by this share of the proximal phalanx.
 _KNUCKLE_BACK: Final = 0.26
 # The rig's first thumb joint lies well inside the first metacarpal; the true one is near the wrist.
 _THUMB_BASE_TO_WRIST: Final = 0.36

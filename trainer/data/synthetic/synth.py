@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=("crop", "scene", "mixed"), default="crop", help="default crop")
     parser.add_argument("--masks", action="store_true", help="also write masks/*.png")
     parser.add_argument("--hand-meshes", type=Path, metavar="DIR", help="rigged glTF hands to use besides the body's")
-    parser.add_argument("--panoramas", type=Path, metavar="DIR", help="Radiance .hdr panoramas for light and background")
+    parser.add_argument(
+        "--panoramas", type=Path, metavar="DIR", help="Radiance .hdr panoramas for light and background"
+    )
     parser.add_argument("--backgrounds", type=Path, metavar="DIR", help="photographs for backgrounds")
 
 
@@ -71,7 +73,9 @@ def _cores() -> int:
 def _collect(arguments: argparse.Namespace, size: int, seed: int) -> tuple[SetSettings, Sources]:
     meshes: Path | None = arguments.hand_meshes
     panoramas = list_files(arguments.panoramas, (".hdr",), "panoramas") if arguments.panoramas else ()
-    photos = list_files(arguments.backgrounds, PICTURE_SUFFIXES, "background photographs") if arguments.backgrounds else ()
+    photos = (
+        list_files(arguments.backgrounds, PICTURE_SUFFIXES, "background photographs") if arguments.backgrounds else ()
+    )
     settings = SetSettings(
         seed=seed,
         kind=arguments.kind,

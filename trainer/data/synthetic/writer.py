@@ -1,8 +1,8 @@
 """Sets on disk: pictures, masks and one COCO-form JSON; started, stopped and gone on with at will.
 
-While a set is being made, finished samples are noted one a line in `.synth/records.jsonl` (each line is written after its
-picture). At the end the notes become `annotations.json` and go away, so a set that was interrupted has the same bytes
-as one that was not. How samples are made is none of this module's business.
+While a set is being made, finished samples are noted one a line in `.synth/records.jsonl` (each line is written after
+its picture). At the end the notes become `annotations.json` and go away, so a set that was interrupted has the same
+bytes as one that was not. How samples are made is none of this module's business.
 """
 
 import hashlib
@@ -188,7 +188,9 @@ class SetFolder:
             document = json.loads((self._folder / ANNOTATIONS).read_text(encoding="utf-8"))
             settings = document["info"]["settings"]
         except (ValueError, KeyError, TypeError) as error:
-            raise SetError(f"{self._folder / ANNOTATIONS}: not a set made by this command; name another folder") from error
+            raise SetError(
+                f"{self._folder / ANNOTATIONS}: not a set made by this command; name another folder"
+            ) from error
         self._check(settings)
         for record in records_of(document):
             if self._has_files(record["index"]):
@@ -197,7 +199,8 @@ class SetFolder:
 
 def coco_document(settings: SetSettings, records: list[Record]) -> Record:
     """The whole annotation file as COCO keypoints, with handedness, 3D points and cameras besides."""
-    images, annotations = [], []
+    images: list[Record] = []
+    annotations: list[Record] = []
     for record in records:
         index = record["index"]
         images.append(
@@ -211,7 +214,7 @@ def coco_document(settings: SetSettings, records: list[Record]) -> Record:
             }
         )
         for hand in record["hands"]:
-            annotations.append(  # noqa: PERF401
+            annotations.append(
                 {
                     "id": len(annotations),
                     "image_id": index,
