@@ -1,7 +1,7 @@
 """The REST application on a backend without models."""
 
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ from service.rest.app import create_app
 from service.rest.policy import RestPolicy
 from tests.support.backend import FakeBackend
 from tests.support.clock import ManualClock
+from tests.support.executor import InlineExecutor
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,9 @@ async def running_gateway(
         yield Gateway(app, backend, predictor, clock, client)
 
 
-@pytest.fixture(scope="session")
-def workers() -> Iterator[Executor]:
-    with ThreadPoolExecutor(2) as pool:
-        yield pool
+@pytest.fixture
+def workers() -> Executor:
+    return InlineExecutor()
 
 
 @pytest.fixture
