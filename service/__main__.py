@@ -1,6 +1,8 @@
 """`python -m service`: reads the settings, runs the service, and says in one line what went wrong if it cannot.
 
-Exit codes: 0 stopped as asked, 1 could not start, 2 a setting is wrong.
+`python -m service models …` manages versions and labels on TensorFlow Serving instead.
+
+Exit codes: 0 stopped or done as asked, 1 could not start or not be done, 2 a setting is wrong.
 """
 
 import argparse
@@ -16,6 +18,7 @@ from pathlib import Path
 import uvloop
 from prometheus_client import disable_created_metrics
 
+from service.backends.tensorflow_serving import management
 from service.bootstrap import StartError, serve
 from service.observability.logs import configure_logging
 from service.settings import PREFIX, Settings, SettingsError, unknown_names
@@ -25,12 +28,14 @@ logger = logging.getLogger("service")
 
 def main(arguments: Sequence[str]) -> int:
     """Run the service; returns the exit code."""
-    _parser().parse_args(arguments)
+    parsed = _parser().parse_args(arguments)
     try:
         settings = Settings.from_environment(os.environ)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
+    if parsed.subcommand == "models":
+        return _manage_models(parsed, settings)
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, of no use
     configure_logging(settings.log_level, settings.log_format)
     for name in unknown_names(os.environ):
@@ -46,15 +51,34 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     lines = [
-        f"  {PREFIX}{name.upper():22} {field.description} (default {field.default})"
+        f"  {PREFIX}{name.upper():22} {field.description} (default {_shown(field.default)})"
         for name, field in Settings.model_fields.items()
     ]
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m service",
         description="Serves hand pose over REST. Everything is set by environment variables.",
         epilog="settings:\n" + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    subcommands = parser.add_subparsers(dest="subcommand", title="instead of serving")
+    management.add_arguments(
+        subcommands.add_parser("models", help="list, promote and roll back model versions on TensorFlow Serving")
+    )
+    return parser
+
+
+def _shown(default: object) -> str:
+    if default is None:
+        return "none"
+    return ",".join(default) if isinstance(default, tuple) else str(default)
+
+
+def _manage_models(arguments: argparse.Namespace, settings: Settings) -> int:
+    if settings.tfs_config_file is None:
+        print(f"{PREFIX}TFS_CONFIG_FILE must name the model servers' configuration file", file=sys.stderr)
+        return 2
+    servers = management.Servers(settings.tfs_addresses, settings.tfs_config_file, settings.model_repo)
+    return management.run(arguments, servers)
 
 
 def _say_ready(host: str, port: int) -> None:

@@ -1,7 +1,7 @@
 """Puts the service together: the only place that names concrete classes, and the life of the process.
 
-Start: listen, so that a port in use shows at once and /livez answers; load the models; ready. Stop: not ready, refuse
-what is new, finish what was accepted, close.
+Start: listen, so that a port in use shows at once and /livez answers; load the models, or wait for the model server to
+have them; ready. Stop: not ready, refuse what is new, finish what was accepted, close.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -25,15 +25,19 @@ from prometheus_client import CollectorRegistry
 from service.backends.embedded import EmbeddedBackend, Run
 from service.backends.native_log import native_chatter_dropped
 from service.backends.repository import ModelRepository, Servable, ServableError
-from service.inference.ports import Clock
+from service.backends.tensorflow_serving.backend import TensorFlowServingBackend
+from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
 from service.inference.routing import Router
+from service.inference.shadow import Shadow
 from service.observability.metrics import PrometheusObserver
 from service.rest.app import create_app
+from service.routing_file import RoutingFile, RoutingFileError
 from service.settings import Settings
 
 _BACKLOG: Final = 2048
 _KEEP_ALIVE_S: Final = 75  # longer than the usual 60 s of the proxies in front, so that they hang up and not we
+_FOLLOW_MODELS_EVERY_S: Final = 1.0
 _WARM_UP_SIZES: Final = (1, 2)  # what the first run of a size costs more than others is small beyond these
 
 logger = logging.getLogger(__name__)
@@ -61,19 +65,80 @@ async def serve(
     Raises:
         StartError: if it cannot start.
     """
-    loop = asyncio.get_running_loop()
+    clock = _PreciseClock(asyncio.get_running_loop())
     try:
-        servables = ModelRepository(settings.model_repo).newest(settings.versions_in_memory)
         with ExitStack() as resources:
+            models: _Models
+            if settings.backend == "tensorflow_serving":
+                models = _remote_models(settings, clock)
+            else:
+                inference = resources.enter_context(_threads("inference", 1))
+                models = _embedded_models(
+                    settings, inference, open_servable or _TensorFlow(settings.tensorflow_threads)
+                )
             listener = resources.enter_context(_listen(settings.rest_host, settings.rest_port))
             workers = resources.enter_context(_threads("worker", settings.worker_threads or os.cpu_count() or 1))
-            inference = resources.enter_context(_threads("inference", 1))
-            opener = open_servable or _TensorFlow(settings.tensorflow_threads)
-            service = _build(settings, _PreciseClock(loop), workers, inference, opener)
-            await _live(service, listener, servables, settings.grace_period_s, on_ready)
-    except ServableError as error:
+            service = _build(settings, clock, workers, models)
+            await _live(service, listener, settings.grace_period_s, on_ready)
+    except (ServableError, RoutingFileError) as error:
         raise StartError(str(error)) from error
     logger.info("stopped")
+
+
+class _Models(Protocol):
+    """A backend, and what it takes until its models answer."""
+
+    @property
+    def backend(self) -> Backend: ...
+
+    async def come_up(self) -> None:
+        """Return when every model answers."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _EmbeddedModels:
+    """Models in this process."""
+
+    backend: EmbeddedBackend
+    servables: tuple[Servable, ...]
+
+    async def come_up(self) -> None:
+        await self.backend.load(self.servables)
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _RemoteModels:
+    """Models on TensorFlow Serving."""
+
+    backend: TensorFlowServingBackend
+
+    async def come_up(self) -> None:
+        await self.backend.start()
+        await self.backend.wait_until_ready()
+
+    async def close(self) -> None:
+        await self.backend.stop()
+
+
+def _embedded_models(
+    settings: Settings, inference: Executor, open_servable: Callable[[Servable], Run]
+) -> _EmbeddedModels:
+    servables = ModelRepository(settings.model_repo).newest(settings.versions_in_memory)
+    backend = EmbeddedBackend(
+        open_servable=open_servable,
+        inference=inference,
+        warm_up_sizes=[size for size in _WARM_UP_SIZES if size <= settings.max_batch_size],
+    )
+    return _EmbeddedModels(backend, servables)
+
+
+def _remote_models(settings: Settings, clock: Clock) -> _RemoteModels:
+    return _RemoteModels(TensorFlowServingBackend(settings.tfs_addresses, repository=settings.model_repo, clock=clock))
 
 
 @dataclass(slots=True)
@@ -81,7 +146,8 @@ class _Service:
     """The built parts that the life cycle deals with."""
 
     app: FastAPI
-    backend: EmbeddedBackend
+    models: _Models
+    routing_file: RoutingFile | None
     predictor: Predictor
     observer: PrometheusObserver
     readiness: "_Readiness"
@@ -91,30 +157,29 @@ class _Service:
 class _Readiness:
     """Why requests would fail now: what the life cycle knows, then what the backend says."""
 
-    backend: EmbeddedBackend
+    backend: Backend
     stopping: bool = False
 
     async def __call__(self) -> str | None:
         return "the service is shutting down" if self.stopping else await self.backend.not_ready()
 
 
-def _build(
-    settings: Settings, clock: Clock, workers: Executor, inference: Executor, open_servable: Callable[[Servable], Run]
-) -> _Service:
+def _build(settings: Settings, clock: Clock, workers: Executor, models: _Models) -> _Service:
     observer = PrometheusObserver(CollectorRegistry())
-    backend = EmbeddedBackend(
-        open_servable=open_servable,
-        inference=inference,
-        warm_up_sizes=[size for size in _WARM_UP_SIZES if size <= settings.max_batch_size],
-    )
+    backend = models.backend
+    router = Router(settings.default_reference())
+    routing_file = RoutingFile(settings.routing_file, router) if settings.routing_file is not None else None
+    if routing_file is not None:
+        routing_file.load()
     predictor = Predictor(
         backend=backend,
-        router=Router(settings.default_reference()),
+        router=router,
         observer=observer,
         clock=clock,
         workers=workers,
         batching=settings.batching(),
         limits=settings.limits(),
+        shadow=Shadow(observer, clock),
     )
     readiness = _Readiness(backend)
     app = create_app(
@@ -128,13 +193,12 @@ def _build(
         default_model=settings.default_reference(),
         policy=settings.rest(),
     )
-    return _Service(app, backend, predictor, observer, readiness)
+    return _Service(app, models, routing_file, predictor, observer, readiness)
 
 
 async def _live(
     service: _Service,
     listener: socket.socket,
-    servables: tuple[Servable, ...],
     grace_period_s: float,
     on_ready: Callable[[str, int], None],
 ) -> None:
@@ -143,19 +207,21 @@ async def _live(
     server = _server(service.app)
     signals = _Signals(loop)
     serving = loop.create_task(server.serve(sockets=[listener]))
-    loading = loop.create_task(service.backend.load(servables))
+    loading = loop.create_task(service.models.come_up())
     stop = loop.create_task(signals.first.wait())
+    following = []
     try:
         await asyncio.wait((loading, stop, serving), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             await loading
-            service.observer.models_are(service.backend.models())
-            service.observer.backend_is(up=True)
+            following.append(loop.create_task(_follow_models(service)))
+            if service.routing_file is not None:
+                following.append(loop.create_task(service.routing_file.watch()))
             on_ready(*listener.getsockname()[:2])
             await asyncio.wait((stop, serving), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        loading.cancel()
-        stop.cancel()
+        for task in (loading, stop, *following):
+            task.cancel()
         logger.info("stopping: finishing what was accepted")
         service.readiness.stopping = True
         service.observer.backend_is(up=False)
@@ -166,6 +232,15 @@ async def _live(
         server.force_exit = signals.second.is_set()
         server.should_exit = True
         await serving
+        await service.models.close()
+
+
+async def _follow_models(service: _Service) -> None:
+    """Keep the metrics about models those of the models that are there."""
+    while True:
+        service.observer.models_are(service.models.backend.models())
+        service.observer.backend_is(up=await service.models.backend.not_ready() is None)
+        await asyncio.sleep(_FOLLOW_MODELS_EVERY_S)
 
 
 async def _drain(predictor: Predictor, signals: "_Signals", grace_period_s: float) -> None:

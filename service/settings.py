@@ -35,6 +35,19 @@ class Settings(BaseModel):
     rest_host: str = Field("127.0.0.1", min_length=1, description="address that REST listens on")
     rest_port: int = Field(8000, ge=0, le=65535, description="port that REST listens on; 0 lets the system choose")
 
+    backend: Literal["embedded", "tensorflow_serving"] = Field(
+        "embedded", description="what runs the models: this process, or TensorFlow Serving"
+    )
+    tfs_addresses: tuple[str, ...] = Field(
+        ("127.0.0.1:8500",),
+        min_length=1,
+        description="TensorFlow Serving's gRPC addresses host:port, by commas; a DNS name may stand for many servers",
+    )
+    tfs_config_file: Path | None = Field(
+        None, description="TensorFlow Serving's model configuration, for python -m service models"
+    )
+    routing_file: Path | None = Field(None, description="YAML file of routing rules, followed when it changes")
+
     model_repo: Path = Field(Path("model_repo"), description="folder of servables: <model>/<version>/")
     versions_in_memory: int = Field(1, ge=1, le=16, description="newest versions of each model that are loaded")
     default_model: str = Field("lightweight", description="model of requests that name none: variant[@version|@label]")
@@ -69,7 +82,12 @@ class Settings(BaseModel):
             raise ValueError(error.detail) from error
         return value
 
-    @field_validator("log_level", "log_format", mode="before")
+    @field_validator("tfs_addresses", mode="before")
+    @classmethod
+    def _by_commas(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("backend", "log_level", "log_format", mode="before")
     @classmethod
     def _in_lower_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
@@ -100,7 +118,11 @@ class Settings(BaseModel):
 
     def batching(self) -> BatchingPolicy:
         return BatchingPolicy(
-            max_batch_size=self.max_batch_size, max_wait_s=self.max_wait_ms / 1000, max_queue=self.max_queue
+            max_batch_size=self.max_batch_size,
+            max_wait_s=self.max_wait_ms / 1000,
+            max_queue=self.max_queue,
+            # A model server computes one batch while the next one travels; in this process they would share the cores.
+            max_running=2 if self.backend == "tensorflow_serving" else 1,
         )
 
     def limits(self) -> Limits:

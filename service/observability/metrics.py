@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from service.inference.models import VARIANTS, ServedModel
+from service.inference.models import VARIANTS, ModelReference, ServedModel
 from service.inference.ports import DropReason, ReleaseReason, Stage
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -24,16 +24,18 @@ STAGE_SECONDS: Final = (0.0005, 0.001, 0.0025, *SECONDS)
 """Buckets for parts of an answer, some of which take less than a millisecond."""
 
 BATCH_SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
+DISTANCES: Final = (0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 SCORES: Final = tuple(round(0.1 * step, 1) for step in range(1, 11))
 
 UNKNOWN: Final = "unknown"
 """Label of requests that failed before it was known which model they meant."""
 
 _MODEL: Final = ("variant", "version")
+_SHADOW: Final = ("shadow_variant", "shadow_version")
 
 
 class PrometheusObserver:
-    """Implements `service.inference.ports.Observer` and the protocols' request observers.
+    """Implements `service.inference.ports.Observer`, the protocols' request observers and the shadow's.
 
     Args:
         registry: where the metrics are registered; one observer a registry.
@@ -84,6 +86,26 @@ class PrometheusObserver:
         self._scores = Histogram(
             "handpose_keypoint_score", "Scores of the keypoints returned.", _MODEL, buckets=SCORES, registry=registry
         )
+        self._shadow_distances = Histogram(
+            "handpose_shadow_distance",
+            "Mean distance of a copy's keypoints from the answer's, over the longer side of the hand's box.",
+            (*_MODEL, *_SHADOW),
+            buckets=DISTANCES,
+            registry=registry,
+        )
+        self._shadow_durations = Histogram(
+            "handpose_shadow_duration_seconds",
+            "Time for requests that were copied: of the answer, and of the copy (model=answered|shadow).",
+            (*_MODEL, *_SHADOW, "model"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._shadow_failures = Counter(
+            "handpose_shadow_failures",
+            "Copies without an answer by reason: a kind of error, or skipped where there were too many.",
+            ("shadow_variant", "reason"),
+            registry=registry,
+        )
         self._backend_up = Gauge("handpose_backend_up", "1 if every model answers, else 0.", registry=registry)
         self._backend_up.set(0)
         self._models = Gauge(
@@ -117,6 +139,19 @@ class PrometheusObserver:
         histogram = self._scores.labels(*_of(model))
         for score in scores.tolist():
             histogram.observe(score)
+
+    # What the shadow reports
+
+    def shadow_compared(
+        self, answered: ServedModel, shadow: ServedModel, distance: float, answered_s: float, shadow_s: float
+    ) -> None:
+        labels = (*_of(answered), *_of(shadow))
+        self._shadow_distances.labels(*labels).observe(distance)
+        self._shadow_durations.labels(*labels, "answered").observe(answered_s)
+        self._shadow_durations.labels(*labels, "shadow").observe(shadow_s)
+
+    def shadow_failed(self, target: ModelReference, reason: str) -> None:
+        self._shadow_failures.labels(target.variant, reason).inc()
 
     # What the protocols report
 

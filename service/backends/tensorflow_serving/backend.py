@@ -81,6 +81,11 @@ class TensorFlowServingBackend:
         """Begin to follow the model servers; returns at once, whether or not any of them answers yet."""
         self._watch = asyncio.get_running_loop().create_task(self._catalogue.watch(), name="model servers' state")
 
+    async def wait_until_ready(self) -> None:
+        """Return once every variant has a version to run."""
+        while await self.not_ready() is not None:
+            await self._catalogue.polled()
+
     async def stop(self) -> None:
         """Stop following the servers and close the connections. Calls that are under way fail."""
         if self._watch is not None:

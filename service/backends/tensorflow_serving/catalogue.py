@@ -124,6 +124,7 @@ class Catalogue:
         self._policy = policy
         self._seen = {endpoint: _Seen({variant: _Sight() for variant in names}) for endpoint in endpoints}
         self._look_now = asyncio.Event()
+        self._polled = asyncio.Event()
         self._models: tuple[ServedModel, ...] = ()
 
     # What requests read
@@ -193,7 +194,10 @@ class Catalogue:
         """Poll for ever."""
         while True:
             self._look_now.clear()
-            await self.poll()
+            try:
+                await self.poll()
+            except Exception:  # noqa: BLE001 -- whatever a server sent, the next poll must come
+                _log.exception("a poll of the model servers failed")
             try:
                 async with asyncio.timeout(self._policy.every_s):
                     await self._look_now.wait()
@@ -205,6 +209,12 @@ class Catalogue:
         """Ask every server once."""
         await asyncio.gather(*(self._poll(endpoint, seen) for endpoint, seen in self._seen.items()))
         self._publish()
+        waiting, self._polled = self._polled, asyncio.Event()
+        waiting.set()
+
+    async def polled(self) -> None:
+        """Return after the next poll."""
+        await self._polled.wait()
 
     async def _poll(self, endpoint: Endpoint, seen: _Seen) -> None:
         try:
