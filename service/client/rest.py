@@ -4,7 +4,6 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -37,8 +36,13 @@ _BATCH: Final = "/v1/hand-pose:batch"
 _STREAM: Final = "/v1/hand-pose/stream"
 _MODELS: Final = "/v1/models"
 
-_LARGEST_ANSWER: Final = 16 * 1024 * 1024
 _CONNECT_S: Final = 10.0
+_SOCKET_OPTIONS: Final[dict[str, Any]] = {
+    "max_size": 16 * 1024 * 1024,
+    "compression": None,  # pictures are compressed
+    "open_timeout": _CONNECT_S,
+    "close_timeout": 0.5,  # a service that waits for us to read answers does not read our goodbye
+}
 _TIMEOUT_HEADER: Final = "x-request-timeout-ms"
 _END: Final = '{"end": true}'
 
@@ -63,21 +67,11 @@ class RestTransport:
         self, frames: Iterable[EncodedFrame], options: StreamOptions, headers: Headers
     ) -> Iterator[StreamAnswer]:
         from websockets.exceptions import WebSocketException
-        from websockets.sync.client import connect
+        from websockets.sync.client import ClientConnection, connect
 
-        try:
-            socket = connect(
-                _stream_url(self._url, options),
-                additional_headers=headers,
-                max_size=_LARGEST_ANSWER,
-                compression=None,
-                open_timeout=_CONNECT_S,
-            )
-        except (OSError, WebSocketException) as error:
-            raise _unreachable(error) from error
         failures: list[Exception] = []
 
-        def send() -> None:
+        def send(socket: ClientConnection) -> None:
             try:
                 for frame in frames:
                     socket.send(_description(frame))
@@ -89,17 +83,19 @@ class RestTransport:
                 failures.append(error)
                 socket.close()
 
-        sender = threading.Thread(target=send, name="hand-pose frames", daemon=True)
-        sender.start()
         try:
-            for text in socket:
-                yield _stream_answer(text)
-        except WebSocketException as error:
+            with connect(_stream_url(self._url, options), additional_headers=headers, **_SOCKET_OPTIONS) as socket:
+                sender = threading.Thread(target=send, args=(socket,), name="hand-pose frames", daemon=True)
+                sender.start()
+                try:
+                    for text in socket:
+                        yield _stream_answer(text)
+                finally:
+                    socket.close()
+                    sender.join(_CONNECT_S)
+        except (OSError, WebSocketException) as error:
             if not failures:
                 raise _unreachable(error) from error
-        finally:
-            socket.close()
-            sender.join(_CONNECT_S)
         if failures:
             raise failures[0]
 
@@ -135,44 +131,40 @@ class AsyncRestTransport:
     async def stream(
         self, frames: AsyncIterable[EncodedFrame], options: StreamOptions, headers: Headers
     ) -> AsyncIterator[StreamAnswer]:
-        from websockets.asyncio.client import connect
+        from websockets.asyncio.client import ClientConnection, connect
         from websockets.exceptions import WebSocketException
 
-        try:
-            socket = await connect(
-                _stream_url(self._url, options),
-                additional_headers=headers,
-                max_size=_LARGEST_ANSWER,
-                compression=None,
-                open_timeout=_CONNECT_S,
-            )
-        except (OSError, WebSocketException) as error:
-            raise _unreachable(error) from error
+        failures: list[Exception] = []
 
-        async def send() -> None:
-            with suppress(WebSocketException):  # whoever receives learns why
+        async def send(socket: ClientConnection) -> None:
+            try:
+                async for frame in frames:
+                    await socket.send(_description(frame))
+                    await socket.send(frame.image)
+                await socket.send(_END)
+            except WebSocketException:
+                return  # whoever receives learns why
+            except Exception as error:  # noqa: BLE001 -- raised again where the answers are taken
+                failures.append(error)
+                await socket.close()
+
+        try:
+            async with connect(
+                _stream_url(self._url, options), additional_headers=headers, **_SOCKET_OPTIONS
+            ) as socket:
+                sender = asyncio.create_task(send(socket))
                 try:
-                    async for frame in frames:
-                        await socket.send(_description(frame))
-                        await socket.send(frame.image)
-                    await socket.send(_END)
-                except Exception:
+                    async for text in socket:
+                        yield _stream_answer(text)
+                finally:
                     await socket.close()
-                    raise
-
-        sender = asyncio.create_task(send())
-        try:
-            async for text in socket:
-                yield _stream_answer(text)
-        except WebSocketException as error:
-            if not (sender.done() and sender.exception()):
+                    sender.cancel()
+                    await asyncio.gather(sender, return_exceptions=True)
+        except (OSError, WebSocketException) as error:
+            if not failures:
                 raise _unreachable(error) from error
-        finally:
-            await socket.close()
-            sender.cancel()
-            (outcome,) = await asyncio.gather(sender, return_exceptions=True)
-        if isinstance(outcome, Exception):
-            raise outcome
+        if failures:
+            raise failures[0]
 
     async def close(self) -> None:
         await self._client.aclose()
