@@ -1,0 +1,74 @@
+"""Log lines for people and for programs."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from service.observability.logs import LogFormat, configure_logging
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    root, service = logging.getLogger(), logging.getLogger("service")
+    before = root.handlers[:], root.level, service.level
+    yield
+    root.handlers[:], level, service_level = before
+    root.setLevel(level)
+    service.setLevel(service_level)
+
+
+def logged(style: LogFormat, message: str, level: str = "info", **fields: object) -> str:
+    stream = io.StringIO()
+    configure_logging(level, style, stream)
+    logging.getLogger("service.rest").info(message, extra=fields)
+    return stream.getvalue()
+
+
+def test_json_line_holds_the_message_and_the_events_own_fields() -> None:
+    event = json.loads(logged("json", "POST /v1/hand-pose", status=200, request_id="abc", traceparent=None))
+    assert event.pop("time").endswith("+00:00")
+    assert event == {
+        "level": "info",
+        "logger": "service.rest",
+        "message": "POST /v1/hand-pose",
+        "status": 200,
+        "request_id": "abc",
+    }
+
+
+def test_text_line_reads_message_first_and_fields_after() -> None:
+    line = logged("text", "POST /v1/hand-pose", status=200, request_id="abc")
+    assert line.endswith("info    POST /v1/hand-pose status=200 request_id=abc\n")
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_words_of_strangers_cannot_begin_a_line_of_their_own(style: LogFormat) -> None:
+    line = logged(style, "GET /a\nerror forged", client="x\r\ny")
+    assert line.count("\n") == 1
+    assert "\r" not in line
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_traceback_is_kept(style: LogFormat) -> None:
+    stream = io.StringIO()
+    configure_logging("info", style, stream)
+    try:
+        raise ValueError("deep down")
+    except ValueError:
+        logging.getLogger("service").exception("failed", extra={"request_id": "abc"})
+    assert "ValueError: deep down" in stream.getvalue()
+    if style == "json":
+        assert "Traceback" in json.loads(stream.getvalue())["traceback"]
+
+
+def test_level_holds_for_the_service_and_others_stay_at_warnings() -> None:
+    stream = io.StringIO()
+    configure_logging("debug", "text", stream)
+    logging.getLogger("service.rest").debug("ours")
+    logging.getLogger("another").info("theirs")
+    logging.getLogger("another").warning("their trouble")
+    assert [line.split()[2:] for line in stream.getvalue().splitlines()] == [["ours"], ["their", "trouble"]]
+    assert logged("text", "quiet", level="error") == ""

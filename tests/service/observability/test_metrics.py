@@ -1,0 +1,107 @@
+"""What the metrics count, read back as Prometheus reads them."""
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.inference.ports import DropReason, Observer, ReleaseReason, Stage
+from service.observability.metrics import PrometheusObserver
+from tests.support.models import served_model
+
+LIGHT = served_model("lightweight", version=3)
+
+
+def samples(observer: PrometheusObserver) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Every sample by its name and labels."""
+    families = text_string_to_metric_families(observer.exposition().decode())
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return name, frozenset(labels.items())
+
+
+def test_what_the_use_case_reports_is_counted_by_variant_and_version() -> None:
+    observer = PrometheusObserver(CollectorRegistry())
+    use_case: Observer = observer
+    use_case.stage_finished(LIGHT, Stage.DECODE, 0.004)
+    use_case.batch_released(LIGHT, 3, ReleaseReason.FULL)
+    use_case.queue_changed(LIGHT, 7)
+    use_case.request_dropped(LIGHT, DropReason.EXPIRED)
+    use_case.request_rejected(LIGHT, "queue_full")
+    use_case.hand_found(LIGHT, np.linspace(0, 1, 21))
+    found = samples(observer)
+    model = {"variant": "lightweight", "version": "3"}
+    assert found[key("handpose_stage_duration_seconds_sum", stage="decode", **model)] == 0.004
+    assert found[key("handpose_batch_size_sum", **model)] == 3
+    assert found[key("handpose_batch_release_total", reason="full", **model)] == 1
+    assert found[key("handpose_queue_depth", **model)] == 7
+    assert found[key("handpose_dropped_total", reason="expired", **model)] == 1
+    assert found[key("handpose_rejected_total", reason="queue_full", **model)] == 1
+    assert found[key("handpose_keypoint_score_count", **model)] == 21
+    assert found[key("handpose_keypoint_score_bucket", le="0.5", **model)] == 11
+
+
+def test_failures_are_counted_and_timed_like_successes() -> None:
+    observer = PrometheusObserver(CollectorRegistry())
+    observer.image_answered(LIGHT, None, "ok", 0.02)
+    observer.image_answered(None, "standard@2", "overloaded", 0.001)
+    found = samples(observer)
+    failed = {"variant": "standard", "version": "unknown", "code": "overloaded"}
+    assert found[key("handpose_requests_total", variant="lightweight", version="3", code="ok")] == 1
+    assert found[key("handpose_requests_total", **failed)] == 1
+    assert found[key("handpose_request_duration_seconds_count", **failed)] == 1
+
+
+def test_words_of_strangers_never_become_labels() -> None:
+    observer = PrometheusObserver(CollectorRegistry())
+    for number in range(50):
+        observer.image_answered(None, f"stranger-{number}", "unknown_variant", 0.001)
+        observer.image_answered(None, f"standard@{number}", "unknown_version", 0.001)
+    counted = {labels for name, labels in samples(observer) if name == "handpose_requests_total"}
+    assert {dict(labels)["variant"] for labels in counted} == {"unknown", "standard"}
+    assert {dict(labels)["version"] for labels in counted} == {"unknown"}
+
+
+def test_requests_in_flight_go_up_and_down() -> None:
+    observer = PrometheusObserver(CollectorRegistry())
+    observer.request_started()
+    observer.request_started()
+    observer.request_ended()
+    assert samples(observer)[key("handpose_inflight_requests")] == 1
+
+
+def test_models_that_are_gone_are_no_longer_listed() -> None:
+    observer = PrometheusObserver(CollectorRegistry())
+    observer.models_are([LIGHT])
+    observer.models_are([served_model("standard", version=1, labels=("stable", "canary"))])
+    listed = [dict(labels) for name, labels in samples(observer) if name == "handpose_model_info"]
+    assert listed == [{"name": "cpm_standard", "variant": "standard", "version": "1", "labels": "stable,canary"}]
+
+
+def test_backend_counts_as_down_until_it_is_up() -> None:
+    observer = PrometheusObserver(CollectorRegistry())
+    assert samples(observer)[key("handpose_backend_up")] == 0
+    observer.backend_is(up=True)
+    assert samples(observer)[key("handpose_backend_up")] == 1
+
+
+def test_observers_share_nothing() -> None:
+    first, second = PrometheusObserver(CollectorRegistry()), PrometheusObserver(CollectorRegistry())
+    first.request_started()
+    assert samples(second)[key("handpose_inflight_requests")] == 0
+
+
+def test_buckets_tell_answers_of_5_ms_from_answers_of_5_s() -> None:
+    observer = PrometheusObserver(CollectorRegistry())
+    observer.image_answered(LIGHT, None, "ok", 0.004)
+    bounds = [
+        float(dict(labels)["le"])
+        for name, labels in samples(observer)
+        if name == "handpose_request_duration_seconds_bucket"
+    ]
+    assert (min(bounds), sorted(bounds)[-2]) == (0.005, 5.0)
