@@ -2,7 +2,7 @@
 
 Looked for: `*.gltf` with one skinned mesh each, whose joints are named `Wrist_*`, `Thumb_Metacarpal_*`,
 `Index_Proximal_*` and so on (the OpenXR names, side suffix `_L` or `_R`); pictures anywhere below the folder; and,
-where there is one, `poses_quaternions.json` (side -> pose -> bone -> [x, y, z, w], which replaces the node's rotation). Such
+where there is one, `poses_quaternions.json` (side -> pose -> bone -> [x, y, z, w], replacing the node's rotation). Such
 meshes end at the wrist, so these hands always wear a sleeve. Left meshes are brought into the right-hand frame and
 mirrored back when drawn.
 """

@@ -63,7 +63,7 @@ def _fingers(*curls: tuple[float, float], spread: float) -> Doubles:
 
 
 _STRAIGHT: Final = (2.0, 4.0)
-_BENT: Final = (82.0, 98.0)
+_BENT: Final = (82.0, 95.0)
 _THUMB: Final[dict[str, tuple[float, float, float, float, float]]] = {
     "open": (48.0, 16.0, 0.0, 4.0, 4.0),
     "side": (20.0, 10.0, 0.0, 8.0, 6.0),

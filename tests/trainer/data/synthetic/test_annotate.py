@@ -1,0 +1,55 @@
+import numpy as np
+
+from trainer.data.synthetic.annotate import OCCLUDED, OUTSIDE, VISIBLE, PlacedHand, label_hand, visibility
+from trainer.data.synthetic.camera import Camera
+from trainer.data.synthetic.renderer import Rendered
+
+FLESH = np.full(3, 0.01, np.float32)
+
+
+def test_visibility_follows_the_depth_picture() -> None:
+    depth = np.full((4, 4), np.inf, np.float32)
+    depth[1, 1] = 0.495  # its own skin, 5 mm in front
+    depth[1, 2] = 0.30  # something 20 cm in front
+    keypoints = np.array([[0, 0, 0.5]] * 3, np.float64)
+    points = np.array([[1.5, 1.5], [2.5, 1.5], [4.0, 1.5]])
+
+    assert visibility(keypoints, FLESH, points, depth).tolist() == [VISIBLE, OCCLUDED, OUTSIDE]
+
+
+def test_a_keypoint_is_looked_up_at_the_pixel_that_covers_it() -> None:
+    depth = np.full((4, 4), 0.3, np.float32)
+    depth[3, 0] = 0.5
+    points = np.array([[0.0, 3.0], [0.999, 3.999], [1.0, 3.0]])
+
+    assert visibility(np.array([[0, 0, 0.5]] * 3), FLESH, points, depth).tolist() == [VISIBLE, VISIBLE, OCCLUDED]
+
+
+def placed(offset: float) -> PlacedHand:
+    keypoints = np.tile([offset, 0.0, 1.0], (21, 1))
+    corners = np.array([[offset - 0.1, -0.2, 1.0], [offset + 0.1, 0.2, 1.0]])
+    return PlacedHand("left", 2, keypoints, np.full(21, 0.01, np.float32), corners.astype(np.float32), "fist")
+
+
+def rendered(instance: int) -> Rendered:
+    return Rendered(
+        colour=np.zeros((64, 64, 4), np.uint8),
+        depth=np.full((64, 64), 1.0, np.float32),
+        instance=np.full((64, 64), instance, np.int32),
+    )
+
+
+CAMERA = Camera(100.0, 32.0, 32.0, 64, 64)
+
+
+def test_box_covers_the_hand_and_ends_at_the_picture() -> None:
+    label = label_hand(placed(0.3), CAMERA, rendered(2))
+
+    assert label is not None
+    assert np.round(label.box_in_image, 3).tolist() == [52.0, 12.0, 12.0, 40.0]
+    assert label.visibility.tolist() == [VISIBLE] * 21 if label.keypoints_in_image[0, 0] < 64 else [OUTSIDE] * 21
+    assert label.handedness == "left"
+
+
+def test_a_hand_of_which_no_pixel_is_seen_has_no_label() -> None:
+    assert label_hand(placed(0.0), CAMERA, rendered(1)) is None
