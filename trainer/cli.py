@@ -39,6 +39,9 @@ class CommandModule(Protocol):
 
 
 COMMANDS = (
+    Command("train", "train a network from a configuration, or go on with a run", "trainer.train"),
+    Command("finish", "turn a run into weights for serving, measured on held-out pictures", "trainer.finish"),
+    Command("evaluate", "measure a network on labelled hands", "trainer.evaluate"),
     Command("profile", "count both networks' parameters and operations beside the paper's", "trainer.profile"),
     Command("export", "write SavedModels for serving from trained weights", "trainer.export"),
 )

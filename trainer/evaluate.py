@@ -1,9 +1,20 @@
-"""Measures a network on labelled hands, through the crop and the decoding that serving uses."""
+"""Measures a network on labelled hands: `python -m trainer evaluate --variant V --data KIND:PATH`.
+
+Pictures go through the crop and belief maps through the decoding that serving uses, so the figures are those of the
+service, boxes apart: they are taken from the labels. The network comes from a weights file, from a servable (a
+SavedModel as it is deployed), or from a run in progress.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import math
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +22,24 @@ from PIL import Image
 
 from service.pose.drawing import draw_hand
 from service.pose.heatmaps import STRIDE, decode
+from service.pose.keypoints import KEYPOINT_NAMES
 from trainer import metrics
-from trainer.data.pipeline import ImageStore, evaluation_crops, make_crop, to_model_input
-from trainer.data.sample import Sample
+from trainer.data.pipeline import ImageStore, evaluation_crops, make_crop, readable, to_model_input
+from trainer.data.rhd import paper_split
+from trainer.data.sample import DataError, OnBad, Sample, SkippedSamples, refuse_bad
+from trainer.data.sources import Source, read_sources, split_by_name
+from trainer.errors import RefusedError
 
-Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Model inputs float32 [N, S, S, 3] to the last stage's belief maps float32 [N, S/8, S/8, 22]."""
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Crops uint8 RGB [N, S, S, 3] to the last stage's belief maps float32 [N, S/8, S/8, 22]."""
+
+Protocol = Literal["box", "mmpose-rhd", "head"]
+
+PROTOCOLS: dict[Protocol, str] = {
+    "box": "crop and PCK from the tight box of the keypoints",
+    "mmpose-rhd": "crop and PCK from that box times 1.2, clipped to the picture, as MMPose's RHD figures",
+    "head": "crop from the tight box, PCK divided by the data set's head size (Panoptic)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +47,12 @@ class Evaluation:
     """Predictions beside what is true, for N hands.
 
     Attributes:
-        samples: the hands.
+        samples: the hands, each with the box that its crop was made from.
         predicted_in_image: float64 [N, 21, 2], continuous pixels of each original picture.
         confidence: float32 [N, 21], peak beliefs.
-        distance_px: float64 [N, 21], pixels of the original picture.
+        distance_px: float64 [N, 21], pixels of the original picture; where not labelled it means nothing.
         distance_in_input: float64 [N, 21], pixels of the model's input crop.
-        sides_px: float64 [N], side of each normalising box in the original picture.
+        sides_px: float64 [N], the length that PCK divides by, pixels of the original picture.
         input_size: side of the model's input in pixels.
     """
 
@@ -43,11 +66,13 @@ class Evaluation:
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
+        """bool [N, 21]."""
         return np.stack([sample.labelled for sample in self.samples])
 
     @property
     def visible(self) -> NDArray[np.bool_]:
-        return np.stack([sample.visible & sample.labelled for sample in self.samples])
+        """bool [N, 21]."""
+        return np.stack([sample.visible for sample in self.samples])
 
     def subset(self, chosen: NDArray[np.bool_]) -> Evaluation:
         """The same evaluation of the chosen samples only; chosen: bool [N]."""
@@ -66,14 +91,37 @@ class Evaluation:
         counted = self.labelled if chosen is None else self.labelled & chosen
         return metrics.score(self.distance_px, self.sides_px, counted)
 
+    def auc_mmpose_in_crop(self, side: int = 256) -> float:
+        """`metrics.auc_mmpose` with distances as they would be in a crop of this side."""
+        return metrics.auc_mmpose(self.distance_in_input * (side / self.input_size), self.labelled)
+
+    def worst(self, count: int) -> list[int]:
+        """Indices of the samples with the largest mean distance relative to their box, worst first."""
+        relative = np.where(self.labelled, self.distance_px / self.sides_px[:, None], 0.0)
+        mean = relative.sum(axis=1) / self.labelled.sum(axis=1)
+        return [int(index) for index in np.argsort(-mean)[:count]]
+
 
 def evaluate_samples(
-    predict: Predict, samples: Sequence[Sample], store: ImageStore, input_size: int, *, batch_size: int = 32
+    predict: Predict,
+    samples: Sequence[Sample],
+    store: ImageStore,
+    input_size: int,
+    *,
+    batch_size: int = 32,
+    protocol: Protocol = "box",
 ) -> Evaluation:
-    """Runs the network on serving's crop of every sample and compares, boxes taken from the labels."""
+    """Runs the network on the crop of every sample and compares.
+
+    Raises:
+        DataError: there are no samples, or the protocol needs what a sample does not have.
+    """
+    if not samples:
+        raise DataError("there is no hand to evaluate on")
+    samples = [_prepared(sample, store, protocol) for sample in samples]
     predicted, confidences, in_input = [], [], []
     for group, crops in evaluation_crops(samples, store, input_size, batch_size):
-        decoded = decode(predict(to_model_input(np.stack([crop.pixels for crop in crops]))))
+        decoded = decode(predict(np.stack([crop.pixels for crop in crops])))
         for sample, crop, in_heatmap, confidence in zip(group, crops, decoded.in_heatmap, decoded.scores, strict=True):
             keypoints_in_input = in_heatmap.astype(np.float64) * STRIDE
             keypoints_in_image = crop.image_to_input.inverse().apply(keypoints_in_input)
@@ -89,9 +137,63 @@ def evaluate_samples(
         confidence=np.stack(confidences),
         distance_px=metrics.distances(np.stack(predicted), true),
         distance_in_input=np.stack(in_input),
-        sides_px=np.array([metrics.normalising_side(sample.box_in_image) for sample in samples]),
+        sides_px=np.array([_normalising_length(sample, protocol) for sample in samples]),
         input_size=input_size,
     )
+
+
+def _prepared(sample: Sample, store: ImageStore, protocol: Protocol) -> Sample:
+    """The sample with the box that the protocol crops."""
+    if protocol != "mmpose-rhd":
+        return sample
+    picture = store.get(sample.image_path)
+    box = metrics.mmpose_rhd_box(sample.box_in_image, (picture.width, picture.height))
+    return replace(sample, box_in_image=box)
+
+
+def _normalising_length(sample: Sample, protocol: Protocol) -> float:
+    if protocol != "head":
+        return metrics.normalising_side(sample.box_in_image)
+    if sample.head_size_px is None:
+        raise DataError(f"{sample.image_path}: protocol 'head' needs a head size, this data set has none")
+    return sample.head_size_px
+
+
+def report(evaluation: Evaluation) -> dict[str, Any]:
+    """Everything measured, as plain values for JSON: overall, by data set, visible and hidden, by keypoint.
+
+    Figures that nothing was counted for are None.
+    """
+    sources = np.array([sample.source for sample in evaluation.samples])
+    names = sorted(set(sources.tolist()))
+    counted = evaluation.labelled
+    pck = metrics.pck_per_keypoint(evaluation.distance_px, evaluation.sides_px, counted, 0.2)
+    epe = metrics.epe_per_keypoint(evaluation.distance_px, counted)
+    content: dict[str, Any] = {
+        "input_size": evaluation.input_size,
+        "all": _figures(evaluation),
+        "by_data_set": {name: _figures(evaluation.subset(sources == name)) for name in names},
+        "visible": asdict(evaluation.scores(evaluation.visible)),
+        "hidden": asdict(evaluation.scores(~evaluation.visible)),
+        "by_keypoint": {
+            name: {"pck_at_0_2": float(share), "epe_px": float(distance)}
+            for name, share, distance in zip(KEYPOINT_NAMES, pck, epe, strict=True)
+        },
+    }
+    rounded: dict[str, Any] = _rounded(content)
+    return rounded
+
+
+def _figures(evaluation: Evaluation) -> dict[str, Any]:
+    return {**asdict(evaluation.scores()), "auc_mmpose_in_256_px_crop": evaluation.auc_mmpose_in_crop(256)}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, float):
+        return round(value, 4) if math.isfinite(value) else None
+    return value
 
 
 def contact_sheet(
@@ -102,8 +204,134 @@ def contact_sheet(
     sheet = Image.new("RGB", (columns * side, rows * side))
     unused = np.random.default_rng(0)
     for place, index in enumerate(indices):
-        crop = make_crop(evaluation.samples[index], store, side // STRIDE * STRIDE, unused)
+        crop = make_crop(evaluation.samples[index], store, side, unused)
         keypoints_in_crop = crop.image_to_input.apply(evaluation.predicted_in_image[index])
         drawn = draw_hand(Image.fromarray(crop.pixels), keypoints_in_crop, evaluation.confidence[index])
         sheet.paste(drawn, (place % columns * side, place // columns * side))
     return sheet
+
+
+def write_plots(evaluation: Evaluation, store: ImageStore, folder: Path) -> None:
+    """Writes `pck.png` (the curve over thresholds) and `worst.png` (the 40 worst hands) into the folder."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(6, 4))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    sources = np.array([sample.source for sample in evaluation.samples])
+    for name in sorted(set(sources.tolist())):
+        part = evaluation.subset(sources == name)
+        curve = metrics.pck_curve(part.distance_px, part.sides_px, part.labelled)
+        axes.plot(metrics.NORMALISED_AUC_THRESHOLDS, curve, label=f"{name} ({len(part.samples)})")
+    axes.set(xlabel="distance / side of the box", ylabel="PCK", xlim=(0, 0.3), ylim=(0, 1))
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    figure.savefig(folder / "pck.png", dpi=120)
+    contact_sheet(evaluation, store, evaluation.worst(40)).save(folder / "worst.png")
+
+
+def predict_with_weights(path: Path, variant: str) -> tuple[Predict, int]:
+    """The network in a weights file, and the input side it is served at. WeightsError if it cannot be used."""
+    from trainer import weights
+
+    stored = weights.load(path, variant)
+    size = stored.info.input_size
+    model = weights.to_model(stored, input_size=size)
+    return lambda crops: np.asarray(model.predict_on_batch(to_model_input(crops))), size
+
+
+def predict_with_servable(folder: Path) -> Predict:
+    """The network in a SavedModel, called as TensorFlow Serving calls it. RefusedError if there is none."""
+    import tensorflow as tf
+
+    if not (folder / "saved_model.pb").is_file():
+        raise RefusedError(f"{folder}: no servable there (a folder with saved_model.pb)")
+    servable = tf.saved_model.load(str(folder))
+    signature = servable.signatures["serving_default"]
+
+    def predict(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert servable  # keeps the variables alive
+        return np.asarray(signature(image=tf.constant(crops))["belief_maps"])
+
+    return predict
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `evaluate`."""
+    parser.add_argument("--variant", required=True, choices=("standard", "lightweight"))
+    parser.add_argument(
+        "--data", required=True, action="append", metavar="KIND:PATH", help="may be given several times"
+    )
+    parser.add_argument("--holdout", action="append", metavar="REGEX", help="only pictures with such names")
+    parser.add_argument(
+        "--split-8-1-1", choices=("validation", "test"), help="only this part of the paper's split, by picture"
+    )
+    parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="box", help=_protocol_help())
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument("--weights", type=Path, help="weights file (default: the repository's, of this variant)")
+    network.add_argument("--servable", type=Path, help="folder of a SavedModel")
+    parser.add_argument("--input-size", type=int, help="input side in pixels (default: as trained; servable: 128)")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="write the PCK curve and the worst cases")
+    parser.add_argument("--skip-bad", action="store_true", help="leave unusable samples out, and count them")
+
+
+def _protocol_help() -> str:
+    return "; ".join(f"{name}: {what}" for name, what in PROTOCOLS.items())
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures and prints."""
+    from trainer import weights
+
+    skipped = SkippedSamples()
+    on_bad: OnBad = skipped if arguments.skip_bad else refuse_bad
+    data = read_sources([Source.parse(text) for text in arguments.data], on_bad)
+    if arguments.holdout:
+        data = split_by_name(data, arguments.holdout, may_take_all=True)[1]
+    store = ImageStore(longest_side=0)
+    if arguments.skip_bad:
+        data = readable(data, store, on_bad)
+    samples = list(data.samples)
+    if arguments.split_8_1_1:
+        split = paper_split(samples)
+        samples = list(split.validation if arguments.split_8_1_1 == "validation" else split.test)
+
+    if arguments.servable:
+        predict, trained_size = predict_with_servable(arguments.servable), 128
+    else:
+        path = arguments.weights or weights.default_path(arguments.variant)
+        predict, trained_size = predict_with_weights(path, arguments.variant)
+    evaluation = evaluate_samples(
+        predict, samples, store, arguments.input_size or trained_size, protocol=arguments.protocol
+    )
+    if arguments.plots:
+        write_plots(evaluation, store, arguments.plots)
+    content = report(evaluation)
+    content |= {"variant": arguments.variant, "protocol": arguments.protocol, "left_out": len(skipped.reasons)}
+    if skipped.reasons:
+        print(skipped.summary(), file=sys.stderr)
+    print(json.dumps(content, indent=2) if arguments.json else table(content))
+    return 0
+
+
+def table(content: dict[str, Any]) -> str:
+    """The figures of `report` as lines of text."""
+    columns = (
+        "samples",
+        "pck_at_0_1",
+        "pck_at_0_2",
+        "auc_mmpose",
+        "auc_mmpose_in_256_px_crop",
+        "auc_trapezoid",
+        "epe_px",
+    )
+    rows = {**content["by_data_set"], "all": content["all"], "visible": content["visible"], "hidden": content["hidden"]}
+    width = max(len(name) for name in rows)
+    lines = [" " * width + "".join(f"  {column}" for column in columns)]
+    for name, figures in rows.items():
+        cells = ["-" if figures.get(column) is None else str(figures[column]) for column in columns]
+        lines.append(name.ljust(width) + "".join(f"  {c.rjust(len(h))}" for c, h in zip(cells, columns, strict=True)))
+    return "\n".join(lines)

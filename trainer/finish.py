@@ -12,12 +12,10 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from service.pose.heatmaps import TARGET_SIGMA
 from service.pose.preprocessing import CROP_PADDING
@@ -28,7 +26,7 @@ from trainer.data.pipeline import ImageStore
 from trainer.data.sample import Sample
 from trainer.data.sources import Source, WeightedSamples, read_sources, split_by_name
 from trainer.errors import RefusedError
-from trainer.evaluate import evaluate_samples
+from trainer.evaluate import evaluate_samples, predict_with_weights, report
 from trainer.train import RUNS_FOLDER, build_training_model, whole_network
 
 
@@ -58,27 +56,15 @@ def write_weights(
     with tempfile.TemporaryDirectory() as folder:
         rounded = Path(folder) / path.name
         weights.save(network, rounded, info)
-        measured = _measure(weights.load(rounded, config.variant), validation, config.final_input_size)
+        measured = _measure(rounded, config.variant, validation)
     weights.save(network, path, replace(info, metrics=measured))
     return measured
 
 
-def _measure(stored: weights.StoredWeights, samples: Sequence[Sample], input_size: int) -> dict[str, Any]:
-    model = weights.to_model(stored, input_size=input_size)
-    store = ImageStore()
-
-    def predict(inputs: Any) -> Any:
-        return np.asarray(model.predict_on_batch(inputs))
-
-    evaluation = evaluate_samples(predict, samples, store, input_size)
-    sources = np.array([sample.source for sample in samples])
-    groups = {name: sources == name for name in sorted(set(sources.tolist()))}
-    if len(groups) > 1:
-        groups["all held-out photos"] = np.ones(len(samples), bool)
-    return {
-        name: {key: round(value, 4) for key, value in asdict(evaluation.subset(chosen).scores()).items()}
-        for name, chosen in groups.items()
-    }
+def _measure(path: Path, variant: str, samples: Sequence[Sample]) -> dict[str, Any]:
+    predict, input_size = predict_with_weights(path, variant)
+    content = report(evaluate_samples(predict, samples, ImageStore(longest_side=0), input_size))
+    return {**content["by_data_set"], "all held-out pictures": content["all"]}
 
 
 def _provenance(

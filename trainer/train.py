@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainer.checkpoints import Progress, load_averaged, load_checkpoint, save_averaged, save_checkpoint
 from trainer.configs import TrainConfig, load_config
-from trainer.data.pipeline import ImageStore, Prefetcher, TrainingBatches, readable
+from trainer.data.pipeline import ImageStore, Prefetcher, TrainingBatches, readable, to_model_input
 from trainer.data.sample import OnBad, Sample, SkippedSamples, refuse_bad
 from trainer.data.sources import Source, WeightedSamples, read_sources, split_by_name
 from trainer.errors import RefusedError, TrainerError
@@ -269,8 +270,8 @@ class Trainer:
             f"PCK@0.2 {scores.pck_at_0_2:.3f}, EPE {scores.epe_px:.1f} px"
         )
 
-    def _predict(self, inputs: np.ndarray) -> np.ndarray:
-        return np.asarray(self._model.predict_on_batch(inputs)[-1])
+    def _predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.asarray(self._model.predict_on_batch(to_model_input(crops))[-1])
 
     def _log(self, losses: Any, rate: float) -> None:
         total, *stages = (float(value) for value in losses)

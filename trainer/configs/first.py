@@ -10,6 +10,6 @@ CONFIG = TrainConfig(
     input_sizes=((0.0, 64), (0.25, 96), (0.6, 128)),
     learning_rate=1e-3,
     precision="mixed_bfloat16",
-    augment=AugmentConfig(turn=15.0, any_turn_chance=0.1, shrink=2.2, shrink_skew=3.5),
+    augment=AugmentConfig(turn=25.0, any_turn_chance=0.3, shrink=2.2, shrink_skew=3.5),
     holdout=(r"^(96|996|3_1528505750\.77|Hand)_", r"_img_5[6-9]\d\d\."),
 )

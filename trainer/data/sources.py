@@ -71,12 +71,15 @@ def read_sources(sources: Sequence[Source], on_bad: OnBad = refuse_bad) -> Weigh
     return WeightedSamples(tuple(samples), tuple(weights))
 
 
-def split_by_name(data: WeightedSamples, holdout: Sequence[str]) -> tuple[WeightedSamples, WeightedSamples]:
+def split_by_name(
+    data: WeightedSamples, holdout: Sequence[str], *, may_take_all: bool = False
+) -> tuple[WeightedSamples, WeightedSamples]:
     """Splits samples into those to train on and those held out, by their picture's name.
 
     Args:
         data: all samples.
         holdout: regular expressions; a sample whose `name` any of them finds itself in is held out.
+        may_take_all: whether it is fine if nothing is left to train on.
 
     Raises:
         DataError: an expression is not valid, or the split leaves nothing to train on.
@@ -89,7 +92,7 @@ def split_by_name(data: WeightedSamples, holdout: Sequence[str]) -> tuple[Weight
     held = [any(pattern.search(sample.name) for pattern in patterns) for sample, _ in pairs]
     train = [pair for pair, out in zip(pairs, held, strict=True) if not out]
     validation = [pair for pair, out in zip(pairs, held, strict=True) if out]
-    if not train:
+    if not train and not may_take_all:
         raise DataError(f"the holdout rules {list(holdout)} leave no sample to train on")
     return _unzipped(train), _unzipped(validation)
 

@@ -1,0 +1,127 @@
+"""Evaluation: a network that knows the answer scores it, the protocols crop and divide as they say."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.pose.heatmaps import STRIDE, encode
+from service.pose.preprocessing import CROP_PADDING
+from tests.trainer.data.fake_samples import dotted_sample
+from tests.trainer.data.miniature_rhd import write_miniature_rhd
+from trainer import cli
+from trainer.data.pipeline import ImageStore, make_crop
+from trainer.data.sample import DataError, Sample
+from trainer.evaluate import Predict, contact_sheet, evaluate_samples, report, table, write_plots
+
+SIZE = 256
+
+
+def _oracle(samples: list[Sample], *, off_by_px: float = 0.0, size: int = SIZE) -> Predict:
+    """Answers with the true belief maps of the samples in order, moved right by some input pixels."""
+    answers = iter(samples)
+
+    def predict(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        maps = []
+        for _ in crops:
+            sample = next(answers)
+            crop = make_crop(sample, ImageStore(), size, np.random.default_rng(0))
+            keypoints = crop.keypoints_in_input + np.array((off_by_px, 0.0))
+            maps.append(encode(keypoints / STRIDE, sample.labelled, (size // STRIDE, size // STRIDE)))
+        return np.stack(maps)
+
+    return predict
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    return [dotted_sample(tmp_path, number) for number in range(5)]
+
+
+def test_a_network_that_knows_the_answer_is_perfect(samples: list[Sample]) -> None:
+    evaluation = evaluate_samples(_oracle(samples), samples, ImageStore(), SIZE, batch_size=2)
+    scores = evaluation.scores()
+    assert scores.samples == 5
+    assert scores.pck_at_0_1 == 1.0
+    assert scores.epe_px < 0.02
+    assert (evaluation.confidence > 0.8).all()
+
+
+def test_distances_are_in_pixels_of_the_picture_and_of_the_crop(samples: list[Sample]) -> None:
+    evaluation = evaluate_samples(_oracle(samples, off_by_px=8.0), samples, ImageStore(), SIZE)
+    scale = SIZE / (CROP_PADDING * max(samples[0].box_in_image.width, samples[0].box_in_image.height))
+    inner = evaluation.predicted_in_image[..., 0] < samples[0].box_in_image.centre[0]  # away from the border
+    np.testing.assert_allclose(evaluation.distance_in_input[inner], 8.0, atol=0.1)
+    np.testing.assert_allclose(evaluation.distance_px[inner], 8.0 / scale, atol=0.1 / scale)
+
+
+def test_report_has_every_part_and_is_json(samples: list[Sample]) -> None:
+    evaluation = evaluate_samples(_oracle(samples), samples, ImageStore(), SIZE)
+    content = report(evaluation)
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    assert content["all"]["pck_at_0_2"] == 1.0
+    assert content["by_data_set"]["fake"]["samples"] == 5
+    assert content["hidden"]["pck_at_0_2"] is None
+    assert len(content["by_keypoint"]) == 21
+    assert "fake" in table(content)
+
+
+def test_worst_hands_come_first(samples: list[Sample]) -> None:
+    right, wrong = _oracle(samples), np.zeros((1, SIZE // STRIDE, SIZE // STRIDE, 22), np.float32)
+    wrong[0, 0, 0] = 1.0
+    calls = iter(range(len(samples)))
+
+    def predict(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        answer = right(crops)
+        return wrong if next(calls) == 3 else answer
+
+    evaluation = evaluate_samples(predict, samples, ImageStore(), SIZE, batch_size=1)
+    assert evaluation.worst(2)[0] == 3
+
+
+def test_mmposes_rhd_protocol_crops_and_divides_by_the_larger_box(samples: list[Sample]) -> None:
+    store = ImageStore()
+    plain = evaluate_samples(_oracle(samples), samples, store, SIZE)
+    protocol = evaluate_samples(_oracle(samples), samples, store, SIZE, protocol="mmpose-rhd")
+    np.testing.assert_allclose(protocol.sides_px, 1.2 * plain.sides_px)
+
+
+def test_head_protocol_needs_a_head_size(samples: list[Sample]) -> None:
+    with pytest.raises(DataError, match="needs a head size"):
+        evaluate_samples(_oracle(samples), samples, ImageStore(), SIZE, protocol="head")
+
+
+def test_evaluating_nothing_is_refused() -> None:
+    with pytest.raises(DataError, match="no hand to evaluate"):
+        evaluate_samples(_oracle([]), [], ImageStore(), SIZE)
+
+
+def test_plots_are_written(samples: list[Sample], tmp_path: Path) -> None:
+    evaluation = evaluate_samples(_oracle(samples), samples, ImageStore(), SIZE)
+    write_plots(evaluation, ImageStore(), tmp_path / "plots")
+    assert (tmp_path / "plots/pck.png").stat().st_size > 1000
+    assert contact_sheet(evaluation, ImageStore(), [0, 1, 2], columns=2, side=48).size == (96, 96)
+
+
+def test_missing_data_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.main(["evaluate", "--variant", "lightweight", "--data", f"coco:{tmp_path / 'nowhere'}"])
+    assert code == 2
+    assert "no such file or folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_weights_file_is_evaluated_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from trainer import weights
+    from trainer.models import build
+
+    write_miniature_rhd(tmp_path / "rhd", training=2, evaluation=1)
+    path = tmp_path / "lightweight.npz"
+    info = weights.WeightsInfo("lightweight", "2026-01-01", 64, 1.25)
+    weights.save(build("lightweight", batch_norm=True, width_multiplier=0.05), path, info)
+    arguments = ["--variant", "lightweight", "--data", f"rhd:{tmp_path / 'rhd'}", "--weights", str(path)]
+    assert cli.main(["evaluate", *arguments, "--holdout", "^evaluation/", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["all"]["samples"] == 1
+    assert content["input_size"] == 64
