@@ -19,7 +19,7 @@ import uvloop
 from prometheus_client import disable_created_metrics
 
 from service.backends.tensorflow_serving import management
-from service.bootstrap import StartError, serve
+from service.bootstrap import Addresses, StartError, serve
 from service.observability.logs import configure_logging
 from service.settings import PREFIX, Settings, SettingsError, unknown_names
 
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     ]
     parser = argparse.ArgumentParser(
         prog="python -m service",
-        description="Serves hand pose over REST. Everything is set by environment variables.",
+        description="Serves hand pose over REST and gRPC. Everything is set by environment variables.",
         epilog="settings:\n" + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -81,11 +81,16 @@ def _manage_models(arguments: argparse.Namespace, settings: Settings) -> int:
     return management.run(arguments, servers)
 
 
-def _say_ready(host: str, port: int) -> None:
+def _say_ready(addresses: Addresses) -> None:
     """Tell whoever started the service where it is and how to try it."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    url = f"http://{reachable}:{port}"
-    print(f"\nHand pose is ready: {url}  (API: {url}/docs)\n\n  {_command_to_try(url)}\n", flush=True)
+    url, rpc_url = f"http://{_reachable(*addresses.rest)}", f"grpc://{_reachable(*addresses.grpc)}"
+    print(f"\nHand pose is ready: {url}  (API: {url}/docs; gRPC: {rpc_url})\n\n  {_command_to_try(url)}\n", flush=True)
+
+
+def _reachable(host: str, port: int) -> str:
+    """An address that a client on this machine can use."""
+    known = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+    return f"{known.get(host, f'[{host}]' if ':' in host else host)}:{port}"
 
 
 def _command_to_try(url: str) -> str:

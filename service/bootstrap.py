@@ -12,9 +12,9 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -30,13 +30,19 @@ from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
 from service.inference.routing import Router
 from service.inference.shadow import Shadow
+from service.inference.streaming import Streams
 from service.observability.metrics import PrometheusObserver
 from service.rest.app import create_app
+from service.rest.stream import stream_routes
 from service.routing_file import RoutingFile, RoutingFileError
+from service.rpc.health import HealthServicer
+from service.rpc.server import SERVICE_NAME, RpcServer
+from service.rpc.servicer import HandPoseServicer
 from service.settings import Settings
 
 _BACKLOG: Final = 2048
 _KEEP_ALIVE_S: Final = 75  # longer than the usual 60 s of the proxies in front, so that they hang up and not we
+_FAREWELL_S: Final = 1.0  # to write the last problems out
 _FOLLOW_MODELS_EVERY_S: Final = 1.0
 _WARM_UP_SIZES: Final = (1, 2)  # what the first run of a size costs more than others is small beyond these
 
@@ -50,7 +56,7 @@ class StartError(Exception):
 async def serve(
     settings: Settings,
     *,
-    on_ready: Callable[[str, int], None],
+    on_ready: Callable[["Addresses"], None],
     open_servable: Callable[[Servable], Run] | None = None,
 ) -> None:
     """Run the service until SIGTERM or SIGINT; return when every accepted request has its answer.
@@ -59,7 +65,7 @@ async def serve(
 
     Args:
         settings: everything that can be set.
-        on_ready: called with the host and port of REST once every model answers.
+        on_ready: called once every model answers.
         open_servable: how embedded models are opened; None: with TensorFlow.
 
     Raises:
@@ -68,21 +74,50 @@ async def serve(
     clock = _PreciseClock(asyncio.get_running_loop())
     try:
         with ExitStack() as resources:
-            models: _Models
-            if settings.backend == "tensorflow_serving":
-                models = _remote_models(settings, clock)
-            else:
-                inference = resources.enter_context(_threads("inference", 1))
-                models = _embedded_models(
-                    settings, inference, open_servable or _TensorFlow(settings.tensorflow_threads)
-                )
+            models = _models(settings, clock, resources, open_servable)
             listener = resources.enter_context(_listen(settings.rest_host, settings.rest_port))
             workers = resources.enter_context(_threads("worker", settings.worker_threads or os.cpu_count() or 1))
             service = _build(settings, clock, workers, models)
-            await _live(service, listener, settings.grace_period_s, on_ready)
+            await _live(service, listener, settings, on_ready)
     except (ServableError, RoutingFileError) as error:
         raise StartError(str(error)) from error
     logger.info("stopped")
+
+
+@asynccontextmanager
+async def local_predictor(
+    settings: Settings, *, open_servable: Callable[[Servable], Run] | None = None
+) -> AsyncIterator[tuple[Predictor, Streams]]:
+    """The use case without any server, for a command that asks it directly; every model answers.
+
+    Args:
+        settings: as for the service; addresses and ports are not used.
+        open_servable: how embedded models are opened; None: with TensorFlow.
+
+    Raises:
+        StartError: if the models cannot be had.
+    """
+    clock = _PreciseClock(asyncio.get_running_loop())
+    try:
+        with ExitStack() as resources:
+            models = _models(settings, clock, resources, open_servable)
+            workers = resources.enter_context(_threads("worker", settings.worker_threads or os.cpu_count() or 1))
+            service = _build(settings, clock, workers, models)
+            try:
+                await models.come_up()
+                yield service.predictor, service.streams
+            finally:
+                await models.close()
+    except (ServableError, RoutingFileError) as error:
+        raise StartError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the service listens: one host and port for each protocol."""
+
+    rest: tuple[str, int]
+    grpc: tuple[str, int]
 
 
 class _Models(Protocol):
@@ -125,6 +160,15 @@ class _RemoteModels:
         await self.backend.stop()
 
 
+def _models(
+    settings: Settings, clock: Clock, resources: ExitStack, open_servable: Callable[[Servable], Run] | None
+) -> _Models:
+    if settings.backend == "tensorflow_serving":
+        return _remote_models(settings, clock)
+    inference = resources.enter_context(_threads("inference", 1))
+    return _embedded_models(settings, inference, open_servable or _TensorFlow(settings.tensorflow_threads))
+
+
 def _embedded_models(
     settings: Settings, inference: Executor, open_servable: Callable[[Servable], Run]
 ) -> _EmbeddedModels:
@@ -146,6 +190,8 @@ class _Service:
     """The built parts that the life cycle deals with."""
 
     app: FastAPI
+    rpc: RpcServer
+    streams: Streams
     models: _Models
     routing_file: RoutingFile | None
     predictor: Predictor
@@ -193,18 +239,33 @@ def _build(settings: Settings, clock: Clock, workers: Executor, models: _Models)
         default_model=settings.default_reference(),
         policy=settings.rest(),
     )
-    return _Service(app, models, routing_file, predictor, observer, readiness)
+    streams = Streams(predictor.estimate, clock=clock, limits=settings.streams())
+    app.include_router(stream_routes(streams=streams, observer=observer))
+    rpc = RpcServer(
+        HandPoseServicer(
+            estimate=predictor.estimate,
+            streams=streams,
+            models=backend.models,
+            clock=clock,
+            observer=observer,
+            policy=settings.rpc(),
+        ),
+        HealthServicer(not_ready=readiness, models=backend.models, service_names=(SERVICE_NAME,)),
+        settings.rpc_server(),
+    )
+    return _Service(app, rpc, streams, models, routing_file, predictor, observer, readiness)
 
 
 async def _live(
     service: _Service,
     listener: socket.socket,
-    grace_period_s: float,
-    on_ready: Callable[[str, int], None],
+    settings: Settings,
+    on_ready: Callable[[Addresses], None],
 ) -> None:
     """From the first connection to the last answer."""
     loop = asyncio.get_running_loop()
-    server = _server(service.app)
+    grpc_port = await _start_rpc(service.rpc, settings)
+    server = _server(service.app, settings.max_body_bytes)
     signals = _Signals(loop)
     serving = loop.create_task(server.serve(sockets=[listener]))
     loading = loop.create_task(service.models.come_up())
@@ -217,7 +278,8 @@ async def _live(
             following.append(loop.create_task(_follow_models(service)))
             if service.routing_file is not None:
                 following.append(loop.create_task(service.routing_file.watch()))
-            on_ready(*listener.getsockname()[:2])
+            host, port = listener.getsockname()[:2]
+            on_ready(Addresses(rest=(host, port), grpc=(settings.grpc_host, grpc_port)))
             await asyncio.wait((stop, serving), return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in (loading, stop, *following):
@@ -225,13 +287,16 @@ async def _live(
         logger.info("stopping: finishing what was accepted")
         service.readiness.stopping = True
         service.observer.backend_is(up=False)
-        deadline = loop.time() + grace_period_s
-        await _drain(service.predictor, signals, grace_period_s)
+        deadline = loop.time() + settings.grace_period_s
+        await service.rpc.not_serving()
+        await _drain(service, signals, settings.grace_period_s)
         # All answers are known; what remains is to write them out.
         server.config.timeout_graceful_shutdown = max(1, math.ceil(deadline - loop.time()))
         server.force_exit = signals.second.is_set()
         server.should_exit = True
-        await serving
+        await asyncio.gather(
+            serving, service.rpc.stop(0.0 if signals.second.is_set() else max(0.1, deadline - loop.time()))
+        )
         await service.models.close()
 
 
@@ -243,15 +308,34 @@ async def _follow_models(service: _Service) -> None:
         await asyncio.sleep(_FOLLOW_MODELS_EVERY_S)
 
 
-async def _drain(predictor: Predictor, signals: "_Signals", grace_period_s: float) -> None:
+async def _start_rpc(server: RpcServer, settings: Settings) -> int:
+    """Listen for gRPC; the port. Raises StartError if that cannot be."""
+    try:
+        return await server.start()
+    except RuntimeError as error:
+        address = f"{settings.grpc_host}:{settings.rpc_server().port}"
+        raise StartError(f"cannot listen for gRPC on {address}; HANDPOSE_GRPC_PORT chooses another port") from error
+
+
+async def _finish(service: _Service, grace_period_s: float) -> None:
+    """Answer everything that was accepted. A stream whose reader is slow gets half of the time."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(grace_period_s / 2):
+            await service.streams.drain()
+    await service.predictor.drain()
+
+
+async def _drain(service: _Service, signals: "_Signals", grace_period_s: float) -> None:
     """Wait until every accepted request has its answer, the time is up, or somebody insists."""
-    draining = asyncio.ensure_future(predictor.drain())
+    draining = asyncio.ensure_future(_finish(service, grace_period_s))
     insisting = asyncio.ensure_future(signals.second.wait())
     await asyncio.wait((draining, insisting), timeout=grace_period_s, return_when=asyncio.FIRST_COMPLETED)
-    if not draining.done():
+    drained = draining.done()
+    if not drained:
         logger.warning("stopping although some requests have no answer yet")
     draining.cancel()
     insisting.cancel()
+    return drained
 
 
 class _Signals:
@@ -275,12 +359,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: FastAPI) -> _Server:
+def _server(app: FastAPI, max_message_bytes: int) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
             http="httptools",
-            ws="none",
+            ws="websockets-sansio",  # reads a message only when the one before it was taken
+            ws_max_size=max_message_bytes,
+            ws_per_message_deflate=False,  # pictures are compressed
             lifespan="off",
             log_config=None,
             log_level="warning",

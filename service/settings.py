@@ -15,7 +15,10 @@ from service.inference.batching import BatchingPolicy
 from service.inference.errors import UnknownModelError
 from service.inference.models import ModelReference
 from service.inference.predictor import Limits
+from service.inference.streaming import StreamLimits
 from service.rest.policy import RestPolicy
+from service.rpc.server import ServerOptions
+from service.rpc.servicer import RpcPolicy
 
 PREFIX: Final = "HANDPOSE_"
 
@@ -34,6 +37,10 @@ class Settings(BaseModel):
 
     rest_host: str = Field("127.0.0.1", min_length=1, description="address that REST listens on")
     rest_port: int = Field(8000, ge=0, le=65535, description="port that REST listens on; 0 lets the system choose")
+    grpc_host: str = Field("127.0.0.1", min_length=1, description="address that gRPC listens on")
+    grpc_port: int | None = Field(
+        None, ge=0, le=65535, description="port that gRPC listens on; none: the one after REST's"
+    )
 
     backend: Literal["embedded", "tensorflow_serving"] = Field(
         "embedded", description="what runs the models: this process, or TensorFlow Serving"
@@ -60,6 +67,7 @@ class Settings(BaseModel):
     max_pixels: Count = Field(50_000_000, description="width x height of an image")
     max_rois: Count = Field(16, description="regions of interest in one request")
     max_batch_images: Count = Field(32, description="images in one batch request")
+    max_streams: Count = Field(256, description="streams open at the same time")
 
     default_deadline_ms: Milliseconds = Field(10_000, description="time for a request that sets none, in milliseconds")
     max_deadline_ms: Milliseconds = Field(60_000, description="most time that a request may ask for, in milliseconds")
@@ -136,6 +144,26 @@ class Settings(BaseModel):
             default_deadline_s=self.default_deadline_ms / 1000,
             max_deadline_s=self.max_deadline_ms / 1000,
         )
+
+    def rpc(self) -> RpcPolicy:
+        return RpcPolicy(
+            max_body_bytes=self.max_body_bytes,
+            max_batch_images=self.max_batch_images,
+            default_deadline_s=self.default_deadline_ms / 1000,
+            max_deadline_s=self.max_deadline_ms / 1000,
+        )
+
+    def rpc_server(self) -> ServerOptions:
+        # A REST port that the system chooses has no fixed neighbour.
+        after_rest = (self.rest_port + 1) % 65536 if self.rest_port else 0
+        return ServerOptions(
+            host=self.grpc_host,
+            port=after_rest if self.grpc_port is None else self.grpc_port,
+            max_message_bytes=self.max_body_bytes,
+        )
+
+    def streams(self) -> StreamLimits:
+        return StreamLimits(max_streams=self.max_streams, frame_timeout_s=self.default_deadline_ms / 1000)
 
     def default_reference(self) -> ModelReference:
         return ModelReference.parse(self.default_model)
