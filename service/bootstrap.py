@@ -21,6 +21,8 @@ from typing import Final, Protocol
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.backends.embedded import EmbeddedBackend, Run
 from service.backends.native_log import native_chatter_dropped
@@ -42,8 +44,10 @@ from service.settings import Settings
 
 _BACKLOG: Final = 2048
 _KEEP_ALIVE_S: Final = 75  # longer than the usual 60 s of the proxies in front, so that they hang up and not we
-_FAREWELL_S: Final = 1.0  # to write the last problems out
+_LAST_WORDS_S: Final = 1.0  # to write the last problems out
 _FOLLOW_MODELS_EVERY_S: Final = 1.0
+_FAREWELL_S: Final = 1.0  # for clients to hang up, once everything is answered
+_LOOK_AT_CONNECTIONS_EVERY_S: Final = 0.02
 _WARM_UP_SIZES: Final = (1, 2)  # what the first run of a size costs more than others is small beyond these
 
 logger = logging.getLogger(__name__)
@@ -265,7 +269,7 @@ async def _live(
     """From the first connection to the last answer."""
     loop = asyncio.get_running_loop()
     grpc_port = await _start_rpc(service.rpc, settings)
-    server = _server(service.app, settings.max_body_bytes)
+    server = _server(_HangUpWhenStopping(service.app, service.readiness), settings.max_body_bytes)
     signals = _Signals(loop)
     serving = loop.create_task(server.serve(sockets=[listener]))
     loading = loop.create_task(service.models.come_up())
@@ -289,14 +293,17 @@ async def _live(
         service.observer.backend_is(up=False)
         deadline = loop.time() + settings.grace_period_s
         await service.rpc.not_serving()
-        await _drain(service, signals, settings.grace_period_s)
-        # All answers are known; what remains is to write them out.
-        server.config.timeout_graceful_shutdown = max(1, math.ceil(deadline - loop.time()))
-        server.force_exit = signals.second.is_set()
+        drained = await _drain(service, signals, settings.grace_period_s)
+        # All answers are known; what remains is to write them out, and to have clients hang up before we do.
+        await _see_off(server, signals, min(_FAREWELL_S, max(0.0, deadline - loop.time())))
+        # What has no answer by then is told so at once.
+        server.config.timeout_graceful_shutdown = max(1, math.ceil(deadline - loop.time())) if drained else 0
         server.should_exit = True
         await asyncio.gather(
             serving, service.rpc.stop(0.0 if signals.second.is_set() else max(0.1, deadline - loop.time()))
         )
+        if told := set(server.server_state.tasks):
+            await asyncio.wait(told, timeout=_LAST_WORDS_S)
         await service.models.close()
 
 
@@ -325,8 +332,8 @@ async def _finish(service: _Service, grace_period_s: float) -> None:
     await service.predictor.drain()
 
 
-async def _drain(service: _Service, signals: "_Signals", grace_period_s: float) -> None:
-    """Wait until every accepted request has its answer, the time is up, or somebody insists."""
+async def _drain(service: _Service, signals: "_Signals", grace_period_s: float) -> bool:
+    """Wait until every accepted request has its answer, the time is up, or somebody insists; whether all have."""
     draining = asyncio.ensure_future(_finish(service, grace_period_s))
     insisting = asyncio.ensure_future(signals.second.wait())
     await asyncio.wait((draining, insisting), timeout=grace_period_s, return_when=asyncio.FIRST_COMPLETED)
@@ -336,6 +343,41 @@ async def _drain(service: _Service, signals: "_Signals", grace_period_s: float) 
     draining.cancel()
     insisting.cancel()
     return drained
+
+
+async def _see_off(server: uvicorn.Server, signals: "_Signals", longest_s: float) -> None:
+    """Refuse what still comes, telling each client to close its connection; then stop listening, and wait for the rest.
+
+    A connection that is kept open may carry a request at the very moment at which it is closed from this side, and
+    nobody would ever answer that one.
+    """
+
+    async def have_hung_up() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(longest_s / 2):
+                while server.server_state.connections and not signals.second.is_set():  # noqa: ASYNC110 -- a plain set
+                    await asyncio.sleep(_LOOK_AT_CONNECTIONS_EVERY_S)
+
+    await have_hung_up()
+    for listening in server.servers:
+        listening.close()
+    await have_hung_up()
+
+
+class _HangUpWhenStopping:
+    """ASGI: once the service is stopping, every HTTP answer asks the client to close its connection."""
+
+    def __init__(self, app: ASGIApp, readiness: _Readiness) -> None:
+        self._app = app
+        self._readiness = readiness
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def hanging_up(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._readiness.stopping:
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
+        await self._app(scope, receive, hanging_up if scope["type"] == "http" else send)
 
 
 class _Signals:
@@ -359,7 +401,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: FastAPI, max_message_bytes: int) -> _Server:
+def _server(app: ASGIApp, max_message_bytes: int) -> _Server:
     return _Server(
         uvicorn.Config(
             app,

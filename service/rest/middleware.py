@@ -4,6 +4,7 @@ A plain ASGI middleware: it adds no task and leaves the request's channel alone,
 sender going away.
 """
 
+import asyncio
 import logging
 import re
 import uuid
@@ -12,7 +13,7 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.inference.errors import InternalError
+from service.inference.errors import InternalError, UnavailableError
 from service.inference.ports import Clock
 from service.inference.tracing import TRACEPARENT
 from service.rest.problems import problem_of, response_to
@@ -59,6 +60,14 @@ class RequestFrame:
         trace = TRACEPARENT.set(traceparent)
         try:
             await self._app(scope, receive, framed_send)
+        except asyncio.CancelledError:
+            # Only the server cancels a request: it stops, and will wait no longer.
+            if status is not None or (task := asyncio.current_task()) is None:
+                raise
+            task.uncancel()
+            stopped = UnavailableError("the service stopped before there was an answer", retry_after_s=1.0)
+            problem = problem_of(stopped, instance=scope["path"], request_id=request_id)
+            await response_to(problem)(scope, receive, framed_send)
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"], extra={"request_id": request_id})
             if status is not None:  # half an answer is out: all that is left is to cut it off
@@ -88,4 +97,5 @@ def request_id_from(given: str | None) -> str:
 
 
 def traceparent_from(given: str | None) -> str | None:
+    """The caller's W3C trace context, if it is one."""
     return given if given is not None and _TRACEPARENT.fullmatch(given) else None
