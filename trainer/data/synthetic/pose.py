@@ -202,8 +202,9 @@ class PoseSolver:
 
     def __init__(self, asset: HandAsset, rest: HandShape | None = None) -> None:
         """Measure on `rest`, by default the asset's mean hand."""
-        self._asset = asset
         rest = mean_shape(asset) if rest is None else rest
+        self._rest = rest
+        self._met: dict[str, HandPose] = {}  # touching gestures, fitted once on the mean hand
         joints = rest.joints.astype(np.float64)
         self._parents = asset.bone_parents
         self._chains = [[asset.bone(f"{f}_{i}") for i in (1, 2, 3)] for f in FINGERS]
@@ -332,7 +333,9 @@ class PoseSolver:
         )
         pose = clamp(pose)
         if name in _PINCHES:
-            pose = self._meet(pose, shape, _PINCHES[name])
+            if name not in self._met:
+                self._met[name] = self._meet(pose, self._rest, _PINCHES[name], rounds=6)
+            pose = self._meet(self._met[name], shape, _PINCHES[name], rounds=2)
         return pose
 
     def _propose(self, rng: np.random.Generator, shape: HandShape, *, holding: bool) -> tuple[HandPose, str]:
@@ -392,7 +395,7 @@ class PoseSolver:
         fingers = np.stack([mcp, pip, dip, side], axis=1)
         return clamp(HandPose(fingers, thumb, np.zeros(3), cup=float(rng.uniform(0.0, 0.7))))
 
-    def _meet(self, pose: HandPose, shape: HandShape, fingers: tuple[int, ...]) -> HandPose:
+    def _meet(self, pose: HandPose, shape: HandShape, fingers: tuple[int, ...], *, rounds: int) -> HandPose:
         """Damped least squares over thumb and the touching fingers until the tips meet, pad to pad."""
         rows = list(fingers)
         start = np.concatenate([pose.thumb, pose.fingers[rows, 0], pose.fingers[rows, 1]])
@@ -419,7 +422,7 @@ class PoseSolver:
             return np.concatenate([np.concatenate(gaps) * 1000.0, (values - start) * 0.02 * stiffness])
 
         values = start
-        for _ in range(5):
+        for _ in range(rounds):
             here = error(values)
             jacobian = np.stack([(error(values + 0.5 * unit) - here) / 0.5 for unit in np.eye(len(values))], axis=1)
             step = np.linalg.solve(jacobian.T @ jacobian + 0.05 * np.eye(len(values)), -jacobian.T @ here)

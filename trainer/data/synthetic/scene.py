@@ -139,7 +139,7 @@ def _dress(hand: PosedHand, outfit: _Outfit, at: _Placement, instance: int, rng:
     skin = outfit.skin
     if hand.texture is not None:
         skin = replace(skin, kind=TEXTURED_SKIN, base=hand.texture_tint)
-    worn = outfit.glove if hand.texture is None else None
+    worn = outfit.glove if hand.texture is None else None  # a texture may show a glove of its own
 
     def part(triangles: npt.NDArray[np.int32], material: Material, number: int) -> Mesh:
         return Mesh(
@@ -162,20 +162,18 @@ def _dress(hand: PosedHand, outfit: _Outfit, at: _Placement, instance: int, rng:
     cuff = outfit.cuff if bare_arm else -0.012
     if bare_arm:
         arm = hand.arm_triangles
+        forearm = (path[8] - path[0]) / np.linalg.norm(path[8] - path[0])
+        depth = (hand.vertices - path[0]) @ forearm
         if sleeve is not None:
             # Skin that the sleeve hides is left out, so that it cannot poke through.
-            forearm = (path[8] - path[0]) / np.linalg.norm(path[8] - path[0])
-            depth = (hand.vertices - path[0]) @ forearm
             arm = arm[(depth[arm] < max(cuff, 0.0) + 0.04).all(axis=1)]
+        if worn is not None:
+            gauntlet = (depth[arm] < 0.035).all(axis=1)
+            if gauntlet.any():
+                meshes.append(part(arm[gauntlet], worn, PERSON))
+            arm = arm[~gauntlet]
         if len(arm):
             meshes.append(part(arm, outfit.skin, PERSON))
-        if worn is not None:
-            forearm = (path[8] - path[0]) / np.linalg.norm(path[8] - path[0])
-            depth = (hand.vertices - path[0]) @ forearm
-            gauntlet = hand.arm_triangles[(depth[hand.arm_triangles] < 0.03).all(axis=1)]
-            if len(gauntlet):
-                grown = vertices + normals * np.float32(0.0015)
-                meshes.append(replace(part(gauntlet, worn, PERSON), vertices=grown))
     if sleeve is not None:
         meshes.append(_sleeve(path, radii, along, cuff, outfit.looseness, sleeve, at, rng))
     elif outfit.band is not None and bare_arm:
@@ -315,7 +313,7 @@ def _environment(stock: Stock, camera: Camera, rng: np.random.Generator) -> tupl
             x, y = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
             wide = Camera(size * float(rng.uniform(0.55, 1.3)), size / 2.0, size / 2.0, size, size)
             seen = view_panorama(panorama, wide.ray(x, y), turn) * lighting.exposure * float(rng.uniform(0.6, 1.5))
-            seen = seen * (1.0 + seen * 0.12) / (1.0 + seen * 0.42)
+            seen = 1.0 - np.exp(-1.25 * seen)  # as the shader rolls off highlights
             encoded = np.clip(seen, 0.0, 1.0) ** (1.0 / 2.2)
             return (encoded * 255.0).astype(np.uint8), lighting, low_light
     photo = stock.photos is not None and choice < 0.85

@@ -154,9 +154,8 @@ float specular(vec3 n, vec3 v, vec3 l, float rough) {
     return a2 / (3.14159 * d * d) * g * f * nl * 0.25;
 }
 vec3 curve(vec3 c) {
-    // Filmic-looking shoulder, then the sRGB transfer.
-    c = c * (1.0 + c * 0.12) / (1.0 + c * 0.42);
-    c = clamp(c, 0.0, 1.0);
+    // A soft shoulder for highlights, then the sRGB transfer.
+    c = 1.0 - exp(-1.25 * max(c, 0.0));
     return mix(c * 12.92, 1.055 * pow(c, vec3(1.0 / 2.4)) - 0.055, step(0.0031308, c));
 }
 float crease(float along, float at, float width) {

@@ -119,7 +119,7 @@ def test_unknown_gesture_is_refused_with_the_known_ones(solver: PoseSolver, hand
 
 
 def crossings(point: np.ndarray, direction: np.ndarray, vertices: np.ndarray, triangles: np.ndarray) -> int:
-    """How often a ray from the point leaves the surface more than it enters: 0 outside, 1 inside, 2 where flesh meets."""
+    """How much more often a ray from the point leaves the surface than enters it: 0 outside, 1 or more inside."""
     a, b, c = (vertices[triangles[:, i]].astype(np.float64) for i in range(3))
     ab, ac = b - a, c - a
     p = np.cross(direction, ac)
