@@ -9,6 +9,7 @@ import errno
 import logging
 import math
 import os
+import select
 import signal
 import socket
 import time
@@ -89,9 +90,9 @@ async def serve(
 
 
 @asynccontextmanager
-async def local_predictor(
+async def local_service(
     settings: Settings, *, open_servable: Callable[[Servable], Run] | None = None
-) -> AsyncIterator[tuple[Predictor, Streams]]:
+) -> AsyncIterator["LocalService"]:
     """The use case without any server, for a command that asks it directly; every model answers.
 
     Args:
@@ -109,11 +110,21 @@ async def local_predictor(
             service = _build(settings, clock, workers, models)
             try:
                 await models.come_up()
-                yield service.predictor, service.streams
+                yield LocalService(service.predictor, service.streams, models.backend, clock)
             finally:
                 await models.close()
     except (ServableError, RoutingFileError) as error:
         raise StartError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class LocalService:
+    """The use case, to be asked directly. Deadlines are in the clock's time."""
+
+    predictor: Predictor
+    streams: Streams
+    backend: Backend
+    clock: Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +306,7 @@ async def _live(
         await service.rpc.not_serving()
         drained = await _drain(service, signals, settings.grace_period_s)
         # All answers are known; what remains is to write them out, and to have clients hang up before we do.
-        await _see_off(server, signals, min(_FAREWELL_S, max(0.0, deadline - loop.time())))
+        await _see_off(server, listener, signals, min(_FAREWELL_S, max(0.0, deadline - loop.time())))
         # What has no answer by then is told so at once.
         server.config.timeout_graceful_shutdown = max(1, math.ceil(deadline - loop.time())) if drained else 0
         server.should_exit = True
@@ -345,7 +356,7 @@ async def _drain(service: _Service, signals: "_Signals", grace_period_s: float) 
     return drained
 
 
-async def _see_off(server: uvicorn.Server, signals: "_Signals", longest_s: float) -> None:
+async def _see_off(server: uvicorn.Server, listener: socket.socket, signals: "_Signals", longest_s: float) -> None:
     """Refuse what still comes, telling each client to close its connection; then stop listening, and wait for the rest.
 
     A connection that is kept open may carry a request at the very moment at which it is closed from this side, and
@@ -359,6 +370,13 @@ async def _see_off(server: uvicorn.Server, signals: "_Signals", longest_s: float
                     await asyncio.sleep(_LOOK_AT_CONNECTIONS_EVERY_S)
 
     await have_hung_up()
+    # Connections that the kernel has accepted and we have not would be cut off: let no more come, and take those in.
+    listener.listen(0)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(longest_s / 2):
+            await asyncio.sleep(_LOOK_AT_CONNECTIONS_EVERY_S)
+            while select.select([listener], [], [], 0)[0]:
+                await asyncio.sleep(_LOOK_AT_CONNECTIONS_EVERY_S)
     for listening in server.servers:
         listening.close()
     await have_hung_up()

@@ -1,0 +1,171 @@
+"""`handpose`: reads the command line and calls the subcommand. What a subcommand needs is imported when it is called.
+
+Exit codes: 0 done; 1 something failed (a file, the service, a model); 2 the command line is wrong; 130 interrupted.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from service.pose.geometry import Box
+
+FAILED: Final = 1
+USAGE: Final = 2
+INTERRUPTED: Final = 130
+
+_URL_HELP: Final = (
+    "service to ask: http(s)://host:port or grpc(s)://host:port; without it the model runs in this process"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["trainer"]:  # every word after it is the trainer's
+        return subprocess.call([sys.executable, "-m", "trainer", *given[1:]])
+    parsed = _parser().parse_args(given)
+    try:
+        return _run(parsed)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    match parsed.command:
+        case "serve":
+            return _serve(parsed)
+        case "estimate":
+            from service.cli.estimate import estimate
+
+            return estimate(parsed)
+        case "models":
+            from service.cli.models import models
+
+            return models(parsed)
+        case _:
+            from service.cli.bench import bench
+
+            return bench(parsed)
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    from service.__main__ import main as run_service
+
+    settings = {
+        "HANDPOSE_REST_HOST": parsed.host,
+        "HANDPOSE_GRPC_HOST": parsed.host,
+        "HANDPOSE_REST_PORT": parsed.port,
+        "HANDPOSE_GRPC_PORT": parsed.grpc_port,
+        "HANDPOSE_MODEL_REPO": parsed.model_repo,
+    }
+    os.environ.update({name: str(value) for name, value in settings.items() if value is not None})
+    return run_service([])
+
+
+def _parser() -> argparse.ArgumentParser:
+    import shtab
+
+    parser = argparse.ArgumentParser(
+        prog="handpose",
+        description="Finds the 21 keypoints of hands in pictures and videos.",
+        epilog="exit codes: 0 done, 1 something failed, 2 wrong command line. "
+        'Tab completion: eval "$(handpose --print-completion bash)" (or zsh, tcsh).',
+    )
+    shtab.add_argument_to(parser, ["--print-completion"])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_serve(commands.add_parser("serve", help="run the service (REST and gRPC)"))
+    _add_estimate(commands.add_parser("estimate", help="find the hands of pictures, folders and videos"))
+    _add_models(commands.add_parser("models", help="list the models that can be asked"))
+    _add_bench(commands.add_parser("bench", help="measure how fast a service answers"))
+    commands.add_parser("trainer", help="train, evaluate, export: as python -m trainer", add_help=False)
+    return parser
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Runs the service. Everything else is set by HANDPOSE_ variables: see python -m service --help."
+    )
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port of REST (default 8000)")
+    parser.add_argument("--grpc-port", type=int, help="port of gRPC (default: the one after REST's)")
+    parser.add_argument("--model-repo", type=Path, metavar="DIR", help="folder of servables (default model_repo)")
+
+
+def _add_estimate(parser: argparse.ArgumentParser) -> None:
+    import shtab
+
+    parser.description = "Finds the hands of pictures; in a video, follows them from frame to frame."
+    files = parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="a picture, a folder of pictures, or a video"
+    )
+    files.complete = shtab.FILE  # type: ignore[attr-defined]
+    _add_where(parser)
+    parser.add_argument(
+        "--roi",
+        action="append",
+        default=[],
+        type=_box,
+        metavar="X,Y,WIDTH,HEIGHT",
+        help="a box around a hand in pixels (repeatable, one picture only); without it the picture shows one hand",
+    )
+    save = parser.add_argument("--save", type=Path, metavar="DIR", help="write pictures with the hands drawn into DIR")
+    save.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+    parser.add_argument("--json", action="store_true", help="print one JSON object a picture or frame, one a line")
+    video = parser.add_argument_group("videos")
+    video.add_argument("--no-tracking", action="store_true", help="look at every frame as a whole")
+    video.add_argument("--smooth", action="store_true", help="steady the keypoints with a one-euro filter")
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Lists the models of a service, or of the model repository."
+    _add_where(parser, variant=False)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Asks about one picture again and again (closed loop) and prints how long the answers took."
+    parser.add_argument("file", nargs="?", type=Path, help="the picture (default: a grey one of 640 x 480)")
+    _add_where(parser)
+    parser.add_argument("--seconds", type=_positive, default=5.0, help="how long (default 5)")
+    parser.add_argument("--concurrency", type=int, default=4, metavar="N", help="requests at a time (default 4)")
+    parser.add_argument("--stream", action="store_true", help="one stream of frames instead of single requests")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_where(parser: argparse.ArgumentParser, *, variant: bool = True) -> None:
+    parser.add_argument("--url", default=None, help=_URL_HELP)
+    parser.add_argument("--api-key", default=None, help="where the service wants one")
+    parser.add_argument("--model-repo", type=Path, metavar="DIR", help="folder of servables, without --url")
+    if variant:
+        parser.add_argument(
+            "--variant", metavar="NAME", help="standard or lightweight, perhaps with @version or @label"
+        )
+
+
+def _box(text: str) -> Box:
+    try:
+        x, y, width, height = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"four numbers X,Y,WIDTH,HEIGHT are needed, got {text!r}") from error
+    return Box(x, y, width, height)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"a number is needed, got {text!r}") from error
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"a positive number is needed, got {text!r}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
