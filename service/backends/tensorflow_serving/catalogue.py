@@ -61,7 +61,7 @@ class PollPolicy:
         stale_after_s: after how long without an answer a server's state counts as unknown.
     """
 
-    every_s: float = 0.5
+    every_s: float = 0.3
     timeout_s: float = 1.0
     warm_up_timeout_s: float = 60.0
     stale_after_s: float = 5.0
