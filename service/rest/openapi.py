@@ -1,6 +1,7 @@
 """What the OpenAPI document says beyond the schemas: bodies, headers, and the problems each call may answer with.
 
-Bodies are read by hand (`service.rest.parsing`), so FastAPI cannot know them; they are described here. Nothing here
+Bodies and parameters are read by hand (`service.rest.parsing`): each mistake gets its own code, and it costs less than
+FastAPI's way, which it takes on every request. So FastAPI cannot know them, and they are described here. Nothing here
 changes what a call does.
 """
 
@@ -46,42 +47,66 @@ _SERVED_BY: Final = {
 }
 _RETRY_AFTER: Final = {"Retry-After": _header("seconds until the same request may succeed", {"type": "integer"})}
 
-MODEL_HEADER_DOC: Final[Document] = {
-    "description": "standard or lightweight, optionally with @version or @label; without it the service chooses",
-    "openapi_examples": {
-        "variant": {"value": "standard"},
-        "version": {"value": "lightweight@1"},
-        "label": {"value": "standard@stable"},
-    },
-}
-TIMEOUT_HEADER_DOC: Final[Document] = {
-    "description": "whole milliseconds after which the answer is of no use; the service's maximum caps it",
-    "openapi_examples": {"two seconds": {"value": "2000"}},
-}
-CLIENT_HEADER_DOC: Final[Document] = {
-    "description": "up to 128 printable characters; keeps one client on one side of a split between models",
-    "openapi_examples": {"a device": {"value": "kiosk-7"}},
-}
-ROI_DOC: Final[Document] = {
-    "description": "a box around one hand, x,y,width,height in pixels of the upright image; repeat it for several "
-    "hands. Without it, the whole image shows one hand.",
-    "openapi_examples": {"one hand": {"value": ["120,80,300,300"]}},
-}
 
-_PASSED_ON: Final = [
-    {
-        "name": "X-Request-Id",
-        "in": "header",
-        "description": "up to 128 of A-Z a-z 0-9 . _ ~ : / + = @ -, returned and logged; made up where it is absent",
-        "schema": {"type": "string", "maxLength": 128},
-    },
-    {
-        "name": "traceparent",
-        "in": "header",
-        "description": "W3C trace context, logged and passed on",
-        "schema": {"type": "string"},
-    },
+def _parameter(name: str, place: str, description: str, schema: Mapping[str, Any], **examples: Any) -> Document:
+    return {
+        "name": name,
+        "in": place,
+        "required": False,
+        "description": description,
+        "schema": dict(schema),
+        "examples": {title.replace("_", " "): {"value": each} for title, each in examples.items()},
+    }
+
+
+_PARAMETERS: Final = [
+    _parameter(
+        "X-Model-Variant",
+        "header",
+        "standard or lightweight, optionally with @version or @label; without it the service chooses",
+        {"type": "string"},
+        variant="standard",
+        version="lightweight@1",
+        label="standard@stable",
+    ),
+    _parameter(
+        "X-Client-Id",
+        "header",
+        "printable characters; keeps one client on one side of a split between models",
+        {"type": "string", "maxLength": 128},
+        a_device="kiosk-7",
+    ),
+    _parameter(
+        "X-Request-Timeout-Ms",
+        "header",
+        "milliseconds after which the answer is of no use; the service's maximum caps it",
+        {"type": "integer", "minimum": 1},
+        two_seconds=2000,
+    ),
+    _parameter(
+        "X-Request-Id",
+        "header",
+        "A-Z a-z 0-9 . _ ~ : / + = @ -; returned and logged; made up where it is absent",
+        {"type": "string", "maxLength": 128},
+        a_number="order-1234",
+    ),
+    _parameter(
+        "traceparent",
+        "header",
+        "W3C trace context, logged and passed on",
+        {"type": "string"},
+        from_the_standard="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    ),
 ]
+_ROI_PARAMETER: Final = _parameter(
+    "roi",
+    "query",
+    "a box around one hand, x,y,width,height in pixels of the upright image; repeat it for several hands. Without it, "
+    "the whole image shows one hand.",
+    {"type": "array", "items": {"type": "string"}},
+    one_hand=["120,80,300,300"],
+    two_hands=["0,0,200,200", "220,10,180,190"],
+)
 
 
 def _problems(*kinds: ErrorKind) -> dict[int | str, Document]:
@@ -133,7 +158,7 @@ HAND_POSE: Final[Document] = {
         **_NOT_ACCEPTABLE,
     },
     "openapi_extra": {
-        "parameters": _PASSED_ON,
+        "parameters": [_ROI_PARAMETER, *_PARAMETERS],
         "requestBody": {
             "required": True,
             "content": {
@@ -164,7 +189,7 @@ HAND_POSE_BATCH: Final[Document] = {
         **_problems(*_READING, ErrorKind.INTERNAL),
     },
     "openapi_extra": {
-        "parameters": _PASSED_ON,
+        "parameters": _PARAMETERS,
         "requestBody": {
             "required": True,
             "content": {

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Executor
-from typing import Annotated, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.inference.batching import Priority
@@ -29,15 +29,12 @@ from service.rest.rendering import (
 from service.rest.schemas import Batch, BatchItem, HandPose, Models, Skeleton, Status
 
 MODEL_HEADER: Final = "X-Model-Variant"
+CLIENT_HEADER: Final = "X-Client-Id"
+TIMEOUT_HEADER: Final = "X-Request-Timeout-Ms"
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _JSON: Final = "application/json"
 _RETRY_WHEN_NOT_READY_S: Final = 1.0
-
-Asked = Annotated[str | None, Header(alias=MODEL_HEADER, **openapi.MODEL_HEADER_DOC)]
-ClientId = Annotated[str | None, Header(alias="X-Client-Id", **openapi.CLIENT_HEADER_DOC)]
-TimeoutMs = Annotated[str | None, Header(alias="X-Request-Timeout-Ms", **openapi.TIMEOUT_HEADER_DOC)]
-Rois = Annotated[list[str], Query(alias="roi", default_factory=list, **openapi.ROI_DOC)]
 
 T = TypeVar("T")
 
@@ -49,18 +46,21 @@ def hand_pose_routes(
     router = APIRouter(tags=["hands"])
 
     @router.post("/v1/hand-pose", response_model=HandPose, **openapi.HAND_POSE)
-    async def find_hands(
-        request: Request, rois: Rois, asked_for: Asked = None, client: ClientId = None, timeout_ms: TimeoutMs = None
-    ) -> Response:
+    async def find_hands(request: Request) -> Response:
         arrived, request_id = request.state.arrived, request.state.request_id
+        asked_for = request.headers.get(MODEL_HEADER)
         with (
             observed_request(observer),
             observed_image(observer, clock, arrived=arrived, asked_for=asked_for) as outcome,
         ):
             media_type = choose_media_type(request.headers.get("accept"))
-            deadline, client_id = arrived + _timeout(timeout_ms), parse_client_id(client)
+            deadline, client_id = _deadline(request), parse_client_id(request.headers.get(CLIENT_HEADER))
             given = await read_image(
-                request, rois, max_body_bytes=policy.max_body_bytes, max_rois=policy.max_rois, workers=workers
+                request,
+                request.query_params.getlist("roi"),
+                max_body_bytes=policy.max_body_bytes,
+                max_rois=policy.max_rois,
+                workers=workers,
             )
             estimate = await _unless_sender_leaves(
                 request,
@@ -84,10 +84,9 @@ def hand_pose_routes(
             return Response(picture, headers=headers, media_type=media_type)
 
     @router.post("/v1/hand-pose:batch", response_model=Batch, **openapi.HAND_POSE_BATCH)
-    async def find_hands_in_batch(
-        request: Request, asked_for: Asked = None, client: ClientId = None, timeout_ms: TimeoutMs = None
-    ) -> Response:
+    async def find_hands_in_batch(request: Request) -> Response:
         arrived, request_id = request.state.arrived, request.state.request_id
+        asked_for = request.headers.get(MODEL_HEADER)
 
         async def estimate(image: bytes, deadline: float, client_id: str | None) -> Estimate:
             with observed_image(observer, clock, arrived=arrived, asked_for=asked_for) as outcome:
@@ -113,7 +112,7 @@ def hand_pose_routes(
 
         with observed_request(observer):
             with observed_failure(observer, clock, arrived=arrived, asked_for=asked_for):
-                deadline, client_id = arrived + _timeout(timeout_ms), parse_client_id(client)
+                deadline, client_id = _deadline(request), parse_client_id(request.headers.get(CLIENT_HEADER))
                 images = await read_images(
                     request, max_body_bytes=policy.max_body_bytes, max_images=policy.max_batch_images
                 )
@@ -122,8 +121,12 @@ def hand_pose_routes(
         batch = Batch(request_id=request_id, results=items)
         return Response(batch.model_dump_json(exclude_unset=True), media_type=_JSON)
 
-    def _timeout(text: str | None) -> float:
-        return parse_timeout(text, default_s=policy.default_deadline_s, max_s=policy.max_deadline_s)
+    def _deadline(request: Request) -> float:
+        timeout_s = parse_timeout(
+            request.headers.get(TIMEOUT_HEADER), default_s=policy.default_deadline_s, max_s=policy.max_deadline_s
+        )
+        arrived: float = request.state.arrived
+        return arrived + timeout_s
 
     return router
 
