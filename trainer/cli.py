@@ -39,6 +39,8 @@ class CommandModule(Protocol):
 
 
 COMMANDS = (
+    Command("synth", "render labelled synthetic hands", "trainer.data.synthetic.synth"),
+    Command("preview", "draw a contact sheet of a set of labelled hands", "trainer.data.synthetic.preview"),
     Command("train", "train a network from a configuration, or go on with a run", "trainer.train"),
     Command("finish", "turn a run into weights for serving, measured on held-out pictures", "trainer.finish"),
     Command("evaluate", "measure a network on labelled hands", "trainer.evaluate"),
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command] = COMMAN
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(
         prog="python -m trainer",
-        description="Trains, measures and exports the hand-pose networks.",
+        description="Renders training data; trains, measures and exports the hand-pose networks.",
         epilog="KERAS_BACKEND chooses Keras's backend (tensorflow, torch, jax); export needs tensorflow.",
     )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
