@@ -47,6 +47,7 @@ class HandAsset:
     age: Floats  # [S], 0.36 (child) to 1 (old)
     gender: Floats  # [S]
     triangles: Ints  # [F, 3]
+    coarse_triangles: Ints  # [F', 3] the skin before it was subdivided, over the same vertices
     weights: Floats  # [V, B], rows sum to one
     body: BodyAsset
 
@@ -83,7 +84,7 @@ def load_asset(path: Path = ASSET_PATH, *, smooth: bool = True) -> HandAsset:
     weights /= weights.sum(axis=1, keepdims=True)
     mean = parts["mean"].astype(np.float32)
     directions = parts["directions"].astype(np.float32) * parts["direction_scale"][:, None, None]
-    triangles = parts["triangles"].astype(np.int32)
+    triangles = coarse = parts["triangles"].astype(np.int32)
     if smooth:
         step = LoopSubdivision(triangles, count)
         mean = np.concatenate([step.apply(mean[:count]), mean[count:]])
@@ -105,6 +106,7 @@ def load_asset(path: Path = ASSET_PATH, *, smooth: bool = True) -> HandAsset:
         age=parts["age"].astype(np.float32),
         gender=parts["gender"].astype(np.float32),
         triangles=triangles,
+        coarse_triangles=coarse,
         weights=weights,
         body=body,
     )

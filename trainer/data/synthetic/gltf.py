@@ -232,6 +232,7 @@ class GltfHand:
             age=np.array([0.7], np.float32),
             gender=np.array([0.5], np.float32),
             triangles=self.triangles,
+            coarse_triangles=self.triangles,
             weights=weights,
             body=BodyAsset(empty, empty[None], np.zeros((0, 3), np.int32), np.zeros(0, np.float32)),
         )
@@ -310,6 +311,7 @@ class GltfHands:
             regions=SkinRegions(hand.shape.vertices, region, nail),
             hand_triangles=hand.triangles,
             arm_triangles=np.zeros((0, 3), np.int32),
+            shadow_triangles=hand.triangles,
             keypoints=keypoints.astype(np.float32),
             flesh=flesh_of(keypoints),
             arm_path=path,

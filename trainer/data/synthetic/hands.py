@@ -45,6 +45,7 @@ class PosedHand:
     regions: SkinRegions
     hand_triangles: Ints
     arm_triangles: Ints  # may be empty
+    shadow_triangles: Ints  # hand and arm, as coarse as a shadow may be
     keypoints: Floats  # [21, 3]
     flesh: Floats  # [21] see FLESH, scaled to this hand
     arm_path: Floats  # [P, 3] from the wrist up the arm
@@ -77,6 +78,7 @@ def mirrored(hand: PosedHand) -> PosedHand:
         normals=hand.normals * flip,
         hand_triangles=hand.hand_triangles[:, ::-1].copy(),
         arm_triangles=hand.arm_triangles[:, ::-1].copy(),
+        shadow_triangles=hand.shadow_triangles[:, ::-1].copy(),
         keypoints=hand.keypoints * flip,
         arm_path=hand.arm_path * flip,
     )
@@ -100,6 +102,7 @@ class BodyHands:
         is_arm = on_arm[asset.triangles].sum(axis=1) >= 2
         self._hand_triangles = asset.triangles[~is_arm]
         self._arm_triangles = asset.triangles[is_arm]
+        self._arm_vertices = np.unique(self._arm_triangles)
         self._forearm, self._upper = asset.bone("forearm"), asset.bone("upper_arm")
 
     @property
@@ -124,6 +127,7 @@ class BodyHands:
             regions=self._regions,
             hand_triangles=self._hand_triangles,
             arm_triangles=self._arm_triangles,
+            shadow_triangles=asset.coarse_triangles,
             keypoints=rig.keypoints,
             flesh=flesh_of(rig.keypoints),
             arm_path=path,
@@ -134,7 +138,7 @@ class BodyHands:
         return hand if handedness == "right" else mirrored(hand)
 
     def _arm_course(self, vertices: Floats, wrist: Floats, elbow: Floats, shoulder: Floats) -> tuple[Floats, Floats]:
-        arm = vertices[np.unique(self._arm_triangles)]
+        arm = vertices[self._arm_vertices]
         path = np.concatenate([np.linspace(wrist, elbow, 9)[:-1], np.linspace(elbow, shoulder, 8)]).astype(np.float32)
         # A rounder elbow.
         path[1:-1] = 0.25 * path[:-2] + 0.5 * path[1:-1] + 0.25 * path[2:]

@@ -47,7 +47,7 @@ def draw_flaws(rng: np.random.Generator, size: int, *, low_light: bool) -> Camer
         gain=float(np.exp(rng.normal(0.0, 0.10))),
         gamma=float(np.exp(rng.normal(0.0, 0.10))),
         contrast=float(np.exp(rng.normal(0.0, 0.12))),
-        saturation=float(np.clip(rng.normal(1.0, 0.18), 0.0, 1.6)) if rng.random() > 0.03 else 0.0,
+        saturation=float(np.clip(rng.normal(1.0, 0.18), 0.0, 1.6)) if rng.random() > 0.02 else 0.0,
         balance=(float(np.exp(tint)), float(np.exp(rng.normal(0.0, 0.02))), float(np.exp(-tint))),
         vignette=float(rng.uniform(0.0, 0.35)) if rng.random() < 0.3 else 0.0,
         read_noise=noisy * 0.5,

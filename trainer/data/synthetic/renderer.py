@@ -45,6 +45,7 @@ class Mesh:
     nail: Floats | None = None  # [V, 3]
     texture: Bytes | None = None  # [H, W, 3] for textured skin
     casts_shadow: bool = True
+    shadow_triangles: npt.NDArray[np.int32] | None = None  # what casts the shadow, if not `triangles`
     closed: bool = False  # its inside is never seen
 
 
@@ -123,7 +124,7 @@ class Renderer:
             _write(self._depth_program, "clip", clip.T)
             for mesh, arrays, _ in drawn:
                 _write(self._depth_program, "instance", np.float32(mesh.instance))
-                arrays[0].render()
+                self._draw(arrays[0], mesh)
             raw = np.frombuffer(self._z.read(), np.float32).reshape(height, width, 2)
             self._many.use()
             self._many.clear(0.0, 0.0, 0.0, 0.0, depth=1.0)
@@ -132,11 +133,7 @@ class Renderer:
                 self._material_uniforms(mesh.material)
                 texture = next((k for k in kept if isinstance(k, moderngl.Texture)), self._white)
                 texture.use(2)
-                # Back faces of a closed skin would be shaded only to be covered.
-                if mesh.closed:
-                    ctx.enable(moderngl.CULL_FACE)
-                arrays[2].render()
-                ctx.disable(moderngl.CULL_FACE)
+                self._draw(arrays[2], mesh)
             ctx.copy_framebuffer(self._plain, self._many)
             colour = np.frombuffer(self._plain.read(components=4), np.uint8).reshape(height, width, 4)
         finally:
@@ -152,6 +149,13 @@ class Renderer:
         """Give the context back."""
         self._ctx.release()
 
+    def _draw(self, array: moderngl.VertexArray, mesh: Mesh) -> None:
+        # Back faces of a closed skin would be drawn only to be covered.
+        if mesh.closed:
+            self._ctx.enable(moderngl.CULL_FACE)
+        array.render()
+        self._ctx.disable(moderngl.CULL_FACE)
+
     def _upload(self, mesh: Mesh) -> tuple[Mesh, list[moderngl.VertexArray], list[moderngl.Buffer | moderngl.Texture]]:
         count = len(mesh.vertices)
         data = np.zeros((count, _FLOATS_A_VERTEX), np.float32)
@@ -162,10 +166,13 @@ class Renderer:
             data[:, 13:16] = mesh.nail
         vertices = self._ctx.buffer(data.tobytes())
         indices = self._ctx.buffer(np.ascontiguousarray(mesh.triangles, np.int32).tobytes())
+        shadow = indices
+        if mesh.shadow_triangles is not None:
+            shadow = self._ctx.buffer(np.ascontiguousarray(mesh.shadow_triangles, np.int32).tobytes())
         position = [(vertices, "3f 52x", "in_position")]
         arrays = [
             self._ctx.vertex_array(self._depth_program, position, indices),
-            self._ctx.vertex_array(self._shadow_program, position, indices),
+            self._ctx.vertex_array(self._shadow_program, position, shadow),
             self._ctx.vertex_array(
                 self._shade,
                 [(vertices, "3f 3f 3f 4f 3f", "in_position", "in_normal", "in_rest", "in_region", "in_nail")],
@@ -173,6 +180,8 @@ class Renderer:
             ),
         ]
         kept: list[moderngl.Buffer | moderngl.Texture] = [vertices, indices]
+        if shadow is not indices:
+            kept.append(shadow)
         if mesh.texture is not None:
             h, w = mesh.texture.shape[:2]
             texture = self._ctx.texture((w, h), 3, np.ascontiguousarray(mesh.texture).tobytes(), alignment=1)

@@ -6,7 +6,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.synthetic.annotate import HandLabel, label_hand
+from trainer.data.synthetic.annotate import VISIBLE, HandLabel, label_hand
 from trainer.data.synthetic.camera import Camera
 from trainer.data.synthetic.photometric import apply_flaws, draw_flaws
 from trainer.data.synthetic.renderer import Renderer
@@ -16,6 +16,8 @@ Bytes = npt.NDArray[np.uint8]
 SetKind = Literal["crop", "scene", "mixed"]
 
 _CROPS_IN_A_MIXED_SET: Final = 0.7
+_FEWEST_SEEN: Final = 6
+_TRIES: Final = 4
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,17 @@ def make_sample(stock: Stock, renderer: Renderer, kind: SetKind, size: int, seed
     """Sample `index` of the set with this seed. The renderer must be of the same size."""
     rng = sample_generator(seed, index)
     chosen: Kind = kind if kind != "mixed" else ("crop" if rng.random() < _CROPS_IN_A_MIXED_SET else "scene")
-    scene = compose(stock, chosen, size, rng)
-    return finish(scene, renderer, chosen, rng)
+    sample = finish(compose(stock, chosen, size, rng), renderer, chosen, rng)
+    for _ in range(_TRIES - 1):
+        if chosen == "scene" or _worth_a_crop(sample):
+            break
+        sample = finish(compose(stock, chosen, size, rng), renderer, chosen, rng)
+    return sample
+
+
+def _worth_a_crop(sample: Sample) -> bool:
+    """Whether enough of a hand is seen: now and then an arm or a thing covers it all."""
+    return any(int((label.visibility == VISIBLE).sum()) >= _FEWEST_SEEN for label in sample.labels)
 
 
 def finish(scene: Scene, renderer: Renderer, kind: Kind, rng: np.random.Generator) -> Sample:

@@ -153,9 +153,11 @@ def _dress(hand: PosedHand, outfit: _Outfit, at: _Placement, instance: int, rng:
             nail=regions.nail,
             texture=hand.texture,
             closed=True,
+            casts_shadow=number != PERSON,
         )
 
-    meshes = [part(hand.hand_triangles, worn or skin, instance)]
+    # One coarse shadow for hand and arm together.
+    meshes = [replace(part(hand.hand_triangles, worn or skin, instance), shadow_triangles=hand.shadow_triangles)]
     path, radii = hand.arm_path.astype(np.float64), hand.arm_radii.astype(np.float64)
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
     # A mesh that ends at the wrist has its end in the sleeve.
@@ -296,7 +298,7 @@ def _environment(stock: Stock, camera: Camera, rng: np.random.Generator) -> tupl
     size = camera.width
     low_light = rng.random() < 0.13
     brightness = (
-        float(np.exp(rng.uniform(np.log(0.14), np.log(0.42)))) if low_light else float(np.exp(rng.normal(-0.05, 0.2)))
+        float(np.exp(rng.uniform(np.log(0.14), np.log(0.42)))) if low_light else float(np.exp(rng.normal(-0.14, 0.2)))
     )
     lamps = int(rng.choice([0, 0, 1, 1, 2]))
     turn = (
