@@ -24,10 +24,10 @@ from trainer.checkpoints import Progress, load_averaged
 from trainer.configs import TrainConfig, load_config
 from trainer.data.pipeline import ImageStore
 from trainer.data.sample import Sample
-from trainer.data.sources import Source, WeightedSamples, read_sources, split_by_name
+from trainer.data.sources import Source, WeightedSamples, read_sources
 from trainer.errors import RefusedError
 from trainer.evaluate import evaluate_samples, predict_with_weights, report
-from trainer.train import RUNS_FOLDER, build_training_model, whole_network
+from trainer.train import RUNS_FOLDER, build_training_model, split_data, whole_network
 
 
 def write_weights(
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes and measures the weights, and prints the figures."""
     config = load_config(arguments.config)
     data = read_sources([Source.parse(text) for text in arguments.data])
-    train, validation = split_by_name(data, config.holdout)
+    train, validation = split_data(data, config)
     if not validation.samples:
         raise RefusedError("nothing is held out, so there is nothing to measure on")
     measured = write_weights(

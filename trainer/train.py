@@ -24,7 +24,7 @@ from trainer.checkpoints import Progress, load_averaged, load_checkpoint, save_a
 from trainer.configs import TrainConfig, load_config
 from trainer.data.pipeline import ImageStore, Prefetcher, TrainingBatches, readable, to_model_input
 from trainer.data.sample import OnBad, Sample, SkippedSamples, refuse_bad
-from trainer.data.sources import Source, WeightedSamples, read_sources, split_by_name
+from trainer.data.sources import Source, WeightedSamples, read_sources, split_8_1_1, split_by_name
 from trainer.errors import RefusedError, TrainerError
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def build_training_model(config: TrainConfig, warm_start: Path | None) -> keras.
     """
     from trainer.models import build
 
-    model = build(config.variant, batch_norm=True, width_multiplier=config.width_multiplier)
     if config.part == "all":
+        model = build(config.variant, batch_norm=True, width_multiplier=config.width_multiplier)
         if warm_start is not None:
             load_averaged(warm_start, model)
         return model
@@ -350,6 +350,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--holdout", action="append", metavar="REGEX", help="picture names kept for validation; replaces the config's"
     )
     parser.add_argument("--warm-start", type=Path, metavar="RUN", help="folder of a run to take weights from")
+    parser.add_argument("--variant", choices=("standard", "lightweight"), help="in place of the config's")
     parser.add_argument("--minutes", type=float, help="train by the clock, for this long")
     parser.add_argument("--workers", type=int, default=2, help="threads that make batches (%(default)s)")
     parser.add_argument("--skip-bad", action="store_true", help="leave unusable samples out, and count them")
@@ -360,6 +361,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config)
     if arguments.holdout:
         config = replace(config, holdout=tuple(arguments.holdout))
+    if arguments.variant:
+        config = replace(config, variant=arguments.variant)
     if arguments.minutes:
         config = replace(config, steps=None, minutes=arguments.minutes)
     skipped = SkippedSamples()
@@ -370,17 +373,31 @@ def run(arguments: argparse.Namespace) -> int:
         data = readable(data, store, on_bad)
         if skipped.reasons:
             _say(skipped.summary())
-    train, validation = split_by_name(data, config.holdout)
+    train, validation = split_data(data, config)
     _say(f"{len(train)} hands to train on, {len(validation)} held out ({_counts(validation.samples)})")
 
     trainer = Trainer(config, RUNS_FOLDER / arguments.run, train, validation, store, warm_start=arguments.warm_start)
     if trainer.progress.step:
         _say(f"going on from step {trainer.progress.step}")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: trainer.ask_to_stop())
-    progress = trainer.run(workers=arguments.workers)
+    progress = _run_until_told(trainer, arguments.workers)
     _say(f"stopped at step {progress.step}, {progress.samples} samples, {progress.seconds / 60:.1f} minutes")
     return 0
+
+
+def _run_until_told(trainer: Trainer, workers: int) -> Progress:
+    """Trains; an interrupt or a polite kill ends it after the update in progress, with a checkpoint."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: trainer.ask_to_stop()) for number in signals]
+    try:
+        return trainer.run(workers=workers)
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def split_data(data: WeightedSamples, config: TrainConfig) -> tuple[WeightedSamples, WeightedSamples]:
+    """What the configuration trains on, and what it validates on."""
+    return split_8_1_1(data) if config.split == "8:1:1" else split_by_name(data, config.holdout)
 
 
 def _counts(samples: tuple[Sample, ...]) -> str:

@@ -43,6 +43,8 @@ class TrainConfig:
             lightweight one (which a standard network can hold exactly).
         precision: Keras's dtype policy.
         augment: how samples vary.
+        split: "names" keeps the pictures of `holdout` for validation; "8:1:1" splits at random as the paper does
+            (`trainer.data.rhd.paper_split`), a tenth for validation and a tenth for tests.
         holdout: regular expressions of picture names that are kept for validation.
         seed: of the weights and of the batches.
         width_multiplier: below 1 makes narrow networks for tests.
@@ -65,6 +67,7 @@ class TrainConfig:
     part: Literal["all", "stages"] = "all"
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    split: Literal["names", "8:1:1"] = "names"
     holdout: tuple[str, ...] = ()
     seed: int = 0
     width_multiplier: float = 1.0

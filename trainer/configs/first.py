@@ -5,9 +5,9 @@ from trainer.data.augment import AugmentConfig
 
 CONFIG = TrainConfig(
     variant="lightweight",
-    minutes=84.0,
+    minutes=95.0,
     batch_size=8,
-    input_sizes=((0.0, 64), (0.25, 96), (0.6, 128)),
+    input_sizes=((0.0, 64), (0.25, 96), (0.55, 128)),
     learning_rate=1e-3,
     precision="mixed_bfloat16",
     augment=AugmentConfig(turn=25.0, any_turn_chance=0.3, shrink=2.2, shrink_skew=3.5),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from trainer.data.coco import read_coco
-from trainer.data.rhd import read_mmpose_rhd, read_rhd
+from trainer.data.rhd import paper_split, read_mmpose_rhd, read_rhd
 from trainer.data.sample import DataError, OnBad, Sample, refuse_bad
 
 READERS: dict[str, Callable[..., list[Sample]]] = {
@@ -95,6 +95,17 @@ def split_by_name(
     if not train and not may_take_all:
         raise DataError(f"the holdout rules {list(holdout)} leave no sample to train on")
     return _unzipped(train), _unzipped(validation)
+
+
+def split_8_1_1(data: WeightedSamples) -> tuple[WeightedSamples, WeightedSamples]:
+    """The training and the validation part of the paper's random split; the test part stays out of both."""
+    split = paper_split(data.samples)
+    weight_of = {id(sample): weight for sample, weight in zip(data.samples, data.weights, strict=True)}
+
+    def weighted(samples: tuple[Sample, ...]) -> WeightedSamples:
+        return WeightedSamples(samples, tuple(weight_of[id(sample)] for sample in samples))
+
+    return weighted(split.train), weighted(split.validation)
 
 
 def _unzipped(pairs: list[tuple[Sample, float]]) -> WeightedSamples:

@@ -1,0 +1,240 @@
+"""Training: schedules, exact resume, clear stops, and the standard network's stages on a lightweight one's features."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.trainer.data.miniature_rhd import write_miniature_rhd
+from trainer import cli
+from trainer.checkpoints import CHECKPOINT, CheckpointError, Progress, load_averaged
+from trainer.configs import ConfigError, TrainConfig, load_config
+from trainer.data.pipeline import ImageStore
+from trainer.data.sources import Source, WeightedSamples, read_sources, split_by_name
+from trainer.errors import RefusedError
+from trainer.train import Trainer, TrainingError, input_size_at, learning_rate_at
+
+TINY = TrainConfig(
+    variant="lightweight",
+    steps=4,
+    batch_size=2,
+    input_sizes=((0.0, 24), (0.5, 32)),
+    width_multiplier=0.03,
+    ema_momentum=0.5,
+    holdout=("^evaluation/",),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[WeightedSamples, WeightedSamples]:
+    folder = tmp_path_factory.mktemp("rhd")
+    write_miniature_rhd(folder, training=6, evaluation=2)
+    return split_by_name(read_sources([Source("rhd", folder)]), TINY.holdout)
+
+
+MakeTrainer = Callable[..., Trainer]
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path, data: tuple[WeightedSamples, WeightedSamples]) -> MakeTrainer:
+    def make(
+        run: str,
+        config: TrainConfig = TINY,
+        warm_start: Path | None = None,
+        trainer: type[Trainer] = Trainer,
+    ) -> Trainer:
+        return trainer(config, tmp_path / run, *data, ImageStore(), warm_start=warm_start)
+
+    return make
+
+
+class _StopsAfterTwo(Trainer):
+    """Is asked to stop after its second update, as by a signal."""
+
+    def share_done(self, seconds: float) -> float:
+        if self.progress.step == 2:
+            self.ask_to_stop()
+        return super().share_done(seconds)
+
+
+@pytest.fixture(autouse=True)
+def without_graphs() -> Iterator[None]:
+    """Tracing takes longer than the few updates of these tests."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def _weights(trainer: Trainer) -> list[NDArray[np.float32]]:
+    return [np.asarray(variable.value) for variable in trainer.model.variables]
+
+
+def test_cosine_schedule_warms_up_and_ends_low() -> None:
+    config = replace(TINY, learning_rate=1e-3, warm_up=0.1, final_rate_share=0.01)
+    rates = [learning_rate_at(config, 0, share) for share in np.linspace(0, 1, 101)]
+    assert rates[0] < 1e-4
+    assert max(rates) == pytest.approx(1e-3, rel=0.05)
+    assert rates[-1] == pytest.approx(1e-5)
+    assert (np.diff(rates[11:]) < 0).all()
+
+
+def test_the_papers_schedule_divides_by_ten_every_10000_updates() -> None:
+    config = load_config("paper")
+    assert (config.batch_size, config.steps, config.weight_decay, config.split) == (8, 60_000, 0.0, "8:1:1")
+    rates = [learning_rate_at(config, step, step / 60_000) for step in (0, 9_999, 10_000, 25_000, 59_999)]
+    np.testing.assert_allclose(rates, [1e-4, 1e-4, 1e-5, 1e-6, 1e-9])
+
+
+def test_input_grows_at_the_configured_shares() -> None:
+    config = replace(TINY, input_sizes=((0.0, 64), (0.25, 96), (0.6, 128)))
+    assert [input_size_at(config, share) for share in (0.0, 0.24, 0.25, 0.59, 0.6, 1.0)] == [
+        64, 64, 96, 96, 128, 128,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["first", "first_standard", "smoke", "paper"])
+def test_every_configuration_loads(name: str) -> None:
+    assert load_config(name).final_input_size % 8 == 0
+
+
+def test_wrong_configurations_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown configuration 'nothing'; known: .*first"):
+        load_config("nothing")
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(str(tmp_path / "x.py"))
+    (tmp_path / "y.py").write_text("CONFIG = 3\n")
+    with pytest.raises(ConfigError, match="must define CONFIG"):
+        load_config(str(tmp_path / "y.py"))
+    with pytest.raises(ConfigError, match="either steps or minutes"):
+        TrainConfig(variant="standard")
+    with pytest.raises(ConfigError, match="multiples of 8"):
+        replace(TINY, input_sizes=((0.0, 30),))
+    with pytest.raises(ConfigError, match="begin at share 0"):
+        replace(TINY, input_sizes=((0.5, 32),))
+    with pytest.raises(ConfigError, match="trains the standard network"):
+        replace(TINY, part="stages")
+
+
+@pytest.mark.slow
+def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(make_trainer: MakeTrainer) -> None:
+    whole = make_trainer("whole")
+    whole.run(workers=1)
+
+    assert make_trainer("pieces", trainer=_StopsAfterTwo).run(workers=2).step == 2
+    second = make_trainer("pieces")
+    assert second.progress.step == 2
+    assert second.run(workers=2).step == 4
+    for expected, actual in zip(_weights(whole), _weights(second), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_leaves_a_curve_pictures_and_averaged_weights(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    from trainer.models import build
+
+    trainer = make_trainer("run")
+    progress = trainer.run()
+    assert (progress.step, progress.samples, progress.input_size) == (4, 8, 32)
+    assert "pck_at_0_2" in (tmp_path / "run/log.csv").read_text()
+    assert (tmp_path / "run/validation.png").is_file()
+    averaged = build("lightweight", batch_norm=True, width_multiplier=0.03)
+    assert load_averaged(tmp_path / "run", averaged) == progress
+    own = np.asarray(trainer.model.get_layer("conv1_1").kernel)
+    assert (np.asarray(averaged.get_layer("conv1_1").kernel) != own).any()
+
+
+@pytest.mark.slow
+def test_stages_on_frozen_features_become_a_standard_network(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    from trainer.train import whole_network
+
+    make_trainer("light", replace(TINY, steps=1)).run()
+    config = replace(TINY, variant="standard", part="stages", steps=2)
+    trainer = make_trainer("stages", config, warm_start=tmp_path / "light")
+    before = np.asarray(trainer.model.get_layer("conv3_1").get_weights()[0])
+    trainer.run()
+    np.testing.assert_array_equal(trainer.model.get_layer("conv3_1").get_weights()[0], before)
+
+    images = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 32, 32, 3)).astype(np.float32)
+    standard = whole_network(trainer.model, config)
+    for expected, actual in zip(trainer.model(images, training=False), standard(images, training=False), strict=True):
+        np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_network_is_refused(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    make_trainer("run", replace(TINY, steps=1)).run()
+    with pytest.raises(CheckpointError, match=r"lightweight \(all\), not of standard \(all\)"):
+        make_trainer("run", replace(TINY, variant="standard"))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        make_trainer("run", replace(TINY, width_multiplier=0.05))
+    (tmp_path / "run" / CHECKPOINT).write_bytes(b"half a file")
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        make_trainer("run")
+    with pytest.raises(RefusedError, match="--warm-start"):
+        make_trainer("other", replace(TINY, variant="standard", part="stages"))
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_stops_with_the_last_checkpoint_intact(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    make_trainer("run", replace(TINY, steps=1)).run()
+    intact = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    broken = make_trainer("run", TINY)
+    broken.model.get_layer("conv1_1").kernel.assign(broken.model.get_layer("conv1_1").kernel * np.nan)
+    with pytest.raises(TrainingError, match="the loss is nan at update 1"):
+        broken.run()
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == intact
+
+
+def test_a_disk_that_fills_up_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
+    from trainer import checkpoints
+
+    class Full:
+        """A variable whose value cannot be written."""
+
+        @property
+        def value(self) -> float:
+            raise OSError(28, "No space left on device")
+
+    class Holder:
+        """Stands for a model and for an optimiser: something with variables."""
+
+        def __init__(self, *variables: object) -> None:
+            self.variables = list(variables)
+
+    (tmp_path / CHECKPOINT).write_bytes(b"previous")
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save_checkpoint(tmp_path, Progress("lightweight", "all"), Holder(Full()), Holder())
+    assert (tmp_path / CHECKPOINT).read_bytes() == b"previous"
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+@pytest.mark.slow
+def test_training_and_finishing_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer import weights
+
+    monkeypatch.chdir(tmp_path)
+    write_miniature_rhd(tmp_path / "rhd", training=4, evaluation=2)
+    (tmp_path / "tiny.py").write_text(
+        "from trainer.configs import TrainConfig\n"
+        "CONFIG = TrainConfig(variant='lightweight', steps=2, batch_size=2, input_sizes=((0.0, 32),),\n"
+        "                     width_multiplier=0.03, holdout=('^evaluation/',))\n"
+    )
+    common = ["--config", "tiny.py", "--run", "tiny", "--data", f"rhd:{tmp_path / 'rhd'}"]
+    assert cli.main(["train", *common]) == 0
+    assert "4 hands to train on, 2 held out" in capsys.readouterr().out
+    assert cli.main(["finish", *common, "--out", "out/lightweight.npz"]) == 0
+    stored = weights.load(tmp_path / "out/lightweight.npz", "lightweight")
+    assert stored.info.input_size == 32
+    assert stored.info.metrics["all held-out pictures"]["samples"] == 2
+    assert stored.info.provenance["samples_seen"] == 4
+    assert cli.main(["train", *common, "--holdout", "."]) == 2
+    assert "leave no sample" in capsys.readouterr().err

@@ -1,0 +1,23 @@
+"""Whether training works at all: a narrow network and small pictures, for a minute or less.
+
+    python -m trainer train --config smoke --data KIND:PATH --run smoke
+
+It counts updates, not minutes, so a run that was stopped and resumed gives the weights of one that was not. Its
+figures mean nothing.
+"""
+
+from trainer.configs import TrainConfig
+
+CONFIG = TrainConfig(
+    variant="lightweight",
+    steps=60,
+    batch_size=4,
+    input_sizes=((0.0, 32), (0.5, 48)),
+    width_multiplier=0.1,
+    ema_momentum=0.9,
+    holdout=(r"^evaluation/", r"[05]\.(jpg|png)$"),
+    validation_samples=16,
+    validate_minutes=0.2,
+    checkpoint_minutes=0.1,
+    log_seconds=2.0,
+)
