@@ -49,7 +49,7 @@ _LAST_WORDS_S: Final = 1.0  # to write the last problems out
 _FOLLOW_MODELS_EVERY_S: Final = 1.0
 _FAREWELL_S: Final = 1.0  # for clients to hang up, once everything is answered
 _LOOK_AT_CONNECTIONS_EVERY_S: Final = 0.02
-_WARM_UP_SIZES: Final = (1, 2)  # what the first run of a size costs more than others is small beyond these
+_WARM_UP_SIZES: Final = (1, 2)  # a larger size costs tenths of a second more once; all of them, seconds at each start
 
 logger = logging.getLogger(__name__)
 

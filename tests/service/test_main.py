@@ -109,7 +109,7 @@ def test_photo_goes_in_and_keypoints_come_out_of_both_models(tmp_path: Path) -> 
     write_painting_model(tmp_path, keypoints, "lightweight")
     write_painting_model(tmp_path, keypoints[::-1], "standard", version=3)
     photo = image_bytes(picture(256, 128, (200, 170, 150)), "JPEG")
-    with running(MODEL_REPO=tmp_path) as (process, printed):
+    with running(MODEL_REPO=tmp_path, REST_PROT=1) as (process, printed):
         url = re.findall(r"http://127\.0\.0\.1:\d+", printed)[0]
         with httpx.Client(base_url=url, timeout=30) as client:
             for variant, version, expected in (("lightweight", 1, keypoints), ("standard", 3, keypoints[::-1])):
@@ -131,5 +131,6 @@ def test_photo_goes_in_and_keypoints_come_out_of_both_models(tmp_path: Path) -> 
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
         assert process.returncode == 0, errors
+        assert "HANDPOSE_REST_PROT is no setting" in errors
         assert "loading cpm_standard version 3" in errors
         assert "oneDNN" not in errors  # the start shows what the service does, not what TensorFlow is made of
