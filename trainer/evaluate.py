@@ -1,8 +1,8 @@
 """Measures a network on labelled hands: `python -m trainer evaluate --variant V --data KIND:PATH`.
 
 Pictures go through the crop and belief maps through the decoding that serving uses, so the figures are those of the
-service, boxes apart: they are taken from the labels. The network comes from a weights file, from a servable (a
-SavedModel as it is deployed), or from a run in progress.
+service, boxes apart: they are taken from the labels. The network comes from a weights file or from a servable (a
+SavedModel as it is deployed).
 """
 
 from __future__ import annotations

@@ -112,6 +112,29 @@ def test_missing_data_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.slow
+def test_skip_bad_counts_what_it_leaves_out_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from trainer import weights
+    from trainer.models import build
+
+    write_miniature_rhd(tmp_path / "rhd", training=3, evaluation=1)
+    (tmp_path / "rhd/training/color/00000.png").write_bytes(b"\x89PNG broken")
+    (tmp_path / "rhd/training/color/00002.png").unlink()
+    path = tmp_path / "lightweight.npz"
+    info = weights.WeightsInfo("lightweight", "2026-01-01", 32, 1.25)
+    weights.save(build("lightweight", batch_norm=True, width_multiplier=0.03), path, info)
+    arguments = ["evaluate", "--variant", "lightweight", "--data", f"rhd:{tmp_path / 'rhd'}"]
+    arguments += ["--weights", str(path)]
+    assert cli.main(arguments) == 2
+    assert "00002.png: missing picture" in capsys.readouterr().err
+    assert cli.main([*arguments, "--skip-bad", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["all"]["samples"] == 2
+    assert json.loads(printed.out)["left_out"] == 2
+    assert "left out 2 bad samples" in printed.err
+    assert "00000.png" in printed.err
+
+
+@pytest.mark.slow
 def test_a_weights_file_is_evaluated_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from trainer import weights
     from trainer.models import build
