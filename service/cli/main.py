@@ -27,9 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["trainer"]:  # every word after it is the trainer's
         return subprocess.call([sys.executable, "-m", "trainer", *given[1:]])
-    parsed = _parser().parse_args(given)
     try:
-        return _run(parsed)
+        return _run(_parser().parse_args(given))
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough

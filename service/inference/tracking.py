@@ -12,7 +12,7 @@ from itertools import count
 from service.inference.errors import InvalidInputError
 from service.inference.predictor import Estimate, EstimateRequest, Hand
 from service.pose.geometry import Box
-from service.pose.tracking import FollowPolicy, OneEuro, OneEuroFilter, box_to_follow
+from service.pose.tracking import FollowPolicy, OneEuro, OneEuroFilter, box_to_follow, next_box
 
 Estimator = Callable[[EstimateRequest], Awaitable[Estimate]]
 """`Predictor.estimate`, or whatever stands in for it."""
@@ -38,10 +38,11 @@ class TrackedEstimate:
 
 @dataclass(slots=True)
 class _Track:
-    """One hand that is being followed."""
+    """One hand that is being followed: where to look for it next, and where it was seen last."""
 
     id: int
-    box_in_image: Box
+    look_in_image: Box
+    seen_in_image: Box
     filter: OneEuroFilter | None
 
 
@@ -99,7 +100,7 @@ class HandTracker:
             return await self._estimate(request), False
         near = None
         try:
-            near = await self._estimate(replace(request, rois=tuple(track.box_in_image for track in known)))
+            near = await self._estimate(replace(request, rois=tuple(track.look_in_image for track in known)))
         except InvalidInputError as error:
             if error.code != "invalid_roi":  # frames became smaller than the boxes: look at the whole frame
                 raise
@@ -117,29 +118,34 @@ class HandTracker:
         ids: list[int] = []
         for index, hand in enumerate(estimate.hands):
             track = before[index] if index < len(before) else None
-            box = self._box(hand, estimate, track.box_in_image if track is not None and tracked else None)
-            if box is None:
+            seen = self._box(hand, estimate)
+            if seen is None:
                 hands.append(hand)
                 ids.append(NOT_FOLLOWED)
                 continue
             if track is None:
-                track = _Track(next(self._ids), box, OneEuroFilter(self._smoothing) if self._smoothing else None)
-            track.box_in_image = box
+                track = _Track(next(self._ids), seen, seen, OneEuroFilter(self._smoothing) if self._smoothing else None)
+            elif tracked:
+                size = estimate.picture.width, estimate.picture.height
+                track.look_in_image = next_box(
+                    track.look_in_image, track.seen_in_image, seen, size, policy=self._policy
+                )
+            track.seen_in_image = seen
             tracks.append(track)
             ids.append(track.id)
             hands.append(_smoothed(hand, track, time_s))
         self._tracks = tracks
         return TrackedEstimate(replace(estimate, hands=tuple(hands)), tracked, tuple(ids))
 
-    def _box(self, hand: Hand, estimate: Estimate, last_box: Box | None = None) -> Box | None:
+    def _box(self, hand: Hand, estimate: Estimate) -> Box | None:
         size = estimate.picture.width, estimate.picture.height
-        return box_to_follow(hand.keypoints_in_image, hand.scores, size, last_box=last_box, policy=self._policy)
+        return box_to_follow(hand.keypoints_in_image, hand.scores, size, policy=self._policy)
 
 
 def _smoothed(hand: Hand, track: _Track, time_s: float) -> Hand:
     if track.filter is None:
         return hand
-    size = max(track.box_in_image.width, track.box_in_image.height)
+    size = max(track.seen_in_image.width, track.seen_in_image.height)
     return replace(hand, keypoints_in_image=track.filter.smooth(hand.keypoints_in_image, time_s, size))
 
 

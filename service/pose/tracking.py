@@ -25,6 +25,7 @@ class FollowPolicy:
             hand may put all points in one place.
         dead_zone: how far an edge of the box may move before the box follows, as a share of its longer side. A box that
             trembles would shake the keypoints that are found in it.
+        lead: how far the box goes ahead of a moving hand, as a share of its last step; half a hand at the most.
     """
 
     least_score: float = 0.25
@@ -32,6 +33,7 @@ class FollowPolicy:
     least_keypoints: int = 8
     least_side: float = 12.0
     dead_zone: float = 0.06
+    lead: float = 1.0
 
 
 def box_to_follow(
@@ -39,16 +41,14 @@ def box_to_follow(
     scores: NDArray[np.floating],
     image_size: tuple[int, int],
     *,
-    last_box: Box | None = None,
     policy: FollowPolicy | None = None,
 ) -> Box | None:
-    """The box to look at in the next frame, or None if these keypoints show no hand.
+    """The box of the hand that these keypoints show, or None if they show no hand.
 
     Args:
         keypoints_in_image: [21, 2], (x, y) in continuous pixels.
         scores: [21] in [0, 1].
         image_size: (width, height) in pixels.
-        last_box: the box in which these keypoints were found, if it came from this function.
         policy: thresholds.
 
     Returns:
@@ -65,9 +65,39 @@ def box_to_follow(
     box = _on_whole_pixels(tight, image_size)
     if box is None or box.width * box.height < 0.25 * tight.width * tight.height:
         return None  # most of the hand has left the image
-    if last_box is not None and _largest_move(last_box, box) <= policy.dead_zone * side:
-        return last_box
     return box
+
+
+def next_box(
+    last_look: Box, last_seen: Box, seen: Box, image_size: tuple[int, int], *, policy: FollowPolicy | None = None
+) -> Box:
+    """Where to look in the next frame: where we looked while the hand is at rest, else ahead of it.
+
+    Args:
+        last_look: the box in which the hand was looked for in this frame.
+        last_seen: its own box in the frame before, from `box_to_follow`.
+        seen: its own box in this frame.
+        image_size: (width, height) in pixels.
+        policy: the dead zone and the lead.
+
+    Returns:
+        A box inside the image with edges on whole pixels and sides of at least 1 pixel.
+    """
+    policy = policy or FollowPolicy()
+    still = policy.dead_zone * max(seen.width, seen.height)
+    if _largest_move(last_look, seen) <= still:
+        return last_look
+    if _largest_move(last_seen, seen) <= still:
+        return seen
+    # The hand has moved since the frame before, and will as likely as not move on as it did.
+    (x, y), (last_x, last_y) = seen.centre, last_seen.centre
+    ahead = Box(
+        seen.x + policy.lead * _within(x - last_x, seen.width / 2),
+        seen.y + policy.lead * _within(y - last_y, seen.height / 2),
+        seen.width,
+        seen.height,
+    )
+    return _on_whole_pixels(ahead, image_size) or seen
 
 
 def _on_whole_pixels(box: Box, image_size: tuple[int, int]) -> Box | None:
@@ -77,6 +107,10 @@ def _on_whole_pixels(box: Box, image_size: tuple[int, int]) -> Box | None:
     if left >= right or top >= bottom:
         return None
     return Box(float(left), float(top), float(right - left), float(bottom - top))
+
+
+def _within(value: float, limit: float) -> float:
+    return min(max(value, -limit), limit)
 
 
 def _largest_move(one: Box, other: Box) -> float:

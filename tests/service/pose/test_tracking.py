@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from service.pose.geometry import Box
-from service.pose.tracking import FollowPolicy, OneEuro, OneEuroFilter, box_to_follow
+from service.pose.tracking import FollowPolicy, OneEuro, OneEuroFilter, box_to_follow, next_box
 
 SIZE = (640, 480)
 SURE = np.full(21, 0.9)
@@ -61,17 +61,33 @@ def test_doubtful_keypoints_do_not_move_the_box() -> None:
     assert box_to_follow(points, scores, SIZE) == Box(100, 50, 80, 90)
 
 
-def test_the_box_stays_while_the_hand_only_trembles_and_moves_when_the_hand_does() -> None:
-    last = Box(100, 50, 100, 100)
-
-    assert box_to_follow(hand_in(Box(103, 48, 100, 100)), SURE, SIZE, last_box=last) == last
-    assert box_to_follow(hand_in(Box(110, 50, 100, 100)), SURE, SIZE, last_box=last) == Box(110, 50, 100, 100)
+REST = Box(100, 50, 100, 100)
 
 
-def test_the_dead_zone_can_be_turned_off() -> None:
-    last, moved = Box(100, 50, 100, 100), Box(101, 50, 100, 100)
+def test_we_look_in_the_same_place_while_the_hand_only_trembles() -> None:
+    assert next_box(REST, Box(98, 50, 100, 100), Box(103, 48, 100, 100), SIZE) == REST
 
-    assert box_to_follow(hand_in(moved), SURE, SIZE, last_box=last, policy=FollowPolicy(dead_zone=0)) == moved
+
+def test_we_look_where_the_hand_is_when_it_has_crept_away() -> None:
+    assert next_box(REST, Box(109, 50, 100, 100), Box(110, 50, 100, 100), SIZE) == Box(110, 50, 100, 100)
+
+
+def test_we_look_ahead_of_a_hand_that_moves() -> None:
+    assert next_box(REST, REST, Box(120, 40, 100, 100), SIZE) == Box(140, 30, 100, 100)
+
+
+def test_we_never_look_ahead_by_more_than_half_a_hand() -> None:
+    assert next_box(REST, REST, Box(300, 50, 100, 100), SIZE) == Box(350, 50, 100, 100)
+
+
+def test_looking_ahead_ends_at_the_edge_of_the_image() -> None:
+    assert next_box(REST, Box(440, 50, 100, 100), Box(500, 50, 100, 100), SIZE) == Box(550, 50, 90, 100)
+
+
+def test_dead_zone_and_lead_can_be_turned_off() -> None:
+    policy = FollowPolicy(dead_zone=0.0, lead=0.0)
+
+    assert next_box(REST, REST, Box(101, 50, 100, 100), SIZE, policy=policy) == Box(101, 50, 100, 100)
 
 
 def test_the_filter_leaves_the_first_frame_as_it_is() -> None:
