@@ -520,7 +520,7 @@ def _torso(body: BodyAsset, outfit: _Outfit, chest: Doubles, turn: Doubles, rng:
     cloth = np.clip((neck - rest[:, 2]) / 0.01, 0.0, 1.0) * (body.head_weight < 0.5)
     # Hair lies above and behind a slanted plane through the head.
     crown = rest - (head + np.array([0.0, -0.017, 0.084]))
-    line = float(rng.uniform(-0.02, 0.035))
+    line = float(rng.uniform(0.0, 0.06))
     hair = np.clip((crown[:, 2] * 1.3 + crown[:, 1] + line) / 0.012, 0.0, 1.0) * (body.head_weight > 0.5)
     if rng.random() < 0.08:
         hair = hair * 0.0
