@@ -1,0 +1,45 @@
+"""The gateway with a model that costs nothing, or a constant time: what remains is what the gateway costs.
+
+    python -m benchmarks.null_backend --model constant:10
+
+Everything but the model is as `python -m service` runs it, and set by the same environment variables.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.peer_servers.work import SIZE, open_model
+from service.backends.embedded import Run
+from service.backends.repository import Servable
+from service.bootstrap import serve
+from service.observability.logs import configure_logging
+from service.settings import Settings
+from tests.support.stand_in import add_version
+
+
+def main() -> int:
+    """Serve until SIGTERM."""
+    parser = argparse.ArgumentParser(description="The gateway without a real model.")
+    parser.add_argument("--model", default="null", help="null, or constant:<milliseconds>")
+    arguments = parser.parse_args()
+
+    def open_servable(_servable: Servable) -> Run:
+        return open_model(arguments.model)
+
+    with tempfile.TemporaryDirectory() as folder:
+        add_version(Path(folder), "lightweight", 1, input_size=SIZE)
+        settings = Settings.from_environment({**os.environ, "HANDPOSE_MODEL_REPO": folder})
+        configure_logging(settings.log_level, settings.log_format)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings, on_ready=lambda *_: print("ready", flush=True), open_servable=open_servable))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

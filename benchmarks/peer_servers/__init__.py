@@ -1,0 +1,1 @@
+"""The same service on other servers, each built as its documentation advises; started by `benchmarks.peers`."""

@@ -1,0 +1,107 @@
+"""What every peer does with a picture: the gateway's own decoding, cropping and map decoding, and the same answer.
+
+The model is named by HANDPOSE_BENCH_MODEL: a SavedModel's folder, `null` (maps at once), or `constant:10` (maps after
+10 milliseconds, whatever the batch).
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.pose.geometry import Affine, Box
+from service.pose.heatmaps import STRIDE, decode, encode
+from service.pose.images import decode_image
+from service.pose.keypoints import KEYPOINT_COUNT, KEYPOINT_NAMES
+from service.pose.preprocessing import crop
+
+SIZE: Final = 256
+MAX_BATCH_SIZE: Final = 8
+MAX_WAIT_S: Final = 0.005
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+def open_model(name: str | None = None) -> Run:
+    """The model: crops uint8 [N, 256, 256, 3] to belief maps float32 [N, 32, 32, 22]; warmed up."""
+    name = name or os.environ["HANDPOSE_BENCH_MODEL"]
+    if name == "null":
+        return without_model(0.0)
+    if name.startswith("constant:"):
+        return without_model(float(name.partition(":")[2]) / 1000)
+    import tensorflow as tf
+
+    tf.config.threading.set_inter_op_parallelism_threads(1)  # as the gateway does: the network is a chain
+    function = tf.saved_model.load(name).signatures["serving_default"]
+
+    def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        maps: NDArray[np.float32] = function(image=tf.constant(crops))["belief_maps"].numpy()
+        return maps
+
+    for batch_size in (1, 2, MAX_BATCH_SIZE):
+        run(np.zeros((batch_size, SIZE, SIZE, 3), np.uint8))
+    return run
+
+
+def without_model(delay_s: float, size: int = SIZE) -> Run:
+    """A hand in the same place in every crop, after a constant time."""
+    cells = size // STRIDE
+    steps = np.linspace(0.25, 0.75, KEYPOINT_COUNT, dtype=np.float32)
+    points = np.stack((steps, np.roll(steps, 7)), axis=-1) * cells
+    maps = encode(points, np.ones(KEYPOINT_COUNT, np.bool_), (cells, cells))
+
+    def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if delay_s:
+            time.sleep(delay_s)
+        return np.repeat(maps[None], len(crops), axis=0)
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A picture on its way: the crop uint8 [256, 256, 3], the way back, and the picture's size."""
+
+    pixels: NDArray[np.uint8]
+    input_to_image: Affine
+    width: int
+    height: int
+
+
+def prepare(body: bytes) -> Prepared:
+    """Decode the picture and crop all of it."""
+    picture = decode_image(body, enough_pixels=SIZE)
+    whole = Box(0.0, 0.0, float(picture.width), float(picture.height))
+    pixels, image_to_input = crop(picture, whole, (SIZE, SIZE))
+    return Prepared(pixels, image_to_input.inverse(), picture.width, picture.height)
+
+
+def answer(prepared: Prepared, maps: NDArray[np.float32]) -> dict[str, Any]:
+    """The JSON answer from a crop's maps [32, 32, 22]."""
+    found = decode(maps[None])
+    points = prepared.input_to_image.apply(found.in_heatmap[0] * STRIDE)
+    sigmas = found.sigmas[0] * (STRIDE * prepared.input_to_image.scale)
+    keypoints = [
+        {
+            "id": index,
+            "name": name,
+            "x": round(x, 2),
+            "y": round(y, 2),
+            "x_norm": round(x / prepared.width, 5),
+            "y_norm": round(y / prepared.height, 5),
+            "score": round(score, 4),
+            "sigma": round(sigma, 2),
+        }
+        for index, (name, (x, y), score, sigma) in enumerate(
+            zip(KEYPOINT_NAMES, points.tolist(), found.scores[0].tolist(), sigmas.tolist(), strict=True)
+        )
+    ]
+    box = {"x": 0.0, "y": 0.0, "width": float(prepared.width), "height": float(prepared.height)}
+    return {
+        "image": {"width": prepared.width, "height": prepared.height},
+        "hands": [{"score": round(float(found.scores[0].mean()), 4), "box": box, "keypoints": keypoints}],
+    }

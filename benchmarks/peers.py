@@ -1,0 +1,236 @@
+"""The gateway beside other Python model servers: same model, pictures, machine and load, in one run.
+
+    python -m benchmarks.peers saturation model_repo/cpm_lightweight/1
+    python -m benchmarks.peers overhead
+    python -m benchmarks.peers footprint
+
+`saturation`: images per second with a real model and more clients than it can serve, beside raw TensorFlow calls on
+ready-made crops (the limit). `overhead`: what remains without a model: latency added to one that takes 10 ms, and
+requests per second of processor time with one that takes none. `footprint`: memory and start by backend.
+
+The peers live in a virtual environment of their own:
+
+    python3.11 -m venv .venv-peers
+    .venv-peers/bin/pip install -c constraints.txt tensorflow numpy pillow pydantic uvloop httptools fastapi uvicorn
+    .venv-peers/bin/pip install -r benchmarks/peers.txt
+
+Servers run one after the other, in several rounds, and the median of the rounds counts. Numbers of two runs, or of two
+machines, are not for comparing: look at the ratios.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+from benchmarks.load import Answer, Client, Summary, Target, closed_loop
+from benchmarks.servers import ROOT, Running, Server, gateway, peers, running
+from service.pose.images import decode_image
+
+EXAMPLE: Final = ROOT / "service" / "rest" / "static" / "example.jpg"
+CONSTANT_MS: Final = 10.0
+
+
+@dataclass
+class Measured:
+    """One server's rounds."""
+
+    name: str
+    per_second: list[float] = field(default_factory=list)
+    per_cpu_second: list[float] = field(default_factory=list)
+    p50_ms: list[float] = field(default_factory=list)
+    p99_ms: list[float] = field(default_factory=list)
+    failures: int = 0
+
+    def row(self) -> dict[str, Any]:
+        """Medians over the rounds."""
+        return {
+            "server": self.name,
+            "per_second": round(statistics.median(self.per_second), 2),
+            "per_cpu_second": round(statistics.median(self.per_cpu_second), 1),
+            "p50_ms": round(statistics.median(self.p50_ms), 2),
+            "p99_ms": round(statistics.median(self.p99_ms), 2),
+            "failures": self.failures,
+        }
+
+
+def measure(
+    server: Server, image: bytes, into: Measured, *, concurrency: int, seconds: float, warm_up_s: float
+) -> None:
+    """Start a server, load it, and note what came back."""
+    with running(server, image) as started:
+        before, since = started.cpu_seconds(), time.perf_counter()
+        answers = uvloop.run(_load(started, concurrency, seconds, warm_up_s))
+        cpu, lasted = started.cpu_seconds() - before, time.perf_counter() - since
+    summary = Summary.of(server.name, answers, seconds)
+    good = [answer for answer in answers if answer.status == 200]
+    into.failures += len(answers) - len(good)
+    into.per_second.append(summary.per_second)
+    into.per_cpu_second.append(summary.per_second * lasted / cpu)
+    into.p50_ms.append(summary.latency_ms["p50"])
+    into.p99_ms.append(summary.latency_ms["p99"])
+
+
+async def _load(started: Running, concurrency: int, seconds: float, warm_up_s: float) -> list[Answer]:
+    client = Client(Target("127.0.0.1", started.port, ""))
+    answers = await closed_loop(
+        client, [started.request], concurrency=concurrency, seconds=seconds, warm_up_s=warm_up_s
+    )
+    client.close()
+    return answers
+
+
+def compare(
+    servers: Sequence[Server], image: bytes, *, concurrency: int, seconds: float, rounds: int, warm_up_s: float = 3.0
+) -> list[dict[str, Any]]:
+    """Every server under the same load, in turn."""
+    measured = {server.name: Measured(server.name) for server in servers}
+    for number in range(1, rounds + 1):
+        for server in servers:
+            print(f"round {number} of {rounds}: {server.name}", file=sys.stderr, flush=True)
+            measure(
+                server,
+                image,
+                measured[server.name],
+                concurrency=concurrency,
+                seconds=seconds,
+                warm_up_s=warm_up_s,
+            )
+    return [each.row() for each in measured.values()]
+
+
+def saturation(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Images per second with the real model, over those of raw calls."""
+    image = arguments.image.read_bytes()
+    raw = [_raw(arguments)]
+    rows = compare(
+        [gateway(arguments.model), *_wanted(peers(arguments.model), arguments)],
+        image,
+        concurrency=arguments.concurrency,
+        seconds=arguments.seconds,
+        rounds=arguments.rounds,
+    )
+    raw.append(_raw(arguments))
+    by_size = {size: statistics.mean(run[size] for run in raw) for size in raw[0]}
+    best = max(by_size, key=lambda size: by_size[size])
+    for row in rows:
+        row["over_raw"] = round(row["per_second"] / by_size[best], 3)
+        row["over_gateway"] = round(row["per_second"] / rows[0]["per_second"], 3)
+    return {"raw_per_second": by_size, "raw_best_batch": int(best), "servers": rows}
+
+
+def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the servers cost beside the model."""
+    image = arguments.image.read_bytes()
+    one = compare(
+        [gateway(f"constant:{CONSTANT_MS:g}"), *_wanted(peers(f"constant:{CONSTANT_MS:g}"), arguments)],
+        image,
+        concurrency=1,
+        seconds=arguments.seconds,
+        rounds=arguments.rounds,
+    )
+    for row in one:
+        row["added_ms"] = round(row["p50_ms"] - CONSTANT_MS, 2)
+    many = compare(
+        [gateway("null"), *_wanted(peers("null"), arguments)],
+        image,
+        concurrency=arguments.concurrency,
+        seconds=arguments.seconds,
+        rounds=arguments.rounds,
+    )
+    for row in many:
+        row["per_core_over_gateway"] = round(row["per_cpu_second"] / many[0]["per_cpu_second"], 3)
+    return {"decoding_ms": _decoding_ms(image), "constant_10_ms": one, "null": many}
+
+
+def footprint(_arguments: argparse.Namespace) -> dict[str, Any]:
+    """Importing what each backend needs: seconds and resident bytes of a fresh process."""
+    imports = {
+        "gateway's own messages": "import service.backends.tensorflow_serving.backend",
+        "official stubs": "import grpc, numpy; from tensorflow_serving.apis import predict_pb2",
+        "embedded": "import service.backends.savedmodel",
+    }
+    program = (
+        "import time; start = time.perf_counter(); {}; took = time.perf_counter() - start; import os;"
+        "resident = int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE');"
+        "import json; print(json.dumps([took, resident]))"
+    )
+    result = {}
+    for name, statement in imports.items():
+        runs = [_json_of([sys.executable, "-c", program.format(statement)]) for _ in range(3)]
+        result[name] = {"seconds": statistics.median(run[0] for run in runs), "bytes": runs[-1][1]}
+    own = result["gateway's own messages"]
+    for each in result.values():
+        each["seconds_over_own"] = round(each["seconds"] / own["seconds"], 1)
+        each["bytes_over_own"] = round(each["bytes"] / own["bytes"], 1)
+    return result
+
+
+def _wanted(servers: Sequence[Server], arguments: argparse.Namespace) -> list[Server]:
+    return [server for server in servers if not arguments.only or server.name in arguments.only]
+
+
+def _raw(arguments: argparse.Namespace) -> dict[str, float]:
+    print("raw TensorFlow calls", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "benchmarks.raw_tensorflow", arguments.model, "--seconds", str(arguments.seconds)]
+    result: dict[str, float] = _json_of(command)
+    return result
+
+
+def _json_of(command: Sequence[str]) -> Any:
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _decoding_ms(image: bytes) -> float:
+    """Median time to decode the picture as the gateway does, in this process and alone."""
+    times = []
+    for _ in range(200):
+        start = time.perf_counter()
+        decode_image(image, enough_pixels=256)
+        times.append(time.perf_counter() - start)
+    return round(statistics.median(times) * 1000, 3)
+
+
+def main() -> int:
+    """Run one comparison and print it."""
+    parser = argparse.ArgumentParser(description="The gateway beside other Python model servers.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    functions: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+        "saturation": saturation,
+        "overhead": overhead,
+        "footprint": footprint,
+    }
+    for name, function in functions.items():
+        command = commands.add_parser(name, help=(function.__doc__ or "").splitlines()[0])
+        command.set_defaults(function=function)
+        command.add_argument("--json", type=Path, help="where to write the result, too")
+        if name == "footprint":
+            continue
+        if name == "saturation":
+            command.add_argument("model", help="a SavedModel's folder: model_repo/cpm_lightweight/1")
+        command.add_argument("--image", type=Path, default=EXAMPLE)
+        command.add_argument("--concurrency", type=int, default=32)
+        command.add_argument("--seconds", type=float, default=10.0, help="for each server and round (default 10)")
+        command.add_argument("--rounds", type=int, default=3)
+        command.add_argument("--only", action="append", help="repeatable: only these peers, by name")
+    arguments = parser.parse_args()
+    if "model" in arguments:
+        arguments.model = str(Path(arguments.model).resolve())
+    result = arguments.function(arguments)
+    print(json.dumps(result, indent=2))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

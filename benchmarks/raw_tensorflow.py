@@ -1,0 +1,42 @@
+"""The limit: TensorFlow on ready-made crops in a loop, nothing else. Prints images per second by batch size, as JSON.
+
+python -m benchmarks.raw_tensorflow model_repo/cpm_lightweight/1 --seconds 5
+"""
+
+import argparse
+import json
+import sys
+import time
+
+import numpy as np
+
+from benchmarks.peer_servers.work import SIZE, open_model
+
+BATCH_SIZES = (1, 2, 4, 8, 16)
+
+
+def main() -> int:
+    """Measure every batch size, in turn and twice, so that a drift of the machine shows in all of them."""
+    parser = argparse.ArgumentParser(description="Images per second of raw TensorFlow calls.")
+    parser.add_argument("model", help="a SavedModel's folder")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each batch size")
+    arguments = parser.parse_args()
+    run = open_model(arguments.model)
+    crops = np.random.default_rng(0).integers(0, 256, (max(BATCH_SIZES), SIZE, SIZE, 3), np.uint8)
+    images = dict.fromkeys(BATCH_SIZES, 0)
+    seconds = dict.fromkeys(BATCH_SIZES, 0.0)
+    for batch_size in BATCH_SIZES:
+        run(crops[:batch_size])
+    for _ in range(2):
+        for batch_size in BATCH_SIZES:
+            start = time.perf_counter()
+            while (taken := time.perf_counter() - start) < arguments.seconds / 2:
+                run(crops[:batch_size])
+                images[batch_size] += batch_size
+            seconds[batch_size] += taken
+    print(json.dumps({str(size): round(images[size] / seconds[size], 3) for size in BATCH_SIZES}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
