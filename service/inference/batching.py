@@ -11,6 +11,8 @@ Contract of a `MicroBatcher`
       while it runs is answered at once and its result is thrown away.
     * The queue is bounded by reservation: a place is taken before any work is done for a request, so a full queue
       answers at once, with an estimate of when there will be room.
+    * The bound adapts to the deadlines: a request is refused in the same way when those before it will take longer than
+      it has time, as measured by the batches that have run. What is accepted under overload is answered in time.
     * If a batch fails, every caller in it gets the failure.
 
 Time and timers come from a `Clock`, so tests advance time by hand. Everything runs on one event loop and takes no lock.
@@ -36,6 +38,7 @@ from service.inference.ports import Clock, DropReason, ReleaseReason
 
 _SMOOTHING: Final = 0.2  # weight of the newest batch in the running estimate of the service time
 _LEAST_RETRY_S: Final = 0.05
+_CAUTION: Final = 1.2  # how much longer than expected those before may take without a later one missing its deadline
 
 
 class Priority(IntEnum):
@@ -126,7 +129,7 @@ class MicroBatcher(Generic[Item, Result]):
         self._clock = clock
         self._observer = observer
         self._queues: dict[Priority, deque[_Waiting[Item, Result]]] = {each: deque() for each in Priority}
-        self._reserved = 0
+        self._reserved = dict.fromkeys(Priority, 0)
         self._running: set[asyncio.Task[None]] = set()
         self._oldest_waited: asyncio.TimerHandle | None = None
         self._seconds_per_item: float | None = None
@@ -137,29 +140,45 @@ class MicroBatcher(Generic[Item, Result]):
     @property
     def depth(self) -> int:
         """Places taken: requests being prepared, waiting or running."""
-        return self._reserved
+        return sum(self._reserved.values())
 
     @contextmanager
-    def reserve(self, places: int = 1) -> Iterator[None]:
+    def reserve(
+        self, places: int = 1, *, deadline: float = math.inf, priority: Priority = Priority.INTERACTIVE
+    ) -> Iterator[None]:
         """Take places in the queue for as long as the block runs.
 
+        Args:
+            places: how many items will be submitted.
+            deadline: the clock's time after which their answers are of no use.
+            priority: which queue they will wait in.
+
         Raises:
-            OverloadedError: if there is no room; `retry_after_s` tells when there should be.
+            OverloadedError: if there is no room, or if it would be too late when their turn comes; `retry_after_s`
+                tells when that should be otherwise.
             UnavailableError: if the batcher is closed.
         """
         if self._closed:
             raise UnavailableError("this model is being unloaded; send the request again", retry_after_s=1.0)
-        if self._reserved + places > self._policy.max_queue:
+        if self.depth + places > self._policy.max_queue:
             self._observer.request_rejected("queue_full")
             raise OverloadedError(
-                f"{self._reserved} requests are waiting for this model, and at most {self._policy.max_queue} may",
-                retry_after_s=self._time_to_serve(self._reserved + places - self._policy.max_queue),
+                f"{self.depth} requests are waiting for this model, and at most {self._policy.max_queue} may",
+                retry_after_s=self._time_to_serve(self.depth + places - self._policy.max_queue),
             )
-        self._change_reserved(places)
+        ahead = self.depth if priority is Priority.BULK else self._reserved[Priority.INTERACTIVE]
+        late_s = self._expected_s(ahead + places) * _CAUTION - (deadline - self._clock.time())
+        if ahead and late_s > 0:
+            self._observer.request_rejected("deadline")
+            raise OverloadedError(
+                f"{ahead} requests are waiting for this model, more than it can answer in the time that this one has",
+                retry_after_s=max(_LEAST_RETRY_S, late_s),
+            )
+        self._change_reserved(priority, places)
         try:
             yield
         finally:
-            self._change_reserved(-places)
+            self._change_reserved(priority, -places)
 
     async def submit(self, item: Item, *, deadline: float, priority: Priority = Priority.INTERACTIVE) -> Answer[Result]:
         """Wait for the item's result.
@@ -277,7 +296,7 @@ class MicroBatcher(Generic[Item, Result]):
             self._fail(batch, failure)
             return
         ran = self._clock.time() - started
-        self._learn(ran / len(batch))
+        self._learn(len(batch), ran)
         for waiting, result in zip(batch, results, strict=True):
             if not waiting.answer.done():
                 waiting.answer.set_result(Answer(result, started - waiting.since, ran))
@@ -293,19 +312,24 @@ class MicroBatcher(Generic[Item, Result]):
 
     # Bookkeeping
 
-    def _change_reserved(self, by: int) -> None:
-        self._reserved += by
-        if self._reserved:
+    def _change_reserved(self, priority: Priority, by: int) -> None:
+        self._reserved[priority] += by
+        if self.depth:
             self._vacant.clear()
         else:
             self._vacant.set()
-        self._observer.queue_changed(self._reserved)
+        self._observer.queue_changed(self.depth)
 
-    def _learn(self, seconds_per_item: float) -> None:
-        seen = self._seconds_per_item
-        self._seconds_per_item = seconds_per_item if seen is None else seen + _SMOOTHING * (seconds_per_item - seen)
+    def _learn(self, items: int, seconds: float) -> None:
+        """A full batch counts in full, a small one less: under load, when the estimate matters, batches are full."""
+        seen, now = self._seconds_per_item, seconds / items
+        weight = _SMOOTHING * items / self._policy.max_batch_size
+        self._seconds_per_item = now if seen is None else seen + weight * (now - seen)
 
     def _time_to_serve(self, items: int) -> float:
         """Seconds until this many of the places taken should be free again."""
-        per_item = self._seconds_per_item if self._seconds_per_item is not None else _LEAST_RETRY_S
-        return max(_LEAST_RETRY_S, items * per_item / self._policy.max_running)
+        return max(_LEAST_RETRY_S, self._expected_s(items))
+
+    def _expected_s(self, items: int) -> float:
+        """Seconds for so many items by what has been seen; 0 while nothing has."""
+        return items * (self._seconds_per_item or 0.0) / self._policy.max_running

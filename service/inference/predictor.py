@@ -225,7 +225,7 @@ class Predictor:
     async def _estimate_with(self, model: ServedModel, request: EstimateRequest, routed_by: RoutedBy) -> Estimate:
         started = self._clock.time()
         batcher = self._batcher_of(model)
-        with batcher.reserve(max(1, len(request.rois))):
+        with batcher.reserve(max(1, len(request.rois)), deadline=request.deadline, priority=request.priority):
             picture, crops = await self._in_thread(self._decode_and_crop, request, model, TRACEPARENT.get())
             decode_s = self._clock.time() - started
             answers = await _all(

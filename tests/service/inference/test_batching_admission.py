@@ -1,0 +1,133 @@
+"""A request that could not be answered in time is refused at once, and told when it could."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from service.inference.batching import BatchingPolicy, MicroBatcher, Priority
+from service.inference.errors import OverloadedError
+from service.inference.ports import DropReason, ReleaseReason
+from tests.support.clock import ManualClock, settle
+
+FAR = math.inf
+
+
+class Journal:
+    """A batch observer that remembers rejections."""
+
+    def __init__(self) -> None:
+        self.rejections: list[str] = []
+
+    def batch_released(self, size: int, reason: ReleaseReason) -> None: ...
+
+    def queue_changed(self, depth: int) -> None: ...
+
+    def request_dropped(self, reason: DropReason) -> None: ...
+
+    def request_rejected(self, reason: str) -> None:
+        self.rejections.append(reason)
+
+
+class Model:
+    """A batcher over a model that takes so many seconds a batch, whatever its size."""
+
+    def __init__(self, seconds: float = 1.0, **policy: int) -> None:
+        self.clock = ManualClock()
+        self.seconds = seconds
+        self.journal = Journal()
+        self.batcher = MicroBatcher[int, int](
+            self._run, policy=BatchingPolicy(**policy), clock=self.clock, observer=self.journal
+        )
+
+    async def _run(self, items: Sequence[int], deadline: float) -> Sequence[int]:
+        done = asyncio.Event()
+        self.clock.call_at(self.clock.time() + self.seconds, done.set)
+        await done.wait()
+        return items
+
+    async def submit(self, items: int = 1) -> None:
+        """Have it run so many items, and learn how long they take."""
+        tasks = [asyncio.ensure_future(self.batcher.submit(0, deadline=FAR)) for _ in range(items)]
+        while not all(task.done() for task in tasks):
+            await settle()
+            self.clock.advance(self.seconds)
+            await settle()
+
+
+def refused(model: Model, deadline_s: float, priority: Priority = Priority.INTERACTIVE) -> OverloadedError | None:
+    try:
+        with model.batcher.reserve(deadline=model.clock.time() + deadline_s, priority=priority):
+            return None
+    except OverloadedError as error:
+        return error
+
+
+async def test_a_request_whose_turn_would_come_too_late_is_told_when_it_would_not() -> None:
+    model = Model(max_batch_size=1)
+    await model.submit()  # one second an item
+    with model.batcher.reserve(9):
+        assert refused(model, 13.0) is None
+        error = refused(model, 10.0)
+        assert error is not None
+        assert error.retry_after_s == pytest.approx(10 * 1.2 - 10.0)
+    assert model.journal.rejections == ["deadline"]
+
+
+async def test_a_model_without_others_waiting_is_tried_whatever_the_deadline() -> None:
+    model = Model(max_batch_size=1)
+    await model.submit()
+
+    assert refused(model, 0.1) is None
+
+
+async def test_nothing_is_refused_for_its_deadline_before_anything_is_known() -> None:
+    model = Model(max_batch_size=1)
+    with model.batcher.reserve(50):
+        assert refused(model, 0.1) is None
+
+
+async def test_bulk_requests_do_not_count_for_an_interactive_one_but_for_each_other() -> None:
+    model = Model(max_batch_size=1)
+    await model.submit()
+    with model.batcher.reserve(50, priority=Priority.BULK), model.batcher.reserve(1):
+        assert refused(model, 5.0) is None
+        assert refused(model, 5.0, Priority.BULK) is not None
+
+
+async def test_full_batches_count_more_than_small_ones() -> None:
+    model = Model(max_batch_size=8)
+    await model.submit(1 + 25 * 8)  # the first leaves alone, and takes as long as eight together
+    with model.batcher.reserve(79):
+        assert refused(model, 14.0) is None  # 80 items are ten batches
+
+
+async def test_under_twice_the_load_everything_accepted_is_in_time() -> None:
+    model = Model(seconds=0.1, max_batch_size=4, max_queue=1000)  # 40 a second
+    await model.submit(1 + 10 * 4)
+    loop = asyncio.get_running_loop()
+    in_time = late = 0
+
+    async def one() -> None:
+        nonlocal in_time, late
+        deadline = model.clock.time() + 2.0
+        with model.batcher.reserve(deadline=deadline):
+            await model.batcher.submit(0, deadline=deadline)
+        in_time += model.clock.time() <= deadline
+        late += model.clock.time() > deadline
+
+    tasks = []
+    for _ in range(400):  # 80 a second for five seconds
+        tasks.append(loop.create_task(one()))
+        await settle(3)
+        model.clock.advance(1 / 80)
+    while not all(task.done() for task in tasks):
+        await settle()
+        model.clock.advance(0.1)
+    failures = [error for task in tasks if (error := task.exception()) is not None]
+
+    assert late == 0
+    assert all(isinstance(error, OverloadedError) for error in failures)
+    assert in_time == pytest.approx(5 * 40 + 1.6 * 40, rel=0.1)  # what it can do in the time, and what then waits
+    assert in_time + len(failures) == 400
