@@ -7,7 +7,7 @@ loop in a thread of its own; TensorFlow is loaded there.
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from service.backends.repository import Servable
@@ -78,7 +78,7 @@ class LocalTransport:
 
     def stream(
         self, frames: Iterable[EncodedFrame], options: types.StreamOptions, headers: Headers
-    ) -> Iterator[types.StreamAnswer]:
+    ) -> Generator[types.StreamAnswer, None, None]:
         answers: queue.Queue[types.StreamAnswer | BaseException | None] = queue.Queue(maxsize=8)
         iterator = iter(frames)
 

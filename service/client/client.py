@@ -5,7 +5,17 @@ same calls.
 """
 
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from types import TracebackType
 from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
@@ -15,6 +25,7 @@ from service.client.images import Encoding, ImageLike, to_file_bytes
 from service.client.retrying import RetryPolicy
 from service.client.transport import AsyncTransport, EncodedFrame, Headers, Transport
 from service.client.types import Estimate, Frame, Model, StreamAnswer, StreamOptions
+from service.client.window import Window
 from service.pose.geometry import Box
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
@@ -166,7 +177,8 @@ class HandPoseClient(_Common):
         options: StreamOptions | None = None,
         variant: str | None = None,
         encoding: Encoding = "jpeg",
-    ) -> Iterator[StreamAnswer]:
+        max_under_way: int = 8,
+    ) -> Generator[StreamAnswer, None, None]:
         """Follow hands through the frames of a video; answers come while frames are still being sent.
 
         Args:
@@ -174,12 +186,31 @@ class HandPoseClient(_Common):
             options: tracking, smoothing, skipping.
             variant: the model to ask.
             encoding: how arrays and Pillow images travel.
+            max_under_way: frames that are sent before the first of them is answered or skipped.
 
         Raises:
             HandPoseError: the stream ended early. A frame that fails does not end it.
         """
-        encoded = (_encoded(frame, index, encoding) for index, frame in enumerate(frames))
-        return self._transport.stream(encoded, options or StreamOptions(), self._headers(variant))
+        window = Window(max_under_way)
+
+        def encoded() -> Iterator[EncodedFrame]:
+            source, index = iter(frames), 0
+            while window.enter():
+                try:
+                    frame = next(source)
+                except StopIteration:
+                    return
+                yield _encoded(frame, index, encoding)
+                index += 1
+
+        answers = self._transport.stream(encoded(), options or StreamOptions(), self._headers(variant))
+        try:
+            for answer in answers:
+                window.leave(1 + answer.skipped)
+                yield answer
+        finally:
+            window.close()
+            answers.close()
 
     def models(self, *, timeout_s: float | None = None) -> list[Model]:
         """The models that can be asked now.
@@ -220,6 +251,7 @@ class AsyncHandPoseClient(_Common):
         import asyncio  # a sizeable part of this package's import, and of no use to the other client
 
         self._in_thread = asyncio.to_thread
+        self._semaphore = asyncio.Semaphore
         self._sleep = sleep or asyncio.sleep
         self._transport = transport or _connect_async(url)
 
@@ -278,23 +310,34 @@ class AsyncHandPoseClient(_Common):
             for index in range(len(batch)):
                 yield results[index]
 
-    def stream(
+    async def stream(
         self,
         frames: AsyncIterable[ImageLike | Frame],
         *,
         options: StreamOptions | None = None,
         variant: str | None = None,
         encoding: Encoding = "jpeg",
-    ) -> AsyncIterator[StreamAnswer]:
+        max_under_way: int = 8,
+    ) -> AsyncGenerator[StreamAnswer, None]:
         """See `HandPoseClient.stream`."""
+        window = self._semaphore(max_under_way)
 
         async def encoded() -> AsyncIterator[EncodedFrame]:
             index = 0
+            await window.acquire()
             async for frame in frames:
                 yield await self._in_thread(_encoded, frame, index, encoding)
                 index += 1
+                await window.acquire()
 
-        return self._transport.stream(encoded(), options or StreamOptions(), self._headers(variant))
+        answers = self._transport.stream(encoded(), options or StreamOptions(), self._headers(variant))
+        try:
+            async for answer in answers:
+                for _ in range(1 + answer.skipped):
+                    window.release()
+                yield answer
+        finally:
+            await answers.aclose()
 
     async def models(self, *, timeout_s: float | None = None) -> list[Model]:
         """See `HandPoseClient.models`."""

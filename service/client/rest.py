@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -65,7 +65,7 @@ class RestTransport:
 
     def stream(
         self, frames: Iterable[EncodedFrame], options: StreamOptions, headers: Headers
-    ) -> Iterator[StreamAnswer]:
+    ) -> Generator[StreamAnswer, None, None]:
         from websockets.exceptions import WebSocketException
         from websockets.sync.client import ClientConnection, connect
 
@@ -130,7 +130,7 @@ class AsyncRestTransport:
 
     async def stream(
         self, frames: AsyncIterable[EncodedFrame], options: StreamOptions, headers: Headers
-    ) -> AsyncIterator[StreamAnswer]:
+    ) -> AsyncGenerator[StreamAnswer, None]:
         from websockets.asyncio.client import ClientConnection, connect
         from websockets.exceptions import WebSocketException
 

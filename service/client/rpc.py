@@ -1,7 +1,7 @@
 """The client over gRPC: messages from values, values from messages, statuses to errors. Retries are decided above."""
 
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -78,7 +78,7 @@ class RpcTransport:
 
     def stream(
         self, frames: Iterable[EncodedFrame], options: StreamOptions, headers: Headers
-    ) -> Iterator[StreamAnswer]:
+    ) -> Generator[StreamAnswer, None, None]:
         failures: list[Exception] = []
 
         def messages() -> Iterator[pb.EstimateStreamRequest]:
@@ -141,7 +141,7 @@ class AsyncRpcTransport:
 
     async def stream(
         self, frames: AsyncIterable[EncodedFrame], options: StreamOptions, headers: Headers
-    ) -> AsyncIterator[StreamAnswer]:
+    ) -> AsyncGenerator[StreamAnswer, None]:
         failures: list[Exception] = []
 
         async def messages() -> AsyncIterator[pb.EstimateStreamRequest]:

@@ -3,7 +3,7 @@
 Errors are those of `service.client.errors`; foreign exceptions have been translated. Nothing is repeated here.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,7 +36,7 @@ class Transport(Protocol):
 
     def stream(
         self, frames: Iterable[EncodedFrame], options: StreamOptions, headers: Headers
-    ) -> Iterator[StreamAnswer]: ...
+    ) -> Generator[StreamAnswer, None, None]: ...
 
     def models(self, headers: Headers, timeout_s: float) -> list[Model]: ...
 
@@ -52,7 +52,7 @@ class AsyncTransport(Protocol):
 
     def stream(
         self, frames: AsyncIterable[EncodedFrame], options: StreamOptions, headers: Headers
-    ) -> AsyncIterator[StreamAnswer]: ...
+    ) -> AsyncGenerator[StreamAnswer, None]: ...
 
     async def models(self, headers: Headers, timeout_s: float) -> list[Model]: ...
 

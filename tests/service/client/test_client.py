@@ -27,10 +27,10 @@ from service.client import (
 )
 from service.inference.errors import OverloadedError
 from service.pose.keypoints import KEYPOINT_NAMES
-from tests.service.client.conftest import Service
 from tests.support.backend import spread_keypoints
 from tests.support.images import image_bytes, picture
 from tests.support.models import INPUT_SIZE
+from tests.support.running_service import Service
 
 PICTURE = picture(INPUT_SIZE, INPUT_SIZE)
 PHOTO = image_bytes(PICTURE)
@@ -215,10 +215,26 @@ def test_a_stream_can_be_left_in_the_middle(service: Service, client: HandPoseCl
 
     answers = client.stream(endless())
     assert next(answers).estimate is not None
-    answers.close()  # type: ignore[attr-defined]
+    answers.close()
 
     service.drain_streams()
     assert service.do(lambda gateway: gateway.streams.number_open) == 0
+
+
+@both
+def test_frames_are_not_taken_far_ahead_of_the_answers(service: Service, client: HandPoseClient) -> None:
+    taken = 0
+
+    def frames() -> Iterator[bytes]:
+        nonlocal taken
+        for _ in range(30):
+            taken += 1
+            yield PHOTO
+
+    ahead = [taken - answered for answered, _ in enumerate(client.stream(frames(), max_under_way=4))]
+
+    assert len(ahead) == 30
+    assert max(ahead) <= 4 + 1, "one more is taken as soon as an answer is there"
 
 
 @both

@@ -2,11 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
-
-import pytest
 
 from tests.support.gateway import Gateway
 
@@ -54,10 +52,3 @@ class Service:
 
     def _run(self, start: Callable[[], object]) -> Gateway:
         return asyncio.run_coroutine_threadsafe(start(), self._loop).result(10)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    service = Service()
-    yield service
-    service.close()

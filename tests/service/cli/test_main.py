@@ -1,0 +1,208 @@
+"""The command `handpose` against a running gateway: what it prints, what it writes, how it exits."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.cli.main import main
+from service.pose.keypoints import KEYPOINT_NAMES
+from tests.support.images import image_bytes, picture
+from tests.support.running_service import Service
+
+SIZE = (160, 120)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "hand.jpg"
+    path.write_bytes(image_bytes(picture(*SIZE), "JPEG"))
+    return path
+
+
+@pytest.fixture(params=["rest", "grpc"])
+def url(service: Service, request: pytest.FixtureRequest) -> str:
+    return service.urls[request.param]
+
+
+def test_a_picture_gets_a_line_of_text(url: str, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", str(photo), "--url", url, "--variant", "standard"]) == 0
+
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{photo}: 1 hand (score ")
+    assert "standard@1" in line
+
+
+def test_a_folder_gives_one_json_object_a_picture_and_overlays(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, target = tmp_path / "in", tmp_path / "out" / "deep"
+    folder.mkdir()
+    for index in range(10):
+        (folder / f"{index}.png").write_bytes(image_bytes(picture(*SIZE)))
+    (folder / "torn.jpg").write_bytes(b"\xff\xd8 torn")
+    (folder / "notes.txt").write_text("no picture")
+
+    code = main(["estimate", str(folder), "--url", url, "--json", "--save", str(target)])
+
+    assert code == 1, "one of them failed"
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(answer["file"]).name for answer in answers] == [*(f"{index}.png" for index in range(10)), "torn.jpg"]
+    assert answers[-1]["error"]["code"] == "undecodable_image"
+    assert [point["name"] for point in answers[0]["hands"][0]["keypoints"]] == list(KEYPOINT_NAMES)
+    assert sorted(path.name for path in target.iterdir()) == [f"{index}_hand.png" for index in range(10)]
+    with Image.open(target / "0_hand.png") as overlay:
+        assert overlay.size == SIZE
+        assert len(overlay.convert("RGB").getcolors(100_000) or ()) > 10, "something is drawn on the plain picture"
+
+
+def test_a_roi_is_asked_about(url: str, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", str(photo), "--url", url, "--json", "--roi", "10,20,60,50"]) == 0
+
+    (hand,) = json.loads(capsys.readouterr().out)["hands"]
+    assert hand["box"] == {"x": 10, "y": 20, "width": 60, "height": 50}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["estimate", "no_such_file.jpg"], "no such file"),
+        (["estimate", "{folder}"], "no picture in this folder"),
+        (["estimate", "{photo}", "{photo}", "--roi", "1,2,3,4"], "--roi is for a single picture"),
+        (["estimate", "{photo}", "--url", "ftp://host"], "http://"),
+        (["estimate", "{photo}", "--url", "http://127.0.0.1:1"], "cannot be reached"),
+        (["estimate", "{photo}", "--model-repo", "{folder}"], "{folder}"),
+        (["models", "--url", "grpc://127.0.0.1:1"], "cannot be reached"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    arguments: list[str], said: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    names = {"photo": photo, "folder": folder}
+
+    assert main([each.format(**names) for each in arguments]) == 1
+
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("handpose: ")
+    assert said.format(**names) in error
+
+
+def test_an_unknown_model_fails_each_picture(url: str, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", str(photo), "--url", url, "--variant", "enormous"]) == 1
+
+    assert "unknown_variant" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["estimate"],
+        ["dance"],
+        ["estimate", "hand.jpg", "--roi", "1,2,3"],
+        ["bench", "--seconds", "-1"],
+        ["bench", "--seconds", "soon"],
+        ["serve", "--port", "many"],
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+
+    assert caught.value.code == 2
+    assert "usage: handpose" in capsys.readouterr().err
+
+
+def test_serve_hands_its_options_to_the_service(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HANDPOSE_REST_PORT", "8000")  # put back afterwards
+    assert main(["serve", "--port", "99999"]) == 2
+
+    assert "HANDPOSE_REST_PORT=99999" in capsys.readouterr().err
+
+
+def test_models_are_listed_as_a_table_and_as_json(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--url", url]) == 0
+    table = capsys.readouterr().out
+    assert main(["models", "--url", url, "--json"]) == 0
+    models = json.loads(capsys.readouterr().out)
+
+    assert "lightweight" in table
+    assert [(model["name"], model["version"]) for model in models] == [("cpm_lightweight", 1), ("cpm_standard", 1)]
+
+
+@pytest.mark.parametrize("mode", [[], ["--stream"]])
+def test_bench_counts_what_was_answered(
+    url: str, mode: list[str], photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", str(photo), "--url", url, "--seconds", "0.2", "--concurrency", "2", "--json", *mode]) == 0
+
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["answered"] > 0
+    assert figures["failed"] == 0
+    assert figures["images_per_second"] == pytest.approx(figures["answered"] / figures["seconds"])
+    assert 0 < figures["p50_ms"] <= figures["p95_ms"] <= figures["longest_ms"]
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert all(command in said for command in ("serve", "estimate", "models", "bench", "trainer"))
+
+
+def test_completion_scripts_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--print-completion", "bash"])
+
+    assert caught.value.code == 0
+    assert "estimate" in capsys.readouterr().out
+
+
+def test_the_trainers_words_are_passed_through(capfd: pytest.CaptureFixture[str]) -> None:
+    code = main(["trainer", "--no-such-option"])
+
+    assert code == 2
+    assert "trainer" in capfd.readouterr().err
+
+
+def test_a_video_is_followed_and_written_with_the_hand_drawn(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("av")
+    from fractions import Fraction
+
+    from service.cli.video import VideoWriter, read
+
+    path = tmp_path / "wave.mp4"
+    with VideoWriter(path, Fraction(30)) as writer:
+        for index in range(5):
+            writer.write(picture(*SIZE, colour=(30 * index, 90, 120)))
+
+    assert main(["estimate", str(path), "--url", url, "--json", "--smooth", "--save", str(tmp_path / "out")]) == 0
+
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["frame"] for answer in answers] == list(range(5))
+    assert [answer["tracked"] for answer in answers[:2]] == [False, True]
+    np.testing.assert_allclose([answer["time_s"] for answer in answers], np.arange(5) / 30, atol=1e-3)
+    overlays = list(read(tmp_path / "out" / "wave_hand.mp4"))
+    assert len(overlays) == 5
+    assert overlays[0].picture.size == SIZE
+    assert len(overlays[0].picture.getcolors(100_000) or ()) > 10
+
+
+def test_what_is_no_video_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("av")
+    path = tmp_path / "wave.mp4"
+    path.write_bytes(b"no video")
+
+    assert main(["estimate", str(path), "--url", "http://127.0.0.1:1"]) == 1
+
+    assert "not a video that can be read" in capsys.readouterr().err
