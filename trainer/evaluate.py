@@ -19,6 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 
 from service.pose.drawing import draw_hand
 from service.pose.heatmaps import STRIDE, decode
@@ -110,8 +112,9 @@ def evaluate_samples(
     *,
     batch_size: int = 32,
     protocol: Protocol = "box",
+    show_progress: bool = False,
 ) -> Evaluation:
-    """Runs the network on the crop of every sample and compares.
+    """Runs the network on the crop of every sample and compares; on request with a progress bar on stderr.
 
     Raises:
         DataError: there are no samples, or the protocol needs what a sample does not have.
@@ -120,7 +123,15 @@ def evaluate_samples(
         raise DataError("there is no hand to evaluate on")
     samples = [_prepared(sample, store, protocol) for sample in samples]
     predicted, confidences, in_input = [], [], []
-    for group, crops in evaluation_crops(samples, store, input_size, batch_size):
+    groups = track(
+        evaluation_crops(samples, store, input_size, batch_size),
+        description="evaluating",
+        total=math.ceil(len(samples) / batch_size),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not show_progress,
+    )
+    for group, crops in groups:
         decoded = decode(predict(np.stack([crop.pixels for crop in crops])))
         for sample, crop, in_heatmap, confidence in zip(group, crops, decoded.in_heatmap, decoded.scores, strict=True):
             keypoints_in_input = in_heatmap.astype(np.float64) * STRIDE
@@ -305,7 +316,12 @@ def run(arguments: argparse.Namespace) -> int:
         path = arguments.weights or weights.default_path(arguments.variant)
         predict, trained_size = predict_with_weights(path, arguments.variant)
     evaluation = evaluate_samples(
-        predict, samples, store, arguments.input_size or trained_size, protocol=arguments.protocol
+        predict,
+        samples,
+        store,
+        arguments.input_size or trained_size,
+        protocol=arguments.protocol,
+        show_progress=True,
     )
     if arguments.plots:
         write_plots(evaluation, store, arguments.plots)

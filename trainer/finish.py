@@ -63,7 +63,7 @@ def write_weights(
 
 def _measure(path: Path, variant: str, samples: Sequence[Sample]) -> dict[str, Any]:
     predict, input_size = predict_with_weights(path, variant)
-    content = report(evaluate_samples(predict, samples, ImageStore(longest_side=0), input_size))
+    content = report(evaluate_samples(predict, samples, ImageStore(longest_side=0), input_size, show_progress=True))
     return {**content["by_data_set"], "all held-out pictures": content["all"]}
 
 
