@@ -280,6 +280,7 @@ async def _live(
     """From the first connection to the last answer."""
     loop = asyncio.get_running_loop()
     grpc_port = await _start_rpc(service.rpc, settings)
+    service.app.state.grpc_port = grpc_port  # for the code that the demo page shows
     server = _server(_HangUpWhenStopping(service.app, service.readiness), settings.max_body_bytes)
     signals = _Signals(loop)
     serving = loop.create_task(server.serve(sockets=[listener]))

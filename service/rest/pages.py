@@ -31,6 +31,8 @@ _DOCS_CSP: Final = f"{_COMMON_CSP}; script-src 'self'; style-src 'self' 'unsafe-
 def page_routes(openapi_document: Callable[[], dict[str, Any]]) -> APIRouter:
     """`/`, `/docs`, `/openapi.json` and the files they need.
 
+    The demo's gRPC example names the port in the application's `state.grpc_port`, where there is one.
+
     Args:
         openapi_document: makes the document; called at the first request for it.
     """
@@ -38,7 +40,7 @@ def page_routes(openapi_document: Callable[[], dict[str, Any]]) -> APIRouter:
     ours = files(_OURS).joinpath("static")
     swagger = files(_SWAGGER).joinpath("static")
     assets = {
-        **{name: ours.joinpath(name) for name in ("page.js", "page.css", "docs.js", "example.jpg", "icon.svg")},
+        **{each.name: each for each in ours.iterdir() if _suffix(each) in _TYPES},
         **{name: swagger.joinpath(name) for name in ("swagger-ui-bundle.js", "swagger-ui.css")},
     }
     document: dict[str, Any] = {}
@@ -46,6 +48,11 @@ def page_routes(openapi_document: Callable[[], dict[str, Any]]) -> APIRouter:
     @router.get("/")
     async def demo(request: Request) -> Response:
         return _file(ours.joinpath("index.html"), request, csp=_PAGE_CSP)
+
+    @router.get("/page.json")
+    async def facts(request: Request) -> Response:
+        """What the demo cannot know by itself: where gRPC is, for the code that it shows."""
+        return JSONResponse({"grpc_port": getattr(request.app.state, "grpc_port", None)})
 
     @router.get("/docs")
     async def docs(request: Request) -> Response:
@@ -60,7 +67,7 @@ def page_routes(openapi_document: Callable[[], dict[str, Any]]) -> APIRouter:
     @router.get("/static/{name}")
     async def static(name: str, request: Request) -> Response:
         asset = assets.get(name)
-        if asset is None or not asset.is_file():
+        if asset is None:
             raise HTTPException(404)
         return _file(asset, request)
 
@@ -76,5 +83,9 @@ def _file(file: Traversable, request: Request, *, csp: str | None = None) -> Res
         headers["Content-Security-Policy"] = csp
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    suffix = "." + file.name.rpartition(".")[2]
-    return Response(content, headers=headers, media_type=_TYPES[suffix])
+    return Response(content, headers=headers, media_type=_TYPES[_suffix(file)])
+
+
+def _suffix(file: Traversable) -> str:
+    """".js" of "page.js"."""
+    return "." + file.name.rpartition(".")[2]

@@ -127,10 +127,11 @@ class Gateway:
     async def start(self) -> None:
         """Serve gRPC."""
         self.port = await self.server.start()
+        self.app.state.grpc_port = self.port
 
-    async def start_rest(self) -> None:
-        """Serve REST and WebSocket, too."""
-        listener = socket.create_server(("127.0.0.1", 0))
+    async def start_rest(self, port: int = 0) -> None:
+        """Serve REST and WebSocket, too; on a port that the system chooses, unless one is given."""
+        listener = socket.create_server(("127.0.0.1", port))
         self.rest_port = listener.getsockname()[1]
         self._rest = _Uvicorn(
             uvicorn.Config(

@@ -45,7 +45,8 @@ async def test_browser_keeps_a_file_until_it_changes(gateway: Gateway) -> None:
 
 async def test_scripts_use_calls_that_exist(gateway: Gateway) -> None:
     paths = set((await gateway.client.get("/openapi.json")).json()["paths"])
-    script = (await gateway.client.get("/static/page.js")).text
-    called = set(re.findall(r'fetch\("(/v1/[^"]+)"', script))
-    assert called
+    page = (await gateway.client.get("/")).text
+    scripts = [(await gateway.client.get(each)).text for each in re.findall(r'"(/static/\w+\.js)"', page)]
+    called = {path for text in scripts for path in re.findall(r'fetch\(["`](/v1/[\w-]+)', text)}
+    assert called == {"/v1/hand-pose", "/v1/skeleton"}
     assert called <= paths
