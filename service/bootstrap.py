@@ -29,6 +29,7 @@ from service.backends.embedded import EmbeddedBackend, Run
 from service.backends.native_log import native_chatter_dropped
 from service.backends.repository import ModelRepository, Servable, ServableError
 from service.backends.tensorflow_serving.backend import TensorFlowServingBackend
+from service.inference.errors import ServiceError
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
 from service.inference.routing import Router
@@ -47,6 +48,7 @@ _BACKLOG: Final = 2048
 _KEEP_ALIVE_S: Final = 75  # longer than the usual 60 s of the proxies in front, so that they hang up and not we
 _LAST_WORDS_S: Final = 1.0  # to write the last problems out
 _FOLLOW_MODELS_EVERY_S: Final = 1.0
+_LOOK_FOR_MODELS_EVERY_S: Final = 2.0
 _FAREWELL_S: Final = 1.0  # for clients to hang up, once everything is answered
 _LOOK_AT_CONNECTIONS_EVERY_S: Final = 0.02
 _WARM_UP_SIZES: Final = (1, 2)  # a larger size costs tenths of a second more once; all of them, seconds at each start
@@ -145,18 +147,39 @@ class _Models(Protocol):
         """Return when every model answers."""
         ...
 
+    async def follow(self) -> None:
+        """Serve later versions as they appear, for ever."""
+        ...
+
     async def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _EmbeddedModels:
     """Models in this process."""
 
     backend: EmbeddedBackend
+    repository: ModelRepository
+    versions: int
     servables: tuple[Servable, ...]
 
     async def come_up(self) -> None:
         await self.backend.load(self.servables)
+
+    async def follow(self) -> None:
+        trouble = None
+        while True:
+            await asyncio.sleep(_LOOK_FOR_MODELS_EVERY_S)
+            try:
+                found = await asyncio.to_thread(self.repository.newest, self.versions)
+                if found != self.servables:
+                    await self.backend.load(found)
+                    self.servables = found
+                trouble = None
+            except (ServableError, ServiceError) as error:
+                if str(error) != trouble:
+                    logger.error("the models stay as they were: %s", error)
+                trouble = str(error)
 
     async def close(self) -> None: ...
 
@@ -171,6 +194,9 @@ class _RemoteModels:
         await self.backend.start()
         await self.backend.wait_until_ready()
 
+    async def follow(self) -> None:
+        """Nothing to do: the backend has followed the model servers since it was started."""
+
     async def close(self) -> None:
         await self.backend.stop()
 
@@ -180,20 +206,15 @@ def _models(
 ) -> _Models:
     if settings.backend == "tensorflow_serving":
         return _remote_models(settings, clock)
-    inference = resources.enter_context(_threads("inference", 1))
-    return _embedded_models(settings, inference, open_servable or _TensorFlow(settings.tensorflow_threads))
-
-
-def _embedded_models(
-    settings: Settings, inference: Executor, open_servable: Callable[[Servable], Run]
-) -> _EmbeddedModels:
-    servables = ModelRepository(settings.model_repo).newest(settings.versions_in_memory)
+    repository = ModelRepository(settings.model_repo)
+    servables = repository.newest(settings.versions_in_memory)
     backend = EmbeddedBackend(
-        open_servable=open_servable,
-        inference=inference,
+        open_servable=open_servable or _TensorFlow(settings.tensorflow_threads),
+        inference=resources.enter_context(_threads("inference", 1)),
+        loading=resources.enter_context(_threads("loading", 1)),
         warm_up_sizes=[size for size in _WARM_UP_SIZES if size <= settings.max_batch_size],
     )
-    return _EmbeddedModels(backend, servables)
+    return _EmbeddedModels(backend, repository, settings.versions_in_memory, servables)
 
 
 def _remote_models(settings: Settings, clock: Clock) -> _RemoteModels:
@@ -291,6 +312,7 @@ async def _live(
         await asyncio.wait((loading, stop, serving), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             await loading
+            following.append(loop.create_task(service.models.follow()))
             following.append(loop.create_task(_follow_models(service)))
             if service.routing_file is not None:
                 following.append(loop.create_task(service.routing_file.watch()))

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -42,7 +42,8 @@ class _Loaded:
 class EmbeddedBackend:
     """Implements `service.inference.ports.Backend` with models in this process.
 
-    Until `load` has finished, the models that are there already answer, and `not_ready` tells what is being done.
+    Until `load` has finished for the first time, the models that are there already answer, and `not_ready` tells what
+    is being done. `load` may be called again, with other versions, while requests are being answered.
 
     Args:
         open_servable: loads a servable; what it returns maps crops uint8 [N, H, W, 3] to belief maps float32
@@ -51,6 +52,8 @@ class EmbeddedBackend:
             enough: a second batch at the same time would only slow down the first.
         warm_up_sizes: batch sizes that are run once before a model counts as loaded, because the first run of a size
             is slower.
+        loading: the thread that later versions are opened in, so that requests do not wait for it; None: `inference`.
+        linger_s: how long a version that is no longer served stays in memory, for requests that were routed to it.
     """
 
     def __init__(
@@ -59,24 +62,46 @@ class EmbeddedBackend:
         open_servable: Callable[[Servable], Run],
         inference: Executor,
         warm_up_sizes: Sequence[int] = (1,),
+        loading: Executor | None = None,
+        linger_s: float = 10.0,
     ) -> None:
         self._open_servable = open_servable
         self._inference = inference
         self._warm_up_sizes = tuple(warm_up_sizes)
+        self._loading = loading or inference
+        self._linger_s = linger_s
         self._loaded: dict[Key, _Loaded] = {}
+        self._retired: dict[Key, _Loaded] = {}
         self._state: str | None = "no model has been loaded yet"
 
     async def load(self, servables: Sequence[Servable]) -> None:
-        """Open and warm up servables, one after the other; on return all of them answer.
+        """Open and warm up servables, one after the other; on return these, and no others, are served.
+
+        What is loaded already is not loaded again. What is not among the servables is let go once all of them answer.
 
         Raises:
-            ServableError: if one of them cannot be served.
+            ServableError: if one of them cannot be served. What was served before still is.
         """
         loop = asyncio.get_running_loop()
+        first_time = self._state is not None
+        wanted: dict[Key, _Loaded] = {}
         for servable, model in zip(servables, as_served(tuple(servables)), strict=True):
-            self._state = f"loading {servable}"
-            run = await loop.run_in_executor(self._inference, self._open_and_warm_up, servable)
-            self._loaded[model.name, model.version] = _Loaded(model, run)
+            key = model.name, model.version
+            found = self._loaded.get(key) or self._retired.get(key)
+            if found is None:
+                if first_time:
+                    self._state = f"loading {servable}"
+                executor = self._inference if first_time else self._loading
+                run = await loop.run_in_executor(executor, self._open_and_warm_up, servable)
+                found = _Loaded(model, run)
+            wanted[key] = replace(found, model=model)  # its labels may be others now
+            if first_time:
+                self._loaded[key] = wanted[key]
+        for key in self._loaded.keys() - wanted.keys():
+            self._retired[key] = self._loaded[key]
+            logger.info("%s version %d is no longer served", *key)
+            loop.call_later(self._linger_s, self._retired.pop, key, None)
+        self._loaded = wanted
         self._state = None
 
     def models(self) -> Sequence[ServedModel]:
@@ -101,9 +126,11 @@ class EmbeddedBackend:
     async def predict(
         self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], *, timeout_s: float
     ) -> NDArray[np.float32]:
-        loaded = self._loaded.get((model.name, model.version))
+        key = model.name, model.version
+        loaded = self._loaded.get(key) or self._retired.get(key)
         if loaded is None:
-            raise UnknownModelError(f"{model.name} version {model.version} is no longer served", code="unknown_version")
+            # It was when the request was routed: the same request will be routed elsewhere.
+            raise UnavailableError(f"{model.name} version {model.version} is no longer served", retry_after_s=0.1)
         loop = asyncio.get_running_loop()
         try:
             # A batch that has begun runs to its end; its thread cannot be stopped, only no longer be waited for.

@@ -1,10 +1,9 @@
 """Whatever arrives, is cancelled, fails or expires, in whatever batches: every caller gets its own answer."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
@@ -24,25 +23,12 @@ from service.inference.routing import Router
 from service.pose.geometry import Box
 from tests.support.backend import Crops, FakeBackend, Maps, hand_where_crop_is_marked
 from tests.support.clock import ManualClock, settle
+from tests.support.executor import InlineExecutor
 from tests.support.images import image_bytes, marked_picture
 from tests.support.models import INPUT_SIZE
 from tests.support.observer import RecordingObserver
 
-T = TypeVar("T")
-
 MARKS = [(x, y) for x in (24, 44, 64, 84, 104) for y in (24, 44, 64, 84, 104)]
-
-
-class Inline(Executor):
-    """Runs what it is given at once, so that what happens depends on the test alone."""
-
-    def submit(self, function: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
-        done: Future[T] = Future()
-        try:
-            done.set_result(function(*arguments, **named))
-        except BaseException as error:  # noqa: BLE001 -- what an executor is for
-            done.set_exception(error)
-        return done
 
 
 class StepByStep(FakeBackend):
@@ -123,7 +109,7 @@ async def live_through(story: list[tuple[Any, ...]], policy: BatchingPolicy) -> 
         router=Router(ModelReference("lightweight")),
         observer=RecordingObserver(),
         clock=clock,
-        workers=Inline(),
+        workers=InlineExecutor(),
         batching=policy,
         limits=Limits(),
     )
@@ -171,7 +157,7 @@ async def test_answers_of_marked_pictures_would_be_told_apart() -> None:
         router=Router(ModelReference("lightweight")),
         observer=RecordingObserver(),
         clock=ManualClock(),
-        workers=Inline(),
+        workers=InlineExecutor(),
         batching=BatchingPolicy(),
         limits=Limits(),
     )

@@ -1,0 +1,128 @@
+"""New versions in the model repository are taken in while requests are answered, and old ones let go."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.backends.embedded import EmbeddedBackend, Run
+from service.backends.repository import ModelRepository, Servable, ServableError
+from service.inference.errors import UnavailableError, UnknownModelError
+from service.inference.models import ModelReference
+from tests.support.clock import settle
+from tests.support.executor import InlineExecutor
+from tests.support.models import INPUT_SIZE
+from tests.support.servables import write_card
+
+LIGHTWEIGHT = ModelReference("lightweight")
+CROPS = [np.zeros((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)]
+
+
+class Opener:
+    """Opens servables as functions that answer with their version; some do not open."""
+
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+        self.broken: set[int] = set()
+
+    def __call__(self, servable: Servable) -> Run:
+        if servable.card.version in self.broken:
+            raise ServableError(f"{servable} is broken")
+        self.opened.append(str(servable))
+
+        def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return np.full((len(crops), 1), servable.card.version, np.float32)
+
+        return run
+
+
+async def up(opener: Opener, root: Path, *, versions: int = 1, linger_s: float = 60.0) -> EmbeddedBackend:
+    backend = EmbeddedBackend(open_servable=opener, inference=InlineExecutor(), linger_s=linger_s)
+    await backend.load(ModelRepository(root).newest(versions))
+    return backend
+
+
+async def test_a_newer_version_takes_over_and_nothing_is_opened_twice(tmp_path: Path) -> None:
+    write_card(tmp_path, "lightweight", version=1)
+    write_card(tmp_path, "standard", version=1)
+    opener = Opener()
+    backend = await up(opener, tmp_path)
+
+    write_card(tmp_path, "lightweight", version=2)
+    await backend.load(ModelRepository(tmp_path).newest(1))
+
+    assert backend.resolve(LIGHTWEIGHT).version == 2
+    assert [(each.variant, each.version, each.labels) for each in backend.models()] == [
+        ("lightweight", 2, ("stable",)),
+        ("standard", 1, ("stable",)),
+    ]
+    assert opener.opened == ["cpm_lightweight version 1", "cpm_standard version 1", "cpm_lightweight version 2"]
+    with pytest.raises(UnknownModelError):
+        backend.resolve(ModelReference("lightweight", version=1))
+
+
+async def test_the_label_moves_when_the_version_before_stays(tmp_path: Path) -> None:
+    write_card(tmp_path, "lightweight", version=1)
+    backend = await up(Opener(), tmp_path, versions=2)
+
+    write_card(tmp_path, "lightweight", version=2)
+    await backend.load(ModelRepository(tmp_path).newest(2))
+
+    assert {each.version: each.labels for each in backend.models()} == {1: (), 2: ("stable",)}
+
+
+async def test_a_request_that_was_routed_to_the_old_version_is_still_answered_by_it(tmp_path: Path) -> None:
+    write_card(tmp_path, "lightweight", version=1)
+    backend = await up(Opener(), tmp_path)
+    routed = backend.resolve(LIGHTWEIGHT)
+
+    write_card(tmp_path, "lightweight", version=2)
+    await backend.load(ModelRepository(tmp_path).newest(1))
+
+    assert (await backend.predict(routed, CROPS, timeout_s=1)).item() == 1
+
+
+async def test_an_old_version_is_let_go_after_a_while(tmp_path: Path) -> None:
+    write_card(tmp_path, "lightweight", version=1)
+    backend = await up(Opener(), tmp_path, linger_s=0.0)
+    routed = backend.resolve(LIGHTWEIGHT)
+
+    write_card(tmp_path, "lightweight", version=2)
+    await backend.load(ModelRepository(tmp_path).newest(1))
+    await settle()
+
+    with pytest.raises(UnavailableError) as caught:  # routed again, the same request has an answer
+        await backend.predict(routed, CROPS, timeout_s=1)
+    assert caught.value.retry_after_s is not None
+
+
+async def test_a_version_that_does_not_open_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    write_card(tmp_path, "lightweight", version=1)
+    opener = Opener()
+    backend = await up(opener, tmp_path)
+
+    opener.broken.add(2)
+    write_card(tmp_path, "lightweight", version=2)
+    with pytest.raises(ServableError):
+        await backend.load(ModelRepository(tmp_path).newest(1))
+
+    assert await backend.not_ready() is None
+    model = backend.resolve(LIGHTWEIGHT)
+    assert (model.version, model.labels) == (1, ("stable",))
+    assert (await backend.predict(model, CROPS, timeout_s=1)).item() == 1
+
+
+async def test_the_service_is_ready_and_answers_while_a_version_loads(tmp_path: Path) -> None:
+    write_card(tmp_path, "lightweight", version=1)
+    opener = Opener()
+    backend = await up(opener, tmp_path)
+
+    write_card(tmp_path, "lightweight", version=2)
+    loading = asyncio.ensure_future(backend.load(ModelRepository(tmp_path).newest(1)))
+    await asyncio.sleep(0)
+    assert await backend.not_ready() is None
+    assert backend.resolve(LIGHTWEIGHT).version == 1
+    await loading
+    assert backend.resolve(LIGHTWEIGHT).version == 2
