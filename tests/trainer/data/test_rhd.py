@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.trainer.data import miniature_rhd as miniature
+from tests.trainer.data.fake_samples import fake_sample
 from trainer.data.rhd import (
     TO_BASE_FIRST,
     decode_depth,
@@ -19,7 +21,7 @@ from trainer.data.rhd import (
     read_mmpose_rhd,
     read_rhd,
 )
-from trainer.data.sample import BadSampleError, DataError, SkippedSamples
+from trainer.data.sample import BadSampleError, DataError, Sample, SkippedSamples
 
 REAL_SAMPLES = Path(os.environ.get("HANDPOSE_REAL_SAMPLES", Path(__file__).parents[4] / "shared/data/real_samples"))
 
@@ -86,15 +88,42 @@ def test_official_parts_can_be_read_alone_and_are_named(rhd: Path) -> None:
     assert all(sample.name.startswith("evaluation/") for sample in evaluation)
 
 
-def test_paper_split_is_8_1_1_and_does_not_depend_on_order(tmp_path: Path) -> None:
-    miniature.write_miniature_rhd(tmp_path, training=16, evaluation=4)
-    samples = read_rhd(tmp_path)
+def _pictures(count: int, hands: int = 1) -> list[Sample]:
+    return [fake_sample(name=f"color/{number:05d}.png") for number in range(count) for _ in range(hands)]
+
+
+def _names(samples: Iterable[Sample]) -> set[str]:
+    return {sample.name for sample in samples}
+
+
+def test_paper_split_is_8_1_1_but_for_chance() -> None:
+    samples = _pictures(2000)
     split = paper_split(samples)
-    assert [len(split.train), len(split.validation), len(split.test)] == [16, 2, 2]
-    names = [sample.name for sample in (*split.train, *split.validation, *split.test)]
-    assert sorted(names) == sorted(sample.name for sample in samples)
-    assert [s.name for s in paper_split(samples[::-1]).test] == [s.name for s in split.test]
-    assert [s.name for s in paper_split(samples, seed=1).test] != [s.name for s in split.test]
+    assert len(split.train) == pytest.approx(1600, rel=0.05)
+    assert len(split.validation) == pytest.approx(200, rel=0.2)
+    assert len(split.test) == pytest.approx(200, rel=0.2)
+    assert sorted((*split.train, *split.validation, *split.test), key=lambda s: s.name) == samples
+    assert _names(paper_split(samples, seed=1).test) != _names(split.test)
+
+
+def test_paper_split_keeps_both_hands_of_a_picture_together() -> None:
+    split = paper_split(_pictures(100, hands=2))
+    parts = [_names(split.train), _names(split.validation), _names(split.test)]
+    assert sum(len(part) for part in parts) == len(set.union(*parts)) == 100
+
+
+def test_no_picture_changes_its_part_when_samples_are_reordered_left_out_or_joined_by_another_set() -> None:
+    samples = _pictures(200)
+    test = _names(paper_split(samples).test)
+    assert _names(paper_split(samples[::-1]).test) == test
+    assert _names(paper_split(samples[1:]).test) == test - {samples[0].name}
+    others = [fake_sample(name=f"photo{number}.jpg", source="photos") for number in range(100)]
+    assert _names(paper_split([*others, *samples]).test) & _names(samples) == test
+
+
+def test_a_set_too_small_for_three_parts_is_refused() -> None:
+    with pytest.raises(DataError, match="needs more pictures: these 2 hands would be split"):
+        paper_split(_pictures(2))
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
