@@ -3,7 +3,8 @@
 Contract of a `MicroBatcher`
     * One batcher serves one model, so a batch never mixes two.
     * A batch leaves when it is full, when its oldest request has waited `max_wait_s`, or at once when nothing is
-      running. While `max_running` batches run, requests wait.
+      running. While `max_running` batches run nothing leaves, however long it has waited.
+    * The items of one request queue up together, and so run together where there is room.
     * `run` receives the items in the order in which they leave and must return as many results in the same order; this
       is checked, and a violation fails the batch, never another caller.
     * Interactive requests leave before bulk ones; within a priority, first come first served.
@@ -181,32 +182,53 @@ class MicroBatcher(Generic[Item, Result]):
             self._change_reserved(priority, -places)
 
     async def submit(self, item: Item, *, deadline: float, priority: Priority = Priority.INTERACTIVE) -> Answer[Result]:
-        """Wait for the item's result.
+        """Wait for the result of a single item; see `submit_all`."""
+        (answer,) = await self.submit_all([item], deadline=deadline, priority=priority)
+        return answer
+
+    async def submit_all(
+        self, items: Sequence[Item], *, deadline: float, priority: Priority = Priority.INTERACTIVE
+    ) -> list[Answer[Result]]:
+        """Wait for the results of one request's items, in their order.
+
+        They queue up together, so that they share a batch where there is room. At the first failure the others are
+        given up.
 
         Args:
-            item: what `run` gets.
-            deadline: the clock's time after which the answer is of no use.
+            items: what `run` gets.
+            deadline: the clock's time after which the answers are of no use.
             priority: which queue to wait in.
 
         Raises:
-            DeadlineExceededError: the deadline passed, before or while the item ran.
-            ServiceError: whatever its batch failed with.
+            DeadlineExceededError: the deadline passed, before or while an item ran.
+            ServiceError: whatever an item's batch failed with.
         """
         now = self._clock.time()
         if now >= deadline:
-            self._observer.request_dropped(DropReason.EXPIRED)
+            for _ in items:
+                self._observer.request_dropped(DropReason.EXPIRED)
             raise DeadlineExceededError("the request's time was up before it could wait for the model")
+        all_waiting = [self._enqueue(item, now, deadline, priority) for item in items]
+        self._release()
+        try:
+            return list(await asyncio.gather(*(waiting.answer for waiting in all_waiting)))
+        finally:
+            for waiting in all_waiting:
+                self._give_up(waiting)
+
+    def _enqueue(self, item: Item, now: float, deadline: float, priority: Priority) -> _Waiting[Item, Result]:
         waiting = _Waiting[Item, Result](item, now, deadline, asyncio.get_running_loop().create_future())
         waiting.expiry = self._clock.call_at(deadline, lambda: self._expire(waiting))
         self._queues[priority].append(waiting)
-        self._release()
-        try:
-            return await waiting.answer
-        except asyncio.CancelledError:
-            self._forget(waiting, DropReason.CANCELLED)
-            raise
-        finally:
+        return waiting
+
+    def _give_up(self, waiting: _Waiting[Item, Result]) -> None:
+        """Nobody waits for this item any more: no timer, no place in a queue, no complaint about a failure unseen."""
+        if waiting.expiry is not None:
             waiting.expiry.cancel()
+        self._forget(waiting, DropReason.CANCELLED)
+        if not waiting.answer.cancel() and not waiting.answer.cancelled():
+            waiting.answer.exception()
 
     async def close(self) -> None:
         """Take no new reservations, and return when everything that was accepted has its answer."""

@@ -76,6 +76,7 @@ class Shadow:
         self._timeout_s = timeout_s
         self._timers: set[asyncio.TimerHandle] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     def send(self, target: ModelReference, answered: Answered, repeat: Callable[[float], Awaitable[Answered]]) -> None:
         """Have a copy of a request answered by the target.
@@ -85,6 +86,8 @@ class Shadow:
             answered: the answer that was given.
             repeat: asks the target; gets the deadline, in the clock's time.
         """
+        if self._stopped:
+            return
         if len(self._timers) + len(self._tasks) >= self._max_running:
             self._observer.shadow_failed(target, "skipped")
             return
@@ -99,7 +102,8 @@ class Shadow:
         self._timers.add(timer)
 
     async def stop(self) -> None:
-        """Give up what is under way."""
+        """Give up what is under way, and send nothing any more."""
+        self._stopped = True
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()

@@ -20,6 +20,7 @@ FINGER_COLOURS: Final[dict[str, tuple[int, int, int]]] = {
 
 _RIM: Final = (20, 20, 20)
 _OVERSAMPLING: Final = 2  # ImageDraw has no anti-aliasing of its own
+_OVERSAMPLED_PIXELS: Final = 4_000_000  # a larger overlay is smooth enough to the eye without, and costs memory
 _FAINTEST: Final = 0.25  # opacity of a keypoint of score 0: low scores are shown, not hidden
 
 
@@ -44,11 +45,12 @@ def draw_hand(
         return result
 
     size = (right - left, bottom - top)
-    overlay = Image.new("RGBA", (size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING))
+    finer = _OVERSAMPLING if size[0] * size[1] <= _OVERSAMPLED_PIXELS else 1
+    overlay = Image.new("RGBA", (size[0] * finer, size[1] * finer))
     draw = ImageDraw.Draw(overlay)
-    points = (np.asarray(keypoints_in_image, np.float64) - (left, top)) * _OVERSAMPLING
+    points = (np.asarray(keypoints_in_image, np.float64) - (left, top)) * finer
     alphas = (255 * (_FAINTEST + (1 - _FAINTEST) * np.clip(scores, 0.0, 1.0))).astype(int).tolist()
-    thick = max(2, round(radius * _OVERSAMPLING))
+    thick = max(2, round(radius * finer))
 
     for outline in (True, False):  # dark rims first, so that they never cover a coloured line
         for start, end in SKELETON_EDGES:

@@ -12,6 +12,8 @@ from typing import Final
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from service.pose.geometry import Affine
+
 FORMATS: Final[tuple[str, ...]] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 """Formats that are read, by Pillow's names. Of an animation the first frame counts."""
 
@@ -28,6 +30,8 @@ _TURNS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes a picture upright, by the value of its EXIF orientation tag."""
+_LEFT_WAS_RIGHT_OR_BOTTOM: Final = frozenset({2, 3, 6, 7})  # orientations whose left edge is stored last
+_TOP_WAS_RIGHT_OR_BOTTOM: Final = frozenset({3, 4, 7, 8})
 _PAPER: Final = (255, 255, 255)  # what shows through transparent pixels
 
 
@@ -55,16 +59,13 @@ class DecodedImage:
         pixels: RGB, 8 bits a channel.
         width: width of the full upright picture, in pixels. Coordinates refer to it, whatever `pixels` holds.
         height: height of the full upright picture, in pixels.
+        image_to_pixels: the map from coordinates in the full picture to coordinates in `pixels`.
     """
 
     pixels: Image.Image
     width: int
     height: int
-
-    @property
-    def reduction(self) -> tuple[float, float]:
-        """Width and height of `pixels` over those of the full picture; (1, 1) unless it was decoded smaller."""
-        return self.pixels.width / self.width, self.pixels.height / self.height
+    image_to_pixels: Affine = Affine.identity()  # noqa: RUF009 -- a frozen value
 
 
 def decode_image(data: bytes, *, max_pixels: int = 50_000_000, enough_pixels: int | None = None) -> DecodedImage:
@@ -74,7 +75,7 @@ def decode_image(data: bytes, *, max_pixels: int = 50_000_000, enough_pixels: in
         data: the file's bytes.
         max_pixels: largest width x height that is accepted, read from the header before decoding.
         enough_pixels: if the caller needs no side of the picture longer than this, a JPEG may be decoded at 1/2, 1/4
-            or 1/8 of its size, never below this length of the shorter side. This makes large photos cheap.
+            or 1/8 of its size, never below this length of the longer side. This makes large photos cheap.
 
     Raises:
         UnsupportedImageError: not one of `FORMATS`.
@@ -99,10 +100,7 @@ def decode_image(data: bytes, *, max_pixels: int = 50_000_000, enough_pixels: in
                 f"the image has {width} x {height} = {width * height} pixels; at most {max_pixels} are allowed"
             )
         try:
-            if enough_pixels is not None and picture.format == "JPEG":
-                # libjpeg's scaled decoding covers exactly the same picture, so coordinates scale exactly, too.
-                shrink = max(1.0, min(width, height) / enough_pixels)
-                picture.draft(None, (round(width / shrink), round(height / shrink)))
+            factor = 1.0 if enough_pixels is None else _decode_smaller(picture, enough_pixels)
             picture.load()
             orientation = _orientation(picture)
             if orientation >= 5:  # a quarter turn
@@ -114,7 +112,32 @@ def decode_image(data: bytes, *, max_pixels: int = 50_000_000, enough_pixels: in
             raise
         except Exception as error:
             raise BrokenImageError(_broken(data)) from error
-    return DecodedImage(pixels, width, height)
+    return DecodedImage(pixels, width, height, _image_to_pixels(pixels.size, (width, height), factor, orientation))
+
+
+def _decode_smaller(picture: Image.Image, enough_pixels: int) -> float:
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size if that is enough; by how much it will be smaller."""
+    if picture.format != "JPEG":
+        return 1.0
+    width, height = picture.size
+    shrink = max(1.0, max(width, height) / enough_pixels)
+    drafted = picture.draft(None, (round(width / shrink), round(height / shrink)))
+    return 1.0 if drafted is None else width / drafted[1][2]
+
+
+def _image_to_pixels(held: tuple[int, int], full: tuple[int, int], factor: float, orientation: int) -> Affine:
+    """The map from the full upright picture to the one that is held, `factor` times smaller.
+
+    The smaller picture has whole pixels only: where a side does not divide by the factor, its last pixel reaches
+    beyond the edge. If the picture was then turned, so that this pixel came first, everything is shifted by the excess.
+    """
+    excess_x, excess_y = held[0] - full[0] / factor, held[1] - full[1] / factor
+    return Affine.scaling(1 / factor).then(
+        Affine.translation(
+            excess_x if orientation in _LEFT_WAS_RIGHT_OR_BOTTOM else 0.0,
+            excess_y if orientation in _TOP_WAS_RIGHT_OR_BOTTOM else 0.0,
+        )
+    )
 
 
 def _orientation(picture: Image.Image) -> int:

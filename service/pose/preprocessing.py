@@ -38,9 +38,12 @@ def crop(image: DecodedImage, region_in_image: Box, input_size: tuple[int, int])
         The input, uint8 RGB [height, width, 3], and the affine map from image to input coordinates.
     """
     image_to_input = crop_affine(region_in_image, input_size)
-    shrink_x, shrink_y = image.reduction
-    pixels_to_input = Affine.scaling(1 / shrink_x, 1 / shrink_y).then(image_to_input)
-    return warp(image.pixels, pixels_to_input, input_size), image_to_input
+    return show(image, image_to_input, input_size), image_to_input
+
+
+def show(image: DecodedImage, image_to_input: Affine, input_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The input, uint8 RGB [height, width, 3], that a map from image coordinates makes of a picture."""
+    return warp(image.pixels, image.image_to_pixels.inverse().then(image_to_input), input_size)
 
 
 def warp(pixels: Image.Image, pixels_to_input: Affine, input_size: tuple[int, int]) -> NDArray[np.uint8]:

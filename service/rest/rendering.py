@@ -104,11 +104,11 @@ def hand_pose(estimate: Estimate, request_id: str) -> HandPose:
 def picture_with_hands(estimate: Estimate, media_type: MediaType) -> bytes:
     """The upright picture with every hand drawn on it, as an image file. Blocks: call it in a thread.
 
-    The estimate must hold the picture in the file's resolution (`EstimateRequest.full_picture`).
+    The estimate must hold the picture's pixels (`EstimateRequest.full_picture`).
     """
-    if estimate.picture.reduction != (1.0, 1.0):
-        raise InternalError("a picture is drawn on in its own resolution only")
     picture = estimate.picture.pixels
+    if picture is None:
+        raise InternalError("a picture can only be drawn on where the request kept its pixels")
     for each in estimate.hands:
         picture = draw_hand(picture, each.keypoints_in_image, each.scores)
     buffer = io.BytesIO()

@@ -4,12 +4,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from service.inference.errors import InvalidInputError, ServiceError
-from service.inference.predictor import Estimate, EstimateRequest, Hand, Timings
+from service.inference.predictor import Estimate, EstimateRequest, Hand, Picture, Timings
 from service.pose.geometry import Box
-from service.pose.images import DecodedImage
 from service.pose.keypoints import KEYPOINT_COUNT
 from service.pose.preprocessing import hand_box_to_crop
 from tests.support.models import served_model
@@ -60,7 +58,7 @@ class MovingHand:
         return Estimate(
             model=served_model("lightweight"),
             routed_by="default",
-            picture=DecodedImage(Image.new("RGB", (1, 1)), width, height),
+            picture=Picture(width, height),
             hands=hands or (self._hand(index, whole, whole, self.whole_frame_score),),
             timings=Timings(0.0, 0.0, 0.0, 0.0, 0.0),
         )

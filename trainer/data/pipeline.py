@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from service.pose.geometry import Affine
 from service.pose.heatmaps import STRIDE, encode
 from service.pose.images import DecodedImage, ImageError, decode_image
-from service.pose.preprocessing import warp
+from service.pose.preprocessing import show
 from trainer.data.augment import NO_AUGMENTATION, AugmentConfig, draw, photometric
 from trainer.data.sample import BadSampleError, OnBad, Sample, refuse_bad
 from trainer.data.sources import WeightedSamples
@@ -81,7 +81,12 @@ class ImageStore:
             return picture
         factor = self._longest_side / longest
         width, height = (max(1, round(side * factor)) for side in picture.pixels.size)
-        return DecodedImage(picture.pixels.resize((width, height), reducing_gap=2.0), picture.width, picture.height)
+        return DecodedImage(
+            picture.pixels.resize((width, height), reducing_gap=2.0),
+            picture.width,
+            picture.height,
+            Affine.scaling(width / picture.width, height / picture.height),
+        )
 
 
 def _decoded(path: Path) -> DecodedImage:
@@ -134,9 +139,7 @@ def make_crop(
     picture = store.get(sample.image_path)
     size = (input_size, input_size)
     augmentation = draw(rng, sample.box_in_image, size, config)
-    shrink_x, shrink_y = picture.reduction
-    pixels_to_input = Affine.scaling(1 / shrink_x, 1 / shrink_y).then(augmentation.image_to_input)
-    pixels = photometric(warp(picture.pixels, pixels_to_input, size), rng, config)
+    pixels = photometric(show(picture, augmentation.image_to_input, size), rng, config)
     keypoints = augmentation.image_to_input.apply(sample.keypoints_in_image)
     return Crop(
         pixels,

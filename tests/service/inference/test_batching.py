@@ -225,6 +225,28 @@ async def test_a_caller_that_goes_away_while_its_batch_runs_harms_nobody() -> No
     assert (await stays).result == 4
 
 
+async def test_the_items_of_one_request_run_together_and_answer_in_order() -> None:
+    bench = Bench(max_batch_size=2)
+    caller = asyncio.ensure_future(bench.batcher.submit_all([5, 6, 7], deadline=FAR))
+    await settle()
+    assert bench.runner.batches == [[5, 6]]
+    await bench.runner.finish(0)
+    await bench.runner.finish(1)
+    assert [answer.result for answer in await caller] == [10, 12, 14]
+
+
+async def test_when_one_item_of_a_request_fails_those_still_waiting_are_given_up() -> None:
+    bench = Bench(max_batch_size=1)
+    caller = asyncio.ensure_future(bench.batcher.submit_all([5, 6, 7], deadline=FAR))
+    await settle()
+    await bench.runner.fail(0, UnavailableError("down"))
+    with pytest.raises(UnavailableError):
+        await caller
+    await bench.runner.finish(1)  # it had left before the caller learnt of the failure
+    assert bench.runner.batches == [[5], [6]]
+    assert bench.journal.drops == [DropReason.CANCELLED]
+
+
 async def test_a_failed_batch_fails_every_caller_in_it_and_no_other() -> None:
     bench = Bench()
     first = await bench.submit(0)

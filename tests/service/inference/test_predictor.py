@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from service.inference.batching import BatchingPolicy, Priority
 from service.inference.errors import (
@@ -35,6 +37,7 @@ from tests.support.observer import RecordingObserver
 
 FAR = math.inf
 DEFAULT = ModelReference("lightweight")
+IMAGE_640_480 = image_bytes(picture(640, 480))
 
 
 @pytest.fixture
@@ -130,14 +133,16 @@ async def test_a_rotated_photo_answers_in_upright_coordinates(orientation: int, 
     np.testing.assert_allclose(estimate.hands[0].keypoints_in_image[0], upright, atol=1.0)
 
 
-async def test_a_large_photo_is_decoded_smaller_unless_its_pixels_are_wanted(workers: ThreadPoolExecutor) -> None:
+async def test_a_pictures_pixels_are_kept_only_where_they_are_wanted(workers: ThreadPoolExecutor) -> None:
     data = image_bytes(marked_picture(1600, 1200, (700, 500, 900, 700)), "JPEG")
     kitchen = Kitchen(workers, FakeBackend(answer=hand_where_crop_is_marked))
     quick = await kitchen.predictor.estimate(EstimateRequest(data, FAR))
     full = await kitchen.predictor.estimate(EstimateRequest(data, FAR, full_picture=True))
-    assert quick.picture.pixels.size < full.picture.pixels.size == (1600, 1200)
+    assert quick.picture.pixels is None
+    assert full.picture.pixels is not None
+    assert full.picture.pixels.size == (1600, 1200)
     for estimate in (quick, full):
-        assert estimate.picture.width == 1600
+        assert (estimate.picture.width, estimate.picture.height) == (1600, 1200)
         np.testing.assert_allclose(estimate.hands[0].keypoints_in_image[0], (800, 600), atol=3)
 
 
@@ -216,6 +221,20 @@ async def test_a_roi_that_cannot_hold_a_hand_is_refused_by_name(
     assert [each.field for each in caught.value.errors] == ["roi[1]"]
 
 
+@given(st.tuples(*[st.integers(0, 1000)] * 4))
+def test_a_roi_with_fractions_that_lies_inside_the_image_is_accepted(edges: tuple[int, int, int, int]) -> None:
+    left, right = sorted(edge * 0.64 for edge in edges[:2])
+    top, bottom = sorted(edge * 0.48 for edge in edges[2:])
+    assume(right - left >= 1 and bottom - top >= 1)
+    asyncio.run(_ask_about(Box(left, top, right - left, bottom - top)))
+
+
+async def _ask_about(roi: Box) -> None:
+    with ThreadPoolExecutor(1) as workers:
+        request = EstimateRequest(IMAGE_640_480, FAR, rois=(roi,))
+        assert (await Kitchen(workers).predictor.estimate(request)).hands[0].box_in_image == roi
+
+
 async def test_too_many_rois_are_refused_before_any_work(workers: ThreadPoolExecutor) -> None:
     request = EstimateRequest(b"not even an image", FAR, rois=(Box(0, 0, 9, 9),) * 3)
     with pytest.raises(TooLargeError, match="3 rois were given; at most 2"):
@@ -226,6 +245,18 @@ async def test_an_expired_request_is_told_so(workers: ThreadPoolExecutor) -> Non
     kitchen = Kitchen(workers)
     with pytest.raises(DeadlineExceededError):
         await kitchen.predictor.estimate(EstimateRequest(image_bytes(), kitchen.clock.time() - 1))
+
+
+async def test_an_image_whose_time_is_up_is_not_decoded(workers: ThreadPoolExecutor) -> None:
+    kitchen = Kitchen(workers)
+    with pytest.raises(DeadlineExceededError):
+        await kitchen.predictor.estimate(EstimateRequest(b"not even an image", kitchen.clock.time() - 1))
+
+
+async def test_the_hands_of_one_image_share_a_batch(workers: ThreadPoolExecutor) -> None:
+    kitchen = Kitchen(workers)
+    await kitchen.predictor.estimate(EstimateRequest(image_bytes(), FAR, rois=(Box(0, 0, 9, 9),) * 4))
+    assert [len(call.crops) for call in kitchen.backend.calls] == [4]
 
 
 async def test_the_backend_is_told_how_long_an_answer_is_of_use(workers: ThreadPoolExecutor) -> None:

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.pose.geometry import Affine
 from service.pose.images import (
     BrokenImageError,
     DecodedImage,
@@ -80,7 +81,37 @@ def test_a_large_jpeg_is_decoded_smaller_when_that_is_enough() -> None:
     decoded = decode_image(data, enough_pixels=256)
     assert (decoded.width, decoded.height) == (1600, 1200)
     assert min(decoded.pixels.size) == 300  # a quarter; an eighth would be less than asked for
-    assert decoded.reduction == (0.25, 0.25)
+    assert decoded.image_to_pixels == Affine.scaling(0.25)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(2057, 2051), (2055, 2056), (1033, 1041)])
+def test_what_is_decoded_smaller_stays_in_place_to_a_fraction_of_a_pixel(
+    
+    size: tuple[int, int], orientation: int
+) -> None:
+    """libjpeg rounds sides up, so a picture whose sides do not divide by 8 is a little less than 8 times smaller."""
+    stored = Image.new("RGB", size)
+    for left, top in ((16, 16), (size[0] - 96, size[1] - 96)):
+        stored.paste(WHITE, (left, top, left + 64, top + 64))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(stored, "JPEG", exif=exif, quality=95)
+    full, held = decode_image(data), decode_image(data, enough_pixels=200)
+    assert held.pixels.width < full.pixels.width / 3
+    for half in (slice(None, None), slice(None, None, -1)):
+        seen = [centre_of_brightness_near_a_corner(each, half) for each in (full, held)]
+        np.testing.assert_allclose(held.image_to_pixels.inverse().apply(seen[1]), seen[0], atol=0.6)
+
+
+def centre_of_brightness_near_a_corner(decoded: DecodedImage, order: slice) -> NDArray[np.float64]:
+    """Where the white square lies in `pixels`, (x, y), looking at the left half or, in reverse order, the right."""
+    light = np.asarray(decoded.pixels)[..., 0].astype(np.float64)
+    rows, columns = np.mgrid[: light.shape[0], : light.shape[1]] + 0.5
+    half = (columns < light.shape[1] / 2) if order.step is None else (columns > light.shape[1] / 2)
+    light = np.where(half, light, 0.0)
+    centre: NDArray[np.float64] = np.array([(light * columns).sum(), (light * rows).sum()]) / light.sum()
+    return centre
 
 
 def test_transparency_shows_white() -> None:
