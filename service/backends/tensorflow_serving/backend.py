@@ -84,7 +84,7 @@ class TensorFlowServingBackend:
     async def wait_until_ready(self) -> None:
         """Return once every variant has a version to run."""
         while await self.not_ready() is not None:
-            await self._catalogue.polled()
+            await self._catalogue.news()
 
     async def stop(self) -> None:
         """Stop following the servers and close the connections. Calls that are under way fail."""
@@ -92,6 +92,7 @@ class TensorFlowServingBackend:
             self._watch.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watch
+        await self._catalogue.close()
         await self._pool.close()
 
     async def __aenter__(self) -> Self:

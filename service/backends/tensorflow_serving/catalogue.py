@@ -3,12 +3,13 @@
 A model server is the only one that knows: a version folder may be loading, a label may point at something unloaded, a
 server may have been restarted with another configuration. A version counts as there once one server calls it AVAILABLE,
 its signature and its model card are what this gateway can serve, and it has answered a first inference, which also
-warms it up. Requests read what the last poll found and never wait for one.
+warms it up. That may take a minute, so every version of every server is checked in a task of its own: what runs already
+goes on being served meanwhile. Requests read what was found last and never wait for anything here.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -59,12 +60,16 @@ class PollPolicy:
         timeout_s: how long one question of a poll may take.
         warm_up_timeout_s: how long a version's first inference may take.
         stale_after_s: after how long without an answer a server's state counts as unknown.
+        first_pause_s: pause before a version that failed its check is checked again; doubled each time.
+        longest_pause_s: longest such pause.
     """
 
     every_s: float = 0.3
     timeout_s: float = 1.0
     warm_up_timeout_s: float = 60.0
     stale_after_s: float = 5.0
+    first_pause_s: float = 1.0
+    longest_pause_s: float = 30.0
 
 
 @dataclass
@@ -76,9 +81,21 @@ class _Sight:
     checked: dict[int, ModelCard] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     """Versions that cannot be served, though loading them has come to an end, and why."""
+    checks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    """What checks the available versions that are not in `checked`."""
 
-    def ready(self) -> Iterable[int]:
-        return (version for version in self.checked if self.states.get(version) == _State.AVAILABLE)
+    def ready(self) -> list[int]:
+        return [version for version in self.checked if self.states.get(version) == _State.AVAILABLE]
+
+    def is_coming(self, version: int) -> bool:
+        """Whether it is being loaded, or checked for the first time."""
+        return self.states.get(version) in _COMING or (version in self.checks and version not in self.refused)
+
+    def forget(self, version: int) -> None:
+        if (check := self.checks.pop(version, None)) is not None:
+            check.cancel()
+        self.checked.pop(version, None)
+        self.refused.pop(version, None)
 
 
 @dataclass
@@ -124,7 +141,7 @@ class Catalogue:
         self._policy = policy
         self._seen = {endpoint: _Seen({variant: _Sight() for variant in names}) for endpoint in endpoints}
         self._look_now = asyncio.Event()
-        self._polled = asyncio.Event()
+        self._news = asyncio.Event()
         self._models: tuple[ServedModel, ...] = ()
 
     # What requests read
@@ -141,9 +158,9 @@ class Catalogue:
         """
         if not any(map(self._is_fresh, self._seen.values())):
             raise UnavailableError("no model server can be reached at the moment", retry_after_s=1.0)
-        candidates = [model for model in self._models if model.variant == reference.variant]
-        if (model := _chosen(reference, candidates)) is not None:
+        if (model := self._chosen(reference)) is not None:
             return model
+        candidates = self._candidates(reference.variant)
         if not candidates or self._is_coming(reference):
             raise UnavailableError(f"{reference} is not loaded yet", retry_after_s=1.0)
         raise UnknownModelError(
@@ -167,20 +184,16 @@ class Catalogue:
 
     def not_ready(self) -> str | None:
         """Why requests would fail now; None when every variant has a version to run."""
-        if all(seen.trouble is not None for seen in self._seen.values()):
-            return "; ".join(f"{endpoint.address} {seen.trouble}" for endpoint, seen in self._seen.items())
-        missing = [
-            variant
-            for variant in self._names
-            if _chosen(ModelReference(variant), [each for each in self._models if each.variant == variant]) is None
-        ]
+        troubles = {endpoint: self._trouble(seen) for endpoint, seen in self._seen.items()}
+        if all(troubles.values()):
+            return "; ".join(f"{endpoint.address} {trouble}" for endpoint, trouble in troubles.items())
+        missing = [variant for variant in self._names if not self._can_be_asked(variant)]
         if not missing:
             return None
         reasons = [
-            f"{endpoint.address} has {self._names[variant]} {self._why_not(seen.models[variant])}"
+            f"{endpoint.address} {troubles[endpoint] or f'has {self._names[variant]} {_why_not(seen.models[variant])}'}"
             for variant in missing
             for endpoint, seen in self._seen.items()
-            if seen.trouble is None
         ]
         return f"no version of {', '.join(missing)} can be asked: {'; '.join(reasons)}"
 
@@ -191,7 +204,7 @@ class Catalogue:
         self._look_now.set()
 
     async def watch(self) -> None:
-        """Poll for ever."""
+        """Poll until cancelled; then `close`."""
         while True:
             self._look_now.clear()
             try:
@@ -206,26 +219,36 @@ class Catalogue:
                 pass
 
     async def poll(self) -> None:
-        """Ask every server once."""
+        """Ask every server once. Checks of versions that are new begin here and go on afterwards."""
         await asyncio.gather(*(self._poll(endpoint, seen) for endpoint, seen in self._seen.items()))
         self._publish()
-        waiting, self._polled = self._polled, asyncio.Event()
-        waiting.set()
 
-    async def polled(self) -> None:
-        """Return after the next poll."""
-        await self._polled.wait()
+    async def news(self) -> None:
+        """Return after the next poll or check."""
+        await self._news.wait()
+
+    async def close(self) -> None:
+        """Stop checking versions."""
+        checks = [
+            check for seen in self._seen.values() for sight in seen.models.values() for check in sight.checks.values()
+        ]
+        for check in checks:
+            check.cancel()
+        await asyncio.gather(*checks, return_exceptions=True)
 
     async def _poll(self, endpoint: Endpoint, seen: _Seen) -> None:
         try:
             await asyncio.gather(*(self._look_at(endpoint, variant, seen.models[variant]) for variant in self._names))
+            seen.answered_at = self._clock.time()
+            await asyncio.gather(
+                *(self._look_up_labels(endpoint, variant, seen.models[variant]) for variant in self._names)
+            )
         except grpc.aio.AioRpcError as error:
             self._could_not_look(endpoint, seen, error)
             return
         if seen.trouble is not None:
             _log.info("model server %s answers", endpoint.address)
         seen.trouble = None
-        seen.answered_at = self._clock.time()
         endpoint.breaker.probe_succeeded()
 
     def _could_not_look(self, endpoint: Endpoint, seen: _Seen, error: grpc.aio.AioRpcError) -> None:
@@ -237,24 +260,33 @@ class Catalogue:
             # It is gone, and whatever comes back in its place may be another.
             endpoint.breaker.probe_failed()
             seen.answered_at = None
+            for sight in seen.models.values():
+                for version in tuple(sight.checks):
+                    sight.forget(version)
             seen.models = {variant: _Sight() for variant in self._names}
 
     async def _look_at(self, endpoint: Endpoint, variant: Variant, sight: _Sight) -> None:
-        name = self._names[variant]
-        statuses = await self._statuses(endpoint, name)
+        statuses = await self._statuses(endpoint, self._names[variant])
         states = {each.version: each.state for each in statuses}
         gone = {version for version in sight.states if states.get(version) != _State.AVAILABLE}
         sight.states = states
         for version in gone:
-            sight.checked.pop(version, None)
-            sight.refused.pop(version, None)
+            sight.forget(version)
         for status in statuses:
             if status.state == _State.END and status.status.error_code:
                 sight.refused[status.version] = f"it could not be loaded: {status.status.error_message}"
         for version, state in states.items():
-            if state == _State.AVAILABLE and version not in sight.checked and version not in sight.refused:
-                await self._take_in(endpoint, variant, version, sight)
-        sight.labels = await self._labels_of(endpoint, name)
+            if state == _State.AVAILABLE and version not in sight.checked and version not in sight.checks:
+                check = self._take_in(endpoint, variant, version, sight)
+                sight.checks[version] = asyncio.create_task(check, name=f"check of {variant}@{version}")
+
+    async def _look_up_labels(self, endpoint: Endpoint, variant: Variant, sight: _Sight) -> None:
+        labels = await self._labels_of(endpoint, self._names[variant])
+        for label, version in labels.items():
+            before = sight.labels.get(label)
+            if before in sight.ready() and sight.is_coming(version):
+                labels[label] = before  # which goes on serving until the new one is warm
+        sight.labels = labels
 
     async def _statuses(self, endpoint: Endpoint, name: str) -> Sequence[wire.ModelVersionStatus]:
         request = wire.GetModelStatusRequest(model_spec=wire.ModelSpec(name=name))
@@ -286,21 +318,41 @@ class Catalogue:
     # Checking a new version
 
     async def _take_in(self, endpoint: Endpoint, variant: Variant, version: int, sight: _Sight) -> None:
+        """Check a version until it can be served: its card may lag behind, its server be out of memory or time."""
+        name, pause_s = self._names[variant], self._policy.first_pause_s
+        while True:
+            try:
+                sight.checked[version] = await self._checked(endpoint, variant, version)
+            except grpc.aio.AioRpcError as error:  # the server is going; the poll will say so
+                _log.debug("version %d of %s on %s: %s", version, name, endpoint.address, error)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it may pass, and must be seen until then
+                reason = str(error) if isinstance(error, NotServableError) else f"checking it failed: {error!r}"
+                if sight.refused.get(version) != reason:
+                    _log.error("version %d of %s on %s cannot be served: %s", version, name, endpoint.address, reason)
+                sight.refused[version] = reason
+            else:
+                _log.info("version %d of %s on %s is ready", version, name, endpoint.address)
+                sight.refused.pop(version, None)
+                del sight.checks[version]
+                self._publish()
+                return
+            self._publish()
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, self._policy.longest_pause_s)
+
+    async def _checked(self, endpoint: Endpoint, variant: Variant, version: int) -> ModelCard:
         name = self._names[variant]
-        try:
-            card = await asyncio.to_thread(read_card, self._repository, name, variant, version)
-            await self._check_signature(endpoint, name, version)
-            await self._warm(endpoint, card)
-        except NotServableError as error:
-            _log.error("version %d of %s on %s cannot be served: %s", version, name, endpoint.address, error)
-            sight.refused[version] = str(error)
-        else:
-            _log.info("version %d of %s on %s is ready", version, name, endpoint.address)
-            sight.checked[version] = card
+        card = await asyncio.to_thread(read_card, self._repository, name, variant, version)
+        await self._check_signature(endpoint, name, version)
+        await self._warm(endpoint, card)
+        return card
 
     async def _check_signature(self, endpoint: Endpoint, name: str, version: int) -> None:
         request = wire.GetModelMetadataRequest(model_spec=_exactly(name, version), metadata_field=["signature_def"])
-        reply = await endpoint.metadata(request, self._policy.timeout_s)
+        try:
+            reply = await endpoint.metadata(request, self._policy.timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise _unless_gone(error, "its signatures cannot be asked for") from error
         try:
             signatures = wire.SignatureDefMap.FromString(reply.metadata["signature_def"].value).signature_def
         except DecodeError as error:
@@ -314,9 +366,7 @@ class Catalogue:
             reply = await endpoint.predict(predict_request(card, [image]), self._policy.warm_up_timeout_s, ())
             maps = from_tensor(reply.outputs[OUTPUT_NAME])
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                raise
-            raise NotServableError(f"its first inference failed: {error.code().name}: {error.details()}") from error
+            raise _unless_gone(error, "its first inference failed") from error
         except ValueError as error:
             raise NotServableError(f"its first answer cannot be read: {error}") from error
         expected = (1, card.input_size // STRIDE, card.input_size // STRIDE, CHANNEL_COUNT)
@@ -327,6 +377,8 @@ class Catalogue:
 
     def _publish(self) -> None:
         """Every version that some server has ready, with the labels on which the servers that have it agree."""
+        waiting, self._news = self._news, asyncio.Event()
+        waiting.set()
         models = []
         for variant in self._names:
             sights = [seen.models[variant] for seen in self._seen.values() if self._is_fresh(seen)]
@@ -348,17 +400,32 @@ class Catalogue:
             return False
         return self._clock.time() - seen.answered_at <= self._policy.stale_after_s
 
-    def _is_coming(self, reference: ModelReference) -> bool:
-        sights = [seen.models[reference.variant] for seen in self._seen.values()]
-        return any(sight.states.get(reference.version or 0) in _COMING for sight in sights)
+    def _trouble(self, seen: _Seen) -> str | None:
+        if seen.trouble is None and not self._is_fresh(seen):
+            return f"has not answered for more than {self._policy.stale_after_s:g} s"
+        return seen.trouble
 
-    def _why_not(self, sight: _Sight) -> str:
-        if not sight.states:
-            return "not at all"
-        return ", ".join(
-            f"version {version}: {sight.refused.get(version, _State.Name(state))}"
-            for version, state in sorted(sight.states.items())
-        )
+    def _can_be_asked(self, variant: Variant) -> bool:
+        model = self._chosen(ModelReference(variant))
+        return model is not None and bool(self.holders(model))
+
+    def _candidates(self, variant: Variant) -> list[ServedModel]:
+        return [model for model in self._models if model.variant == variant]
+
+    def _chosen(self, reference: ModelReference) -> ServedModel | None:
+        candidates = self._candidates(reference.variant)
+        if reference.version is not None:
+            return next((model for model in candidates if model.version == reference.version), None)
+        labelled = [model for model in candidates if (reference.label or DEFAULT_LABEL) in model.labels]
+        # While the labelled version is being checked, the newest one is not what was meant.
+        if labelled or reference.label is not None or self._is_coming(reference):
+            return labelled[0] if labelled else None
+        return max(candidates, key=lambda model: model.version, default=None)
+
+    def _is_coming(self, reference: ModelReference) -> bool:
+        sights = [seen.models[reference.variant] for seen in self._seen.values() if reference.variant in seen.models]
+        label = reference.label or DEFAULT_LABEL
+        return any(sight.is_coming(reference.version or sight.labels.get(label, 0)) for sight in sights)
 
 
 def predict_request(card: ModelCard, crops: Sequence[NDArray[np.uint8]]) -> wire.PredictRequest:
@@ -412,13 +479,21 @@ def _exactly(name: str, version: int) -> wire.ModelSpec:
     return wire.ModelSpec(name=name, version=Int64Value(value=version), signature_name=SIGNATURE_NAME)
 
 
-def _chosen(reference: ModelReference, candidates: Sequence[ServedModel]) -> ServedModel | None:
-    if reference.version is not None:
-        return next((model for model in candidates if model.version == reference.version), None)
-    labelled = [model for model in candidates if (reference.label or DEFAULT_LABEL) in model.labels]
-    if labelled or reference.label is not None:
-        return labelled[0] if labelled else None
-    return max(candidates, key=lambda model: model.version, default=None)
+def _why_not(sight: _Sight) -> str:
+    if not sight.states:
+        return "not at all"
+    return ", ".join(
+        f"version {version}: {sight.refused.get(version) or _State.Name(state)}"
+        f"{', being checked' if sight.is_coming(version) and state == _State.AVAILABLE else ''}"
+        for version, state in sorted(sight.states.items())
+    )
+
+
+def _unless_gone(error: grpc.aio.AioRpcError, what: str) -> Exception:
+    """The error itself if its server cannot be reached; else what it says of the version."""
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return error
+    return NotServableError(f"{what}: {error.code().name}: {error.details()}")
 
 
 def _what_there_is(variant: Variant, candidates: Sequence[ServedModel]) -> str:

@@ -69,8 +69,13 @@ def stand_in(shared: StandIn) -> Iterator[StandIn]:
 
 @asynccontextmanager
 async def connected(
-    *servers: StandIn, poll: PollPolicy = POLL, retry: RetryPolicy | None = None, ready: bool = True
+    *servers: StandIn,
+    poll: PollPolicy = POLL,
+    retry: RetryPolicy | None = None,
+    ready: bool = True,
+    versions: int = 1,
 ) -> AsyncIterator[TensorFlowServingBackend]:
+    """A backend of these servers, when it is ready and has checked so many versions."""
     backend = TensorFlowServingBackend(
         [server.address for server in servers],
         repository=servers[0].config_file.parent,
@@ -81,6 +86,7 @@ async def connected(
     async with backend:
         if ready:
             await until(lambda: is_ready(backend))
+            await until(lambda: len(backend.models()) >= versions)
         yield backend
 
 
@@ -110,7 +116,7 @@ async def test_each_crop_of_a_batch_gets_its_own_maps_in_order(stand_in: StandIn
 async def test_a_reference_means_an_exact_version(
     stand_in: StandIn, asked_for: str, version: int, labels: tuple[str, ...]
 ) -> None:
-    async with connected(stand_in) as backend:
+    async with connected(stand_in, versions=4) as backend:
         model = backend.resolve(ModelReference.parse(asked_for))
         maps = await backend.predict(model, [coloured_crop(100)], timeout_s=5)
 
@@ -121,13 +127,13 @@ async def test_a_reference_means_an_exact_version(
 
 @pytest.mark.parametrize("asked_for", ["lightweight@9", "lightweight@nightly", "standard@canary"])
 async def test_a_version_or_label_that_no_server_has_is_unknown(stand_in: StandIn, asked_for: str) -> None:
-    async with connected(stand_in) as backend:
+    async with connected(stand_in, versions=4) as backend:
         with pytest.raises(UnknownModelError, match=r"of .* there is"):
             backend.resolve(ModelReference.parse(asked_for))
 
 
 async def test_all_models_are_listed_with_their_labels(stand_in: StandIn) -> None:
-    async with connected(stand_in) as backend:
+    async with connected(stand_in, versions=4) as backend:
         found = {(each.variant, each.version): each.labels for each in backend.models()}
 
     assert found == {
@@ -329,7 +335,7 @@ async def test_labels_that_are_not_known_yet_make_no_request_fail(stand_in: Stan
         stand_in.order(labels_unknown=True)
         await until(lambda: is_down(backend))
         stand_in.order(labels_unknown=False)
-        await until(lambda: is_ready(backend))
+        await until(lambda: is_ready(backend) if len(backend.models()) == 4 else False)
         assert backend.resolve(ModelReference.parse("lightweight@canary")).version == 2
 
 
