@@ -87,5 +87,5 @@ def _file(file: Traversable, request: Request, *, csp: str | None = None) -> Res
 
 
 def _suffix(file: Traversable) -> str:
-    """".js" of "page.js"."""
+    """What its name ends in, such as ".js"."""
     return "." + file.name.rpartition(".")[2]

@@ -355,7 +355,7 @@ function boxEditor(box, index) {
     byId("add-box").focus();
     look();
   });
-  return make("li", { role: "group", "aria-label": name }, make("b", {}, name), ...fields, remove);
+  return make("div", { class: "box", role: "group", "aria-label": name }, make("b", {}, name), ...fields, remove);
 }
 
 byId("add-box").addEventListener("click", () => {
@@ -363,7 +363,7 @@ byId("add-box").addEventListener("click", () => {
   const middle = (length) => [Math.round(length / 4), Math.max(Math.round(length / 2), 1)];
   const [[x, boxWidth], [y, boxHeight]] = [middle(width), middle(height)];
   addBox({ x, y, width: boxWidth, height: boxHeight });
-  byId("boxes").querySelector("li:last-child input")?.focus();
+  byId("boxes").querySelector(".box:last-child input")?.focus();
 });
 byId("clear-boxes").addEventListener("click", () => {
   state.boxes = [];
