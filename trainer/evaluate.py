@@ -25,12 +25,13 @@ from rich.progress import track
 from service.pose.drawing import draw_hand
 from service.pose.heatmaps import STRIDE, decode
 from service.pose.keypoints import KEYPOINT_NAMES
-from trainer import metrics
+from trainer import metrics, model_card
 from trainer.data.pipeline import ImageStore, evaluation_crops, make_crop, readable, to_model_input
 from trainer.data.rhd import paper_split
 from trainer.data.sample import DataError, OnBad, Sample, SkippedSamples, refuse_bad
 from trainer.data.sources import Source, read_sources, split_by_name
 from trainer.errors import RefusedError
+from trainer.export import served_size
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Crops uint8 RGB [N, S, S, 3] to the last stage's belief maps float32 [N, S/8, S/8, 22]."""
@@ -38,9 +39,9 @@ Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Protocol = Literal["box", "mmpose-rhd", "head"]
 
 PROTOCOLS: dict[Protocol, str] = {
-    "box": "crop and PCK from the tight box of the keypoints",
+    "box": "crop and PCK from the tight box of the keypoints, or where some are not labelled, the data set's own box",
     "mmpose-rhd": "crop and PCK from that box times 1.2, clipped to the picture, as MMPose's RHD figures",
-    "head": "crop from the tight box, PCK divided by the data set's head size (Panoptic)",
+    "head": "crop from that box, PCK divided by the data set's head size (Panoptic)",
 }
 
 
@@ -243,35 +244,63 @@ def write_plots(evaluation: Evaluation, store: ImageStore, folder: Path) -> None
     contact_sheet(evaluation, store, evaluation.worst(40)).save(folder / "worst.png")
 
 
-def predict_with_weights(path: Path, variant: str) -> tuple[Predict, int]:
-    """The network in a weights file, and the input side it is served at. WeightsError if it cannot be used."""
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A trained network: what it computes, which variant it is, and the input side in pixels it is served at."""
+
+    predict: Predict
+    variant: str
+    input_size: int
+
+
+def network_of_weights(path: Path, variant: str | None = None) -> Network:
+    """The network in a weights file, of `variant` if one is given. WeightsError if it cannot be used."""
     from trainer import weights
 
     stored = weights.load(path, variant)
-    size = stored.info.input_size
-    model = weights.to_model(stored, input_size=size)
-    return lambda crops: np.asarray(model.predict_on_batch(to_model_input(crops))), size
+    model = weights.to_model(stored)
+    return Network(
+        lambda crops: np.asarray(model.predict_on_batch(to_model_input(crops))), stored.variant, stored.info.input_size
+    )
 
 
-def predict_with_servable(folder: Path) -> Predict:
-    """The network in a SavedModel, called as TensorFlow Serving calls it. RefusedError if there is none."""
-    import tensorflow as tf
+def network_of_servable(folder: Path, variant: str | None = None) -> Network:
+    """The network in a SavedModel with its model card, called as TensorFlow Serving calls it.
 
+    RefusedError if there is none, or if its card names another variant than `variant`, where one is given.
+    """
     if not (folder / "saved_model.pb").is_file():
         raise RefusedError(f"{folder}: no servable there (a folder with saved_model.pb)")
+    card = model_card.read(folder)
+    if variant is not None and card.variant != variant:
+        raise RefusedError(f"{folder} holds a {card.variant} network, not a {variant} one")
+    import tensorflow as tf
+
     servable = tf.saved_model.load(str(folder))
-    signature = servable.signatures["serving_default"]
+    signature = servable.signatures[card.signature.name]
 
     def predict(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         assert servable  # keeps the variables alive
         return np.asarray(signature(image=tf.constant(crops))["belief_maps"])
 
-    return predict
+    return Network(predict, card.variant, card.input_size)
+
+
+def _network(arguments: argparse.Namespace) -> Network:
+    from trainer import weights
+
+    if arguments.servable:
+        return network_of_servable(arguments.servable, arguments.variant)
+    if arguments.weights:
+        return network_of_weights(arguments.weights, arguments.variant)
+    return network_of_weights(weights.default_path(arguments.variant), arguments.variant)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `evaluate`."""
-    parser.add_argument("--variant", required=True, choices=("standard", "lightweight"))
+    parser.add_argument(
+        "--variant", choices=("standard", "lightweight"), help="what the network has to be (default: either)"
+    )
     parser.add_argument(
         "--data", required=True, action="append", metavar="KIND:PATH", help="may be given several times"
     )
@@ -283,7 +312,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network = parser.add_mutually_exclusive_group()
     network.add_argument("--weights", type=Path, help="weights file (default: the repository's, of this variant)")
     network.add_argument("--servable", type=Path, help="folder of a SavedModel")
-    parser.add_argument("--input-size", type=int, help="input side in pixels (default: as trained; servable: 128)")
+    parser.add_argument(
+        "--input-size", type=int, help="input side in pixels, a multiple of 8 (default: as it is served)"
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="write the PCK curve and the worst cases")
     parser.add_argument("--skip-bad", action="store_true", help="leave unusable samples out, and count them")
@@ -295,8 +326,8 @@ def _protocol_help() -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures and prints."""
-    from trainer import weights
-
+    if not (arguments.variant or arguments.weights or arguments.servable):
+        raise RefusedError("name the network: --variant for the repository's weights, or --weights, or --servable")
     skipped = SkippedSamples()
     on_bad: OnBad = skipped if arguments.skip_bad else refuse_bad
     data = read_sources([Source.parse(text) for text in arguments.data], on_bad)
@@ -310,23 +341,15 @@ def run(arguments: argparse.Namespace) -> int:
         split = paper_split(samples)
         samples = list(split.validation if arguments.split_8_1_1 == "validation" else split.test)
 
-    if arguments.servable:
-        predict, trained_size = predict_with_servable(arguments.servable), 128
-    else:
-        path = arguments.weights or weights.default_path(arguments.variant)
-        predict, trained_size = predict_with_weights(path, arguments.variant)
+    network = _network(arguments)
+    input_size = served_size(network.input_size, arguments.input_size)
     evaluation = evaluate_samples(
-        predict,
-        samples,
-        store,
-        arguments.input_size or trained_size,
-        protocol=arguments.protocol,
-        show_progress=True,
+        network.predict, samples, store, input_size, protocol=arguments.protocol, show_progress=True
     )
     if arguments.plots:
         write_plots(evaluation, store, arguments.plots)
     content = report(evaluation)
-    content |= {"variant": arguments.variant, "protocol": arguments.protocol, "left_out": len(skipped.reasons)}
+    content |= {"variant": network.variant, "protocol": arguments.protocol, "left_out": len(skipped.reasons)}
     if skipped.reasons:
         print(skipped.summary(), file=sys.stderr)
     print(json.dumps(content, indent=2) if arguments.json else table(content))

@@ -83,9 +83,9 @@ def choose_version(servable_folder: Path, version: int | None) -> int:
     return version
 
 
-def served_size(stored: StoredWeights, input_size: int | None) -> int:
+def served_size(trained_size: int, input_size: int | None) -> int:
     """`input_size`, or for None the size the weights were trained at; RefusedError unless a multiple of 8."""
-    size = stored.info.input_size if input_size is None else input_size
+    size = trained_size if input_size is None else input_size
     if size < STRIDE or size % STRIDE:
         raise RefusedError(f"input size {size} is not a positive multiple of {STRIDE}")
     return size
@@ -106,7 +106,7 @@ def export(
     for each step. Raises RefusedError for a version that exists or an unfit size, TrainerError if the
     written servable does not compute what the Keras network computes.
     """
-    size = served_size(stored, input_size)
+    size = served_size(stored.info.input_size, input_size)
     folder = repository / servable_name(stored.variant)
     version = choose_version(folder, version)
     network = weights.to_model(stored)
@@ -280,7 +280,7 @@ def run(arguments: argparse.Namespace) -> int:
         path = arguments.weights or weights.default_path(variant)
         stored = weights.load(path, variant)
         folder = arguments.model_repo / servable_name(variant)
-        size = served_size(stored, arguments.input_size)
+        size = served_size(stored.info.input_size, arguments.input_size)
         present = find_exported(folder, stored.sha256, size) if arguments.if_missing else None
         if present is not None:
             print(f"{folder / str(present)} is up to date")

@@ -26,7 +26,7 @@ from trainer.data.pipeline import ImageStore
 from trainer.data.sample import Sample
 from trainer.data.sources import Source, WeightedSamples, read_sources
 from trainer.errors import RefusedError
-from trainer.evaluate import evaluate_samples, predict_with_weights, report
+from trainer.evaluate import evaluate_samples, network_of_weights, report
 from trainer.train import RUNS_FOLDER, build_training_model, split_data, whole_network
 
 
@@ -62,8 +62,10 @@ def write_weights(
 
 
 def _measure(path: Path, variant: str, samples: Sequence[Sample]) -> dict[str, Any]:
-    predict, input_size = predict_with_weights(path, variant)
-    content = report(evaluate_samples(predict, samples, ImageStore(longest_side=0), input_size, show_progress=True))
+    network = network_of_weights(path, variant)
+    content = report(
+        evaluate_samples(network.predict, samples, ImageStore(longest_side=0), network.input_size, show_progress=True)
+    )
     return {**content["by_data_set"], "all held-out pictures": content["all"]}
 
 

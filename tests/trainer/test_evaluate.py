@@ -134,17 +134,58 @@ def test_skip_bad_counts_what_it_leaves_out_and_goes_on(tmp_path: Path, capsys: 
     assert "00000.png" in printed.err
 
 
-@pytest.mark.slow
-def test_a_weights_file_is_evaluated_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `rhd`, the tiny weights `lightweight.npz` (to be served at 64 px) and their servable."""
     from trainer import weights
     from trainer.models import build
 
-    write_miniature_rhd(tmp_path / "rhd", training=2, evaluation=1)
-    path = tmp_path / "lightweight.npz"
+    folder = tmp_path_factory.mktemp("network")
+    write_miniature_rhd(folder / "rhd", training=2, evaluation=1)
     info = weights.WeightsInfo("lightweight", "2026-01-01", 64, 1.25)
-    weights.save(build("lightweight", batch_norm=True, width_multiplier=0.05), path, info)
-    arguments = ["--variant", "lightweight", "--data", f"rhd:{tmp_path / 'rhd'}", "--weights", str(path)]
-    assert cli.main(["evaluate", *arguments, "--holdout", "^evaluation/", "--json"]) == 0
+    weights.save(build("lightweight", batch_norm=True, width_multiplier=0.05), folder / "lightweight.npz", info)
+    export = ["export", "--variant", "lightweight", "--weights", str(folder / "lightweight.npz")]
+    assert cli.main([*export, "--model-repo", str(folder / "repository")]) == 0
+    return folder
+
+
+def _evaluate(network: Path, *arguments: str) -> int:
+    return cli.main(["evaluate", "--data", f"rhd:{network / 'rhd'}", "--json", *arguments])
+
+
+def _refusal(capsys: pytest.CaptureFixture[str], code: int) -> str:
+    assert code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_weights_file_is_evaluated_from_the_command_line(network: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = ["--weights", str(network / "lightweight.npz")]
+    assert _evaluate(network, *weights, "--variant", "lightweight", "--holdout", "^evaluation/") == 0
     content = json.loads(capsys.readouterr().out)
     assert content["all"]["samples"] == 1
     assert content["input_size"] == 64
+    assert _evaluate(network, *weights, "--input-size", "96") == 0
+    assert json.loads(capsys.readouterr().out)["input_size"] == 96
+
+
+@pytest.mark.slow
+def test_a_servable_is_evaluated_as_its_card_says(network: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    servable = ["--servable", str(network / "repository/cpm_lightweight/1")]
+    assert _evaluate(network, *servable) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert (content["variant"], content["input_size"]) == ("lightweight", 64)
+    wrong = _refusal(capsys, _evaluate(network, *servable, "--variant", "standard"))
+    assert "holds a lightweight network, not a standard one" in wrong
+
+
+@pytest.mark.slow
+def test_a_network_that_is_not_named_or_a_size_that_cannot_be_is_refused(
+    network: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "name the network" in _refusal(capsys, _evaluate(network))
+    weights = ["--weights", str(network / "lightweight.npz")]
+    assert "100 is not a positive multiple of 8" in _refusal(
+        capsys, _evaluate(network, *weights, "--input-size", "100")
+    )
+    assert "no servable there" in _refusal(capsys, _evaluate(network, "--servable", str(network)))
