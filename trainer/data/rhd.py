@@ -7,12 +7,15 @@ person with two hands, of which the one that covers more pixels of the mask is t
 Coordinates are kept as they are: RHD's camera has its principal point at 160 of 320 pixels, the middle of a picture
 that spans [0, 320], so they are continuous already.
 
-The pickle comes from outside, and a pickle can run any program. It is read by an unpickler that knows plain containers
-and NumPy arrays of numbers, and builds even those itself.
+The pickle comes from outside, and a pickle can run any program, or be a small file that fills the memory. So its
+opcodes are looked through first, and then it is read by an unpickler that knows plain containers and NumPy arrays of
+numbers, and builds even those itself.
 """
 
 import hashlib
+import io
 import pickle
+import pickletools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -135,8 +138,9 @@ def read_annotations(path: Path) -> dict[int, Any]:
         DataError: the file is missing, damaged, or holds anything but containers and arrays of numbers.
     """
     try:
-        with path.open("rb") as file:
-            content = _plain(_PlainUnpickler(file, encoding="latin1").load())
+        data = path.read_bytes()
+        _look_through(data)
+        content = _plain(_PlainUnpickler(io.BytesIO(data), encoding="latin1").load(), {})
     except FileNotFoundError:
         raise DataError(f"{path}: missing annotations") from None
     except _RefusedPickleError as error:
@@ -238,6 +242,63 @@ class _RefusedPickleError(Exception):
     """The pickle names something that it has no business naming."""
 
 
+_STRINGS: Final = frozenset(("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"))
+_BYTES: Final = frozenset(("BINBYTES", "SHORT_BINBYTES", "BYTEARRAY8"))
+_TUPLES: Final = frozenset(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"))
+_CONTAINERS: Final = frozenset(("EMPTY_DICT", "DICT", "EMPTY_LIST", "LIST"))
+_GLOBALS: Final = frozenset(("GLOBAL", "STACK_GLOBAL"))
+_PUTS: Final = frozenset(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"))
+_GETS: Final = frozenset(("GET", "BINGET", "LONG_BINGET"))
+_REMEMBERED: Final = _STRINGS | _BYTES | _TUPLES | _CONTAINERS | _GLOBALS | {"REDUCE"}
+"""Opcodes whose result a pickler may note for later use."""
+
+_OPCODES: Final = (
+    _REMEMBERED
+    | _PUTS
+    | _GETS
+    | frozenset(
+        (
+            "INT",
+            "BININT",
+            "BININT1",
+            "BININT2",
+            "LONG",
+            "LONG1",
+            "FLOAT",
+            "BINFLOAT",
+            "NONE",
+            "NEWTRUE",
+            "NEWFALSE",
+            "EMPTY_TUPLE",
+        )
+    )
+    | frozenset(("PROTO", "FRAME", "MARK", "STOP", "BUILD", "APPEND", "APPENDS", "SETITEM", "SETITEMS"))
+)
+"""All that a pickle of containers and arrays needs, in every protocol."""
+
+
+def _look_through(data: bytes) -> None:
+    """Refuses what would cost more time or memory than the file's size allows, before anything is built.
+
+    The memo is an array in the unpickler, so its indices must follow one another. A tuple that is used twice could
+    double in every line, and be expanded when it is hashed as a key; no pickle of arrays holds one.
+    """
+    noted: dict[int, bool] = {}  # by index, whether it is a tuple
+    before = ""
+    for opcode, argument, _ in pickletools.genops(data):
+        name = opcode.name
+        if name not in _OPCODES:
+            raise _RefusedPickleError(f"it holds the opcode {name}")
+        if name in _PUTS:
+            index = len(noted) if name == "MEMOIZE" else int(argument or 0)
+            if not 0 <= index <= len(noted) + 1 or before not in _REMEMBERED:
+                raise _RefusedPickleError(f"its memo is not in order ({name} {index} after {before})")
+            noted[index] = before in _TUPLES
+        elif name in _GETS and noted.get(int(argument or 0), False):
+            raise _RefusedPickleError("it uses one tuple twice")
+        before = name
+
+
 class _DtypeShell:
     """Takes the place of `numpy.dtype` while unpickling: a number type by its code, and nothing more."""
 
@@ -284,7 +345,7 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: str) -> _ArrayShell:
 
 def _scalar(dtype: Any, data: Any) -> Any:
     data = data.encode("latin1") if isinstance(data, str) else data
-    return _array(data, dtype, (1,), "C")[0]
+    return _array(data, dtype, (1,), "C")[0].item()
 
 
 def _latin1(text: Any, encoding: str) -> bytes:
@@ -293,13 +354,28 @@ def _latin1(text: Any, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+class _StandIn:
+    """What a name in a pickle becomes: it can be called, and nothing else can be done to it."""
+
+    __slots__ = ("_build",)
+
+    def __init__(self, build: Callable[..., Any]) -> None:
+        self._build = build
+
+    def __call__(self, *arguments: object) -> Any:
+        return self._build(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise _RefusedPickleError("it changes a function or a class")
+
+
 _ADMITTED: Final[dict[tuple[str, str], Callable[..., Any]]] = {
     ("numpy", "ndarray"): _ArrayShell,
     ("numpy", "dtype"): _DtypeShell,
     **{
-        (f"numpy.{core}.{module}", name): stand_in
+        (f"numpy.{core}.{module}", name): build
         for core in ("core", "_core")  # NumPy 1 and 2
-        for module, name, stand_in in (
+        for module, name, build in (
             ("multiarray", "_reconstruct", _shell),
             ("multiarray", "scalar", _scalar),
             ("numeric", "_frombuffer", _from_buffer),
@@ -307,28 +383,39 @@ _ADMITTED: Final[dict[tuple[str, str], Callable[..., Any]]] = {
     },
     ("_codecs", "encode"): _latin1,  # how old protocols write bytes
 }
-"""Every name that a pickle may use, and our own harmless stand-in for it."""
+"""Every name that a pickle may use, and what we do instead, which is harmless."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        stand_in = _ADMITTED.get((module, name))
-        if stand_in is None:
+        build = _ADMITTED.get((module, name))
+        if build is None:
             raise _RefusedPickleError(f"it asks for {module}.{name}")
-        return stand_in
-
-    def persistent_load(self, pid: Any) -> Any:  # noqa: ARG002
-        raise _RefusedPickleError("it refers to objects outside itself")
+        return _StandIn(build)
 
 
-def _plain(value: Any) -> Any:
-    """The unpickled value with every shell replaced by its array."""
+def _plain(value: Any, done: dict[int, Any]) -> Any:
+    """The unpickled value with every shell replaced by its array; what is shared stays shared.
+
+    `done` holds finished containers by the id of the unpickled ones, which live as long as the outermost does.
+    """
     if isinstance(value, _ArrayShell):
         return value.array
-    if isinstance(value, dict):
-        return {_plain(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(entry) for entry in value)
-    if isinstance(value, np.integer):
-        return int(value)
-    return value
+    if value is None or type(value) in (bool, int, float, str, bytes, bytearray):
+        return value
+    if id(value) in done:
+        return done[id(value)]
+    if type(value) is dict:
+        made: Any = {}
+        done[id(value)] = made
+        made.update({_plain(key, done): _plain(entry, done) for key, entry in value.items()})
+    elif type(value) is list:
+        made = []
+        done[id(value)] = made
+        made.extend(_plain(entry, done) for entry in value)
+    elif type(value) is tuple:
+        made = tuple(_plain(entry, done) for entry in value)
+        done[id(value)] = made
+    else:
+        raise _RefusedPickleError(f"it holds a {type(value).__name__.strip('_')}")
+    return made

@@ -179,6 +179,45 @@ def test_malicious_pickle_is_refused_and_nothing_is_run(
     assert not (tmp_path / "was_run").exists()
 
 
+def _global(name: str) -> bytes:
+    module, _, attribute = name.rpartition(".")
+    return f"c{module}\n{attribute}\n".encode()
+
+
+_SCALAR = _global("numpy.core.multiarray.scalar")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\x80\x02}r\xff\xff\xff\x0f.", r"its memo is not in order \(LONG_BINPUT 268435455"),
+        (b"\x80\x02}K\x00)q\x00s.", "its memo is not in order"),  # no pickler notes the empty tuple
+        (b"\x80\x02}K\x00\x85q\x00h\x00\x86s.", "it uses one tuple twice"),  # doubles when hashed
+        (b"\x80\x02}K\x00]2as.", "the opcode DUP"),
+        (b"\x80\x02K\x00Q.", "the opcode BINPERSID"),
+        (b"\x80\x02}K\x00" + _SCALAR + b"N}X\x0c\x00\x00\x00__defaults__K\x01K\x02\x86s\x86bs.", "changes a function"),
+        (b"\x80\x02}K\x00" + _SCALAR + b"s.", "it holds a StandIn"),
+    ],
+)
+def test_a_pickle_that_would_fill_memory_or_touch_our_code_is_refused(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    path = tmp_path / "anno_training.pickle"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=reason):
+        read_annotations(path)
+
+
+def test_lists_shared_a_million_million_times_over_are_read_once(tmp_path: Path) -> None:
+    content: list[Any] = []
+    for _ in range(40):
+        content = [content, content]
+    path = tmp_path / "anno_training.pickle"
+    path.write_bytes(pickle.dumps({0: content}))
+    first, second = read_annotations(path)[0]
+    assert first is second
+
+
 @pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps({0: 1})[:-4], pickle.dumps([1, 2])])
 def test_damaged_pickle_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "anno_training.pickle"
