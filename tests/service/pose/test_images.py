@@ -87,7 +87,6 @@ def test_a_large_jpeg_is_decoded_smaller_when_that_is_enough() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(2057, 2051), (2055, 2056), (1033, 1041)])
 def test_what_is_decoded_smaller_stays_in_place_to_a_fraction_of_a_pixel(
-    
     size: tuple[int, int], orientation: int
 ) -> None:
     """libjpeg rounds sides up, so a picture whose sides do not divide by 8 is a little less than 8 times smaller."""

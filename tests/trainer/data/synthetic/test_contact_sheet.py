@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.data.synthetic import cli
+from trainer.data.synthetic import preview
 from trainer.data.synthetic.contact_sheet import SheetError, SheetLayout, make_sheet
 
 
@@ -78,12 +78,12 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_the_preview_command_writes_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
-    cli.add_preview_arguments(parser)
+    preview.add_arguments(parser)
     folder, out = write_set(tmp_path / "set"), tmp_path / "new" / "sheet.png"
 
-    assert cli.run_preview(parser.parse_args([str(folder), "--out", str(out), "--columns", "3", "--rows", "1"])) == 0
+    assert preview.run(parser.parse_args([str(folder), "--out", str(out), "--columns", "3", "--rows", "1"])) == 0
     with Image.open(out) as image:
         assert image.size == (3 * 192, 192)
     assert "sheet.png" in capsys.readouterr().out
     with pytest.raises(SheetError.__mro__[1], match=r"written as \.png or \.jpg"):
-        cli.run_preview(parser.parse_args([str(folder), "--out", str(tmp_path / "sheet.gif")]))
+        preview.run(parser.parse_args([str(folder), "--out", str(tmp_path / "sheet.gif")]))

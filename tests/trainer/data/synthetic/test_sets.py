@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from trainer.data.coco import read_coco
-from trainer.data.synthetic import cli
+from trainer.data.synthetic import synth
 from trainer.data.synthetic.generate import Maker, Sources, generate
 from trainer.data.synthetic.renderer import Renderer
 from trainer.data.synthetic.writer import SetError, SetFolder, SetSettings, bytes_digest
@@ -152,8 +152,8 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
 
 def run_synth(*words: str) -> int:
     parser = argparse.ArgumentParser()
-    cli.add_synth_arguments(parser)
-    return cli.run_synth(parser.parse_args(words))
+    synth.add_arguments(parser)
+    return synth.run(parser.parse_args(words))
 
 
 @pytest.mark.parametrize(
