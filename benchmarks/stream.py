@@ -26,7 +26,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -35,10 +34,9 @@ from benchmarks.moving_hand import FRAME_S, HEIGHT, WIDTH, Video, load_or_render
 from service.client import Frame, HandPoseClient, OneEuro, StreamOptions
 from service.inference.errors import InvalidInputError
 from service.inference.models import ModelCard, ServedModel
-from service.inference.predictor import Estimate, EstimateRequest, Hand, Timings
+from service.inference.predictor import Estimate, EstimateRequest, Hand, Picture, Timings
 from service.inference.tracking import HandTracker
 from service.pose.geometry import Box
-from service.pose.images import DecodedImage
 from service.pose.keypoints import KEYPOINT_COUNT, KEYPOINT_NAMES
 from service.pose.preprocessing import hand_box_to_crop
 
@@ -102,7 +100,7 @@ class KnownHand:
             stride=8,
         )
         self._model = ServedModel(1, (), card)
-        self._picture = DecodedImage(Image.new("RGB", (1, 1)), WIDTH, HEIGHT)
+        self._picture = Picture(WIDTH, HEIGHT)
 
     async def __call__(self, request: EstimateRequest) -> Estimate:
         points = self._seen[int(request.image)]
