@@ -15,6 +15,7 @@ and everything else, FreiHAND with its principal point at half the width include
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,13 @@ from trainer.data.sample import BadSampleError, DataError, Handedness, OnBad, Sa
 ANNOTATION_FILES = ("annotations.json", "keypoints.json", "annotations/keypoints.json")
 """Where the JSON is looked for when a folder is given; after these, the only .json file of the folder."""
 
-IMAGE_FOLDERS = ("images", ".")
-"""Where pictures are looked for, beside the JSON."""
-
 
 def read_coco(path: Path, *, source: str | None = None, on_bad: OnBad = refuse_bad) -> list[Sample]:
     """Every annotated hand of a data set in COCO form.
 
     Args:
-        path: the JSON file or the folder that holds it. Pictures lie beside it, or in `images` beside it.
-        source: the name in reports; by default the folder's.
+        path: the JSON file, or the set's folder. Pictures lie in the set's folder, or in `images` in it.
+        source: the name in reports; by default that of the set's folder.
         on_bad: what to do about an unusable annotation.
 
     Raises:
@@ -46,20 +44,41 @@ def read_coco(path: Path, *, source: str | None = None, on_bad: OnBad = refuse_b
     """
     file = annotation_file(path)
     document = load_json(file)
-    images = {image["id"]: image for image in _list_of(document, "images", file)}
-    annotations = _list_of(document, "annotations", file)
-    shift = _shift_to_continuous(document, annotations)
-    tells_occlusion = any(2 in _visibility(annotation) for annotation in annotations)
-    source = source or file.parent.name
+    images = images_by_id(document, file)
+    annotations = annotations_of(document, file)
+    well_formed = [annotation for annotation in annotations if isinstance(annotation, dict)]
+    shift = _shift_to_continuous(document, well_formed, file)
+    tells_occlusion = any(2 in _visibility(annotation) for annotation in well_formed)
+    source = source or set_folder(file).name
 
-    samples: list[Sample] = []
-    for annotation in annotations:
+    def sample(annotation: dict[str, Any]) -> Sample | None:
         if annotation.get("iscrowd"):
-            continue
+            return None
+        return _sample(annotation, images, file, shift, source=source, tells_occlusion=tells_occlusion)
+
+    return read_each(annotations, sample, file, on_bad)
+
+
+def read_each(
+    annotations: list[Any], read: Callable[[dict[str, Any]], Sample | None], file: Path, on_bad: OnBad
+) -> list[Sample]:
+    """The samples of a file's annotations; `on_bad` hears of those that `read` cannot make one of.
+
+    None from `read` leaves an annotation out without a word. Raises DataError if no sample is left.
+    """
+    samples: list[Sample] = []
+    for place, annotation in enumerate(annotations):
         try:
-            samples.append(_sample(annotation, images, file, shift, source=source, tells_occlusion=tells_occlusion))
+            if not isinstance(annotation, dict):
+                raise TypeError(f"expected an object, got {annotation!r:.40}")
+            sample = read(annotation)
         except BadSampleError as error:
             on_bad(error)
+        except (TypeError, ValueError, OverflowError) as error:  # a value of the wrong kind, somewhere in it
+            name = annotation.get("id", f"number {place}") if isinstance(annotation, dict) else f"number {place}"
+            on_bad(BadSampleError(f"{file}: annotation {name} is malformed: {error}"))
+        else:
+            samples.extend([sample] if sample else [])
     if not samples:
         raise DataError(f"{file}: the set is empty: no usable hand among {len(annotations)} annotations")
     return samples
@@ -94,21 +113,43 @@ def load_json(file: Path) -> dict[str, Any]:
     return document
 
 
+def set_folder(file: Path) -> Path:
+    """The folder of the set that a JSON file belongs to: where it lies, or the one above a folder `annotations`."""
+    return file.parent.parent if file.parent.name == "annotations" else file.parent
+
+
+def images_by_id(document: dict[str, Any], file: Path) -> dict[Any, dict[str, Any]]:
+    """The entries of `images` by their id. DataError if one has no id or no file name."""
+    images: dict[Any, dict[str, Any]] = {}
+    for place, image in enumerate(_list_of(document, "images", file)):
+        if not (isinstance(image, dict) and isinstance(image.get("file_name"), str)):
+            raise DataError(f"{file}: image number {place} has no file_name")
+        if not isinstance(image.get("id"), int | str):
+            raise DataError(f"{file}: image number {place} ({image['file_name']}) has no id")
+        images[image["id"]] = image
+    return images
+
+
 def find_image(file: Path, image: dict[str, Any]) -> Path:
     """The picture that an `images` entry names. BadSampleError if it is not there."""
     name = str(image["file_name"])
-    for folder in IMAGE_FOLDERS:
-        path = file.parent / folder / name
-        if path.is_file():
-            return path
-    raise BadSampleError(f"{file.parent / name}: missing picture (also not in {file.parent / IMAGE_FOLDERS[0]})")
+    folder = set_folder(file)
+    for place in (folder / "images", folder, file.parent):
+        if (place / name).is_file():
+            return place / name
+    raise BadSampleError(f"{folder / name}: missing picture (also not in {folder / 'images'})")
 
 
-def _list_of(document: dict[str, Any], key: str, file: Path) -> list[dict[str, Any]]:
+def _list_of(document: dict[str, Any], key: str, file: Path) -> list[Any]:
     value = document.get(key)
     if not isinstance(value, list):
         raise DataError(f"{file}: expected a list named {key!r}, the keys are {sorted(document)}")
     return value
+
+
+def annotations_of(document: dict[str, Any], file: Path) -> list[Any]:
+    """The entries of `annotations`, unchecked. DataError if there is no such list."""
+    return _list_of(document, "annotations", file)
 
 
 def _visibility(annotation: dict[str, Any]) -> list[Any]:
@@ -116,10 +157,12 @@ def _visibility(annotation: dict[str, Any]) -> list[Any]:
     return keypoints[2::3] if isinstance(keypoints, list) else []
 
 
-def _shift_to_continuous(document: dict[str, Any], annotations: list[dict[str, Any]]) -> float:
+def _shift_to_continuous(document: dict[str, Any], annotations: list[dict[str, Any]], file: Path) -> float:
     """What to add to the file's coordinates so that the centre of the first pixel is at 0.5."""
     info = document.get("info")
     if isinstance(info, dict) and info.get("pixel_centre") is not None:
+        if info["pixel_centre"] not in (0, 0.5):
+            raise DataError(f"{file}: info.pixel_centre is 0 or 0.5, got {info['pixel_centre']!r}")
         return 0.5 - float(info["pixel_centre"])
     if annotations and all("head_size" in annotation for annotation in annotations):
         return 0.5
@@ -128,7 +171,7 @@ def _shift_to_continuous(document: dict[str, Any], annotations: list[dict[str, A
         for annotation in annotations
         if isinstance(annotation.get("keypoints"), list)
         for index, value in enumerate(annotation["keypoints"])
-        if index % 3 != 2
+        if index % 3 != 2 and isinstance(value, int | float)
     ]
     return 0.5 if coordinates and all(float(value).is_integer() for value in coordinates) else 0.0
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from service.pose.images import ImageError, decode_image
 from service.pose.keypoints import KEYPOINT_COUNT
-from trainer.data.coco import annotation_file, find_image, hand_box, load_json
+from trainer.data.coco import annotation_file, annotations_of, find_image, hand_box, images_by_id, load_json, read_each
 from trainer.data.sample import BadSampleError, DataError, Handedness, OnBad, Sample, refuse_bad
 
 PARTS: Final = ("training", "evaluation")
@@ -74,16 +74,9 @@ def read_mmpose_rhd(path: Path, *, on_bad: OnBad = refuse_bad) -> list[Sample]:
     """
     file = annotation_file(path)
     document = load_json(file)
-    images = {image["id"]: image for image in document.get("images", [])}
-    samples: list[Sample] = []
-    for annotation in document.get("annotations", []):
-        try:
-            samples.append(_mmpose_sample(annotation, images, file))
-        except BadSampleError as error:
-            on_bad(error)
-    if not samples:
-        raise DataError(f"{file}: the set is empty: no usable hand among its annotations")
-    return samples
+    images = images_by_id(document, file)
+    annotations = annotations_of(document, file)
+    return read_each(annotations, lambda annotation: _mmpose_sample(annotation, images, file), file, on_bad)
 
 
 def hand_of_mask(mask: NDArray[np.uint8]) -> Handedness:

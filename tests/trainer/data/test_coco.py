@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from PIL import Image
 
 from service.pose.geometry import Box
 from trainer.data.coco import read_coco
-from trainer.data.sample import BadSampleError, DataError, SkippedSamples
+from trainer.data.rhd import read_mmpose_rhd
+from trainer.data.sample import BadSampleError, DataError, Sample, SkippedSamples
 
 REAL_SAMPLES = Path(os.environ.get("HANDPOSE_REAL_SAMPLES", Path(__file__).parents[4] / "shared/data/real_samples"))
 
@@ -116,6 +118,11 @@ def test_crowds_are_left_out(tmp_path: Path) -> None:
         ({"keypoints": [0.0] * 63}, r"images/a\.png: fewer than two keypoints"),
         ({"keypoints": [float("nan"), 1, 2] * 21}, r"images/a\.png: "),
         ({"keypoints": _keypoints(), "image_id": 99}, "names image 99, which is not listed"),
+        ({"keypoints": _keypoints(), "image_id": [7]}, r"annotations\.json: annotation 0 is malformed: unhashable"),
+        ({"keypoints": [None, *_keypoints()[1:]]}, r"images/a\.png: a keypoint is not a finite number"),
+        ({"keypoints": ["x", *_keypoints()[1:]]}, r"annotations\.json: annotation 0 is malformed: .*'x'"),
+        ({"keypoints": [*_keypoints()[:-1], 0], "bbox": [0, 0, None, 1]}, "annotation 0 is malformed"),
+        ({"keypoints": _keypoints(), "head_size": "big"}, "annotation 0 is malformed: .*'big'"),
     ],
 )
 def test_an_unusable_annotation_is_named_or_skipped(tmp_path: Path, annotation: dict[str, Any], reason: str) -> None:
@@ -125,6 +132,31 @@ def test_an_unusable_annotation_is_named_or_skipped(tmp_path: Path, annotation: 
     skipped = SkippedSamples()
     assert len(read_coco(folder, on_bad=skipped)) == 1
     assert skipped.summary().startswith("left out 1 bad samples: ")
+
+
+@pytest.mark.parametrize("read", [read_coco, read_mmpose_rhd])
+def test_an_annotation_that_is_no_object_is_named_or_skipped(tmp_path: Path, read: Callable[..., list[Sample]]) -> None:
+    file = _write(tmp_path, [{"keypoints": _keypoints()}]) / "annotations.json"
+    document = json.loads(file.read_text())
+    file.write_text(json.dumps({**document, "annotations": [None, *document["annotations"]]}))
+    with pytest.raises(BadSampleError, match=r"annotations\.json: annotation number 0 is malformed: .*None"):
+        read(tmp_path)
+    skipped = SkippedSamples()
+    assert len(read(tmp_path, on_bad=skipped)) == 1
+    assert len(skipped.reasons) == 1
+
+
+@pytest.mark.parametrize("read", [read_coco, read_mmpose_rhd])
+def test_annotations_in_a_folder_of_their_own_belong_to_the_folder_above(
+    tmp_path: Path, read: Callable[..., list[Sample]]
+) -> None:
+    folder = _write(tmp_path / "photos", [{"keypoints": _keypoints()}])
+    (folder / "annotations").mkdir()
+    (folder / "annotations.json").rename(folder / "annotations/keypoints.json")
+    (sample,) = read(folder)
+    assert sample.image_path == folder / "images/a.png"
+    if read is read_coco:
+        assert sample.source == "photos"
 
 
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:
@@ -141,6 +173,9 @@ def test_a_missing_picture_is_named(tmp_path: Path) -> None:
         ("[]", "expected an object"),
         ('{"images": []}', "a list named 'annotations'"),
         ('{"images": [], "annotations": []}', "the set is empty"),
+        ('{"images": [{"id": 1}], "annotations": []}', "image number 0 has no file_name"),
+        ('{"images": [{"file_name": "a.png"}], "annotations": []}', r"image number 0 \(a.png\) has no id"),
+        ('{"images": [], "annotations": [], "info": {"pixel_centre": "x"}}', "pixel_centre is 0 or 0.5, got 'x'"),
     ],
 )
 def test_a_file_that_is_no_set_is_named(tmp_path: Path, content: str, reason: str) -> None:
