@@ -3,7 +3,6 @@
 Nothing but the detail of a ServiceError reaches a client, and of an internal one not even that.
 """
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Final
 from fastapi import Request, Response
 
 from service.inference.errors import ErrorKind, FieldError, ServiceError
+from service.inference.failures import detail_of, report
 from service.rest.schemas import FieldProblem, Problem
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -42,10 +42,6 @@ PROBLEM_TYPES: Final[Mapping[ErrorKind, ProblemType]] = {
     ErrorKind.INTERNAL: ProblemType(500, "The service failed"),
 }
 
-logger = logging.getLogger(__name__)
-
-_INTERNAL_DETAIL: Final = "something failed inside the service; its log tells more under this request id"
-
 
 class HttpError(Exception):
     """What only HTTP can get wrong: no such path, no such method, no acceptable answer."""
@@ -72,7 +68,7 @@ def problem_of(error: ServiceError, *, instance: str, request_id: str) -> Proble
         type=f"urn:handpose:{error.kind.value}",
         title=kind.title,
         status=kind.status,
-        detail=_INTERNAL_DETAIL if internal else error.detail,
+        detail=detail_of(error),
         instance=instance,
         code=error.code,
         request_id=request_id,
@@ -83,10 +79,7 @@ def problem_of(error: ServiceError, *, instance: str, request_id: str) -> Proble
 def reported_problem(error: ServiceError, request: Request) -> Problem:
     """The problem for this request; if it is our fault, the log learns what happened, under the request's id."""
     request_id = request.state.request_id
-    if error.kind is ErrorKind.INTERNAL:
-        logger.error("%s", error, exc_info=error, extra={"request_id": request_id})
-    elif error.kind is ErrorKind.UNAVAILABLE and error.__cause__ is not None:
-        logger.warning("%s: %r", error, error.__cause__, extra={"request_id": request_id})
+    report(error, request_id)
     return problem_of(error, instance=request.url.path, request_id=request_id)
 
 

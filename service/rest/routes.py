@@ -9,7 +9,8 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.inference.batching import Priority
-from service.inference.errors import InternalError, InvalidInputError, ServiceError, UnavailableError
+from service.inference.errors import InvalidInputError, ServiceError, UnavailableError
+from service.inference.failures import as_service_error
 from service.inference.models import ModelReference
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Estimate, EstimateRequest, Predictor
@@ -102,12 +103,8 @@ def hand_pose_routes(
         async def answer(index: int, image: bytes, deadline: float, client_id: str | None) -> BatchItem:
             try:
                 result = hand_pose(await estimate(image, deadline, client_id), request_id)
-            except ServiceError as error:
-                return _failed_item(index, error, request)
             except Exception as error:  # noqa: BLE001 -- one image's failure must not take the others with it
-                failure = InternalError("unexpected")
-                failure.__cause__ = error
-                return _failed_item(index, failure, request)
+                return _failed_item(index, as_service_error(error), request)
             return BatchItem(index=index, status=200, result=result)
 
         with observed_request(observer):

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.inference.errors import (
     ErrorKind,
     FieldError,
-    InternalError,
     InvalidInputError,
     ServiceError,
 )
+from service.inference.failures import FrameFailures, as_service_error, report
 from service.inference.streaming import Frame, FrameAnswer, StreamOptions, Streams
 from service.inference.tracing import TRACEPARENT, request_id_from, traceparent_from
 from service.pose.geometry import Box
@@ -118,12 +118,8 @@ def stream_routes(*, streams: Streams, observer: RequestObserver) -> APIRouter:
                 await streams.run(options, connection.frames(), connection.send)
             except (WebSocketDisconnect, OSError):
                 return  # the client has gone; nobody is left to be told
-            except ServiceError as error:
-                await connection.end(error)
-            except Exception as error:  # noqa: BLE001 -- whatever it is, the client must learn that it was our fault
-                failure = InternalError("the stream failed")
-                failure.__cause__ = error
-                await connection.end(failure)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, the client must learn how its stream ended
+                await connection.end(as_service_error(error))
             else:
                 await websocket.close(1000)
 
@@ -146,6 +142,7 @@ class _Connection:
         self._observer = observer
         self.request_id = request_id_from(websocket.headers.get("x-request-id"))
         self.asked_for: str | None = None
+        self._failures = FrameFailures(self.request_id)
 
     async def frames(self) -> AsyncIterator[Frame]:
         """What the client sends. WebSocketDisconnect ends everything at once, `{"end": true}` after the last answer."""
@@ -171,6 +168,7 @@ class _Connection:
     async def send(self, answer: FrameAnswer) -> None:
         """Returns when the connection has room for more."""
         outcome = answer.outcome
+        self._failures.frame_ended(outcome if isinstance(outcome, ServiceError) else None)
         if isinstance(outcome, ServiceError):
             self._observer.image_answered(None, self.asked_for, outcome.code, answer.seconds)
             message = StreamAnswer(frame=answer.frame_id, skipped=answer.skipped, problem=self._problem(outcome))
@@ -187,8 +185,7 @@ class _Connection:
 
     async def end(self, error: ServiceError) -> None:
         """Say why the stream cannot go on, and close it."""
-        if error.kind is ErrorKind.INTERNAL:
-            logger.error("a stream failed", exc_info=error, extra={"request_id": self.request_id})
+        report(error, self.request_id)
         message = StreamAnswer(problem=self._problem(error))
         try:
             await self._websocket.send_text(message.model_dump_json(exclude_none=True))

@@ -7,7 +7,6 @@ micro-batch queue.
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol
@@ -16,6 +15,7 @@ import grpc
 
 from service.inference.batching import Priority
 from service.inference.errors import FieldError, InternalError, InvalidInputError, ServiceError, TooLargeError
+from service.inference.failures import FrameFailures, as_service_error, detail_of, report
 from service.inference.models import ServedModel
 from service.inference.ports import Clock
 from service.inference.predictor import Estimate as ImageEstimate
@@ -26,11 +26,9 @@ from service.inference.tracking import Estimator
 from service.rpc import convert
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
-from service.rpc.status import STATUS_DETAILS, STATUS_OF, detail_of, rich_status
+from service.rpc.status import STATUS_DETAILS, STATUS_OF, rich_status
 
 _LONGEST_CLIENT_ID: Final = 128  # as over HTTP
-
-logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -126,10 +124,11 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         """Frames in, hands out."""
         call = self._call(context)
         await call.send_headers()
-        messages = aiter(request_iterator)
+        messages, failures = aiter(request_iterator), FrameFailures(call.request_id)
 
         async def send(answer: FrameAnswer) -> None:
-            self._report(answer, call)
+            failures.frame_ended(answer.outcome if isinstance(answer.outcome, ServiceError) else None)
+            self._count(answer, call)
             await context.write(convert.from_frame_answer(answer, call.request_id))
 
         with self._counted():
@@ -164,8 +163,10 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
     async def _result(self, request: pb.EstimateRequest, call: "_Call") -> ImageEstimate | ServiceError:
         try:
             return await self._one(request, call, Priority.BULK)
-        except ServiceError as error:
-            return error
+        except Exception as error:  # noqa: BLE001 -- one image's failure must not take the others with it
+            failure = as_service_error(error)
+            report(failure, call.request_id)
+            return failure
 
     async def _one(self, request: pb.EstimateRequest, call: "_Call", priority: Priority) -> ImageEstimate:
         started = self._clock.time()
@@ -194,7 +195,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
             self._observer.image_answered(model, call.asked_for, code, self._clock.time() - started)
         return estimate
 
-    def _report(self, answer: FrameAnswer, call: "_Call") -> None:
+    def _count(self, answer: FrameAnswer, call: "_Call") -> None:
         outcome = answer.outcome
         if isinstance(outcome, ServiceError):
             self._observer.image_answered(None, call.asked_for, outcome.code, answer.seconds)
@@ -270,13 +271,8 @@ class _Call:
 
     async def fail(self, error: Exception) -> NoReturn:
         """End the call with the error's status."""
-        if isinstance(error, ServiceError):
-            failure = error
-        else:
-            failure = InternalError("the request could not be answered")
-            failure.__cause__ = error
-        if failure.kind is InternalError.kind:
-            logger.error(failure.detail, exc_info=failure, extra={"request_id": self.request_id})
+        failure = as_service_error(error)
+        report(failure, self.request_id)
         status = rich_status(failure, self.request_id)
         await self._context.abort(
             STATUS_OF[failure.kind],

@@ -10,6 +10,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from service.inference.errors import ErrorKind, FieldError, ServiceError
+from service.inference.failures import detail_of
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 
 ERROR_DOMAIN: Final = "handpose"
@@ -31,18 +32,10 @@ STATUS_OF: Final[dict[ErrorKind, grpc.StatusCode]] = {
 }
 
 
-_INTERNAL_DETAIL: Final = "something failed inside the service; its log tells more under this request id"
-
-
 def status_number(error: ServiceError) -> int:
     """The number of the error's gRPC status (google.rpc.Code)."""
     number: int = STATUS_OF[error.kind].value[0]
     return number
-
-
-def detail_of(error: ServiceError) -> str:
-    """What a client is told: of an internal error, nothing but that."""
-    return _INTERNAL_DETAIL if error.kind is ErrorKind.INTERNAL else error.detail
 
 
 def problem_of(error: ServiceError) -> pb.Problem:

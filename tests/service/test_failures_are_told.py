@@ -1,0 +1,125 @@
+"""Whatever a client is told of a failure, the log and the metrics are told as well; over every protocol."""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+import pytest
+
+from service.client import AsyncHandPoseClient, RetryPolicy, ServerFailedError, TryAgainError
+from service.inference.errors import UnavailableError
+from tests.support.executor import InlineExecutor
+from tests.support.gateway import Gateway
+from tests.support.images import image_bytes, picture
+from tests.support.models import INPUT_SIZE
+
+PHOTO = image_bytes(picture(INPUT_SIZE, INPUT_SIZE))
+PROTOCOLS = ("http", "grpc")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@pytest.fixture
+def workers() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+@pytest.fixture
+async def gateway(workers: ThreadPoolExecutor) -> AsyncIterator[Gateway]:
+    gateway = Gateway(workers)
+    await gateway.start()
+    await gateway.start_rest()
+    yield gateway
+    await gateway.stop()
+
+
+def client_of(gateway: Gateway, protocol: str) -> AsyncHandPoseClient:
+    url = gateway.rest_url if protocol == "http" else gateway.rpc_url
+    return AsyncHandPoseClient(url, retries=RetryPolicy(attempts=1))
+
+
+async def frames(count: int) -> AsyncIterator[bytes]:
+    for _ in range(count):
+        yield PHOTO
+
+
+def logged(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """What was logged at this level, with the traceback and the request's id."""
+    return [
+        f"{record.getMessage()} {record.exc_info} {vars(record).get('request_id')}"
+        for record in caplog.records
+        if record.levelno == level and record.name.startswith("service")
+    ]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_defect_behind_one_image_of_a_batch_is_in_the_log(
+    gateway: Gateway, protocol: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway.backend.failure = RuntimeError("the defect")
+
+    async with client_of(gateway, protocol) as client:
+        (answer,) = [answer async for answer in client.estimate_batch([PHOTO])]
+
+    assert isinstance(answer, ServerFailedError)
+    (line,) = logged(caplog, logging.ERROR)
+    assert "None" not in line.rsplit(" ", 1)[-1]
+    assert "the defect" in caplog.text
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_defect_behind_the_frames_of_a_stream_is_in_the_log_once(
+    gateway: Gateway, protocol: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway.backend.failure = RuntimeError("the defect")
+
+    async with client_of(gateway, protocol) as client:
+        answers = [answer async for answer in client.stream(frames(5))]
+
+    assert [type(answer.error) for answer in answers] == 5 * [ServerFailedError]
+    assert len(logged(caplog, logging.ERROR)) == 1
+    assert "the defect" in caplog.text
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_what_made_the_service_unavailable_is_in_the_log(
+    gateway: Gateway, protocol: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway.backend.failure = UnavailableError("the model server cannot be reached")
+    gateway.backend.failure.__cause__ = ConnectionRefusedError("port 8500")
+
+    async with client_of(gateway, protocol) as client:
+        with pytest.raises(TryAgainError):
+            await client.estimate(PHOTO)
+
+    assert "port 8500" in logged(caplog, logging.WARNING)[0]
+
+
+class ForgetfulExecutor(InlineExecutor):
+    """Has no memory for the first thing that it is asked to do."""
+
+    def __init__(self) -> None:
+        self._tasks = 0
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        self._tasks += 1
+        if self._tasks > 1:
+            return super().submit(fn, *args, **kwargs)
+        future: Future[T] = Future()
+        future.set_exception(MemoryError())
+        return future
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_memory_that_runs_out_for_one_image_leaves_the_others_of_its_batch_alone(protocol: str) -> None:
+    gateway = Gateway(ForgetfulExecutor())
+    await gateway.start()
+    await gateway.start_rest()
+    async with client_of(gateway, protocol) as client:
+        answers = [answer async for answer in client.estimate_batch(3 * [PHOTO])]
+    await gateway.stop()
+
+    assert [isinstance(answer, ServerFailedError) for answer in answers] == [True, False, False]
