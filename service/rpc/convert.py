@@ -1,6 +1,7 @@
 """Between `handpose.v1` messages and the use case's values: field by field, in both directions, deciding nothing."""
 
 import json
+import math
 from collections.abc import Sequence
 
 from service.inference.errors import FieldError, InvalidInputError, ServiceError
@@ -20,7 +21,12 @@ def to_boxes(messages: Sequence[pb.Box]) -> tuple[Box, ...]:
 
 
 def to_frame(message: pb.Frame) -> Frame:
-    """One frame of a stream."""
+    """One frame of a stream. Raises InvalidInputError if its time is no number that time can go on from."""
+    if not math.isfinite(message.time_s):
+        wrong = f"it must be a finite number, got {message.time_s}"
+        raise InvalidInputError(
+            f"time_s: {wrong}", code="invalid_frame_description", errors=(FieldError("time_s", wrong),)
+        )
     return Frame(
         image=message.image,
         id=message.id,
@@ -48,9 +54,11 @@ def _to_one_euro(message: pb.OneEuro) -> OneEuro:
     default = OneEuro()
     try:
         return OneEuro(
-            min_cutoff_hz=message.min_cutoff_hz or default.min_cutoff_hz,
-            beta=message.beta or default.beta,
-            derivative_cutoff_hz=message.derivative_cutoff_hz or default.derivative_cutoff_hz,
+            min_cutoff_hz=message.min_cutoff_hz if message.HasField("min_cutoff_hz") else default.min_cutoff_hz,
+            beta=message.beta if message.HasField("beta") else default.beta,
+            derivative_cutoff_hz=message.derivative_cutoff_hz
+            if message.HasField("derivative_cutoff_hz")
+            else default.derivative_cutoff_hz,
         )
     except ValueError as error:
         raise _wrong_option("smoothing", str(error)) from error

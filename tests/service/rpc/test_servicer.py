@@ -372,6 +372,19 @@ async def test_impossible_stream_options_are_refused(gateway: Gateway, options: 
     assert details_of(caught.value).info.metadata["code"] == "invalid_options"
 
 
+@pytest.mark.parametrize("time_s", [math.nan, math.inf])
+async def test_a_frame_whose_time_is_no_number_ends_the_stream(gateway: Gateway, time_s: float) -> None:
+    async def messages() -> AsyncIterator[pb.EstimateStreamRequest]:
+        yield message(0, time_s=time_s)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in gateway.stub().EstimateStream(messages()):
+            pass
+
+    assert details_of(caught.value).info.metadata["code"] == "invalid_frame_description"
+    assert "time_s" in (caught.value.details() or "")
+
+
 async def test_an_empty_stream_ends_well(gateway: Gateway) -> None:
     assert [answer async for answer in gateway.stub().EstimateStream(frames(0))] == []
 
