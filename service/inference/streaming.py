@@ -237,6 +237,7 @@ class _Stream:
         self._stopped = True
         if self._reader is not None:
             self._reader.cancel()
+        self._read_all()  # which the reader itself does not say if it is cancelled before it began
 
     async def run(self, frames: AsyncIterator[Frame], send: Send) -> None:
         """See `Streams.run`."""
@@ -294,8 +295,11 @@ class _Stream:
         except ServiceError as error:  # raised again by `run`, after the frames before it
             self._failure = error
         finally:
-            self._no_more = True
-            self._changed.set()
+            self._read_all()
+
+    def _read_all(self) -> None:
+        self._no_more = True
+        self._changed.set()
 
     def _accept(self, frame: Frame) -> None:
         now = self._clock.time()

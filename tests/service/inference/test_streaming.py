@@ -321,6 +321,18 @@ async def test_drain_answers_what_was_accepted_and_ends_streams_as_unavailable()
         await all_streams.run(StreamOptions(), numbered(1), viewer)
 
 
+async def test_a_stream_that_opens_in_the_very_moment_in_which_drain_begins_ends_too() -> None:
+    all_streams, viewer = streams(still_hand()), Viewer()
+    running = asyncio.create_task(all_streams.run(StreamOptions(), Camera().__aiter__(), viewer))
+    draining = asyncio.create_task(all_streams.drain())
+
+    async with asyncio.timeout(5):
+        await asyncio.wait({running, draining})
+
+    assert isinstance(running.exception(), UnavailableError)
+    assert (viewer.ids, all_streams.number_open) == ([], 0)
+
+
 async def test_more_streams_than_allowed_are_told_to_come_back() -> None:
     all_streams = streams(HeldModel(), max_streams=1)
     running = asyncio.create_task(all_streams.run(StreamOptions(), Camera().__aiter__(), Viewer()))
