@@ -25,7 +25,7 @@ def camera(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("camera") / "drifting.mjpeg"
     with path.open("wb") as file:
         for index in range(_FRAMES):
-            left = 200 + 2 * min(index, _FRAMES - index)
+            left = 220 + min(index, _FRAMES - index) // 2
             buffer = io.BytesIO()
             frame: Image.Image = marked_picture(*CAMERA_SIZE, (left, 160, left + 170, 330))
             frame.save(buffer, "JPEG", quality=95)

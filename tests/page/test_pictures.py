@@ -281,14 +281,19 @@ def test_finger_draws_a_box_once_drawing_is_switched_on_and_scrolls_before(page:
     assert_drawn_as_answered(page, WIDE, rois=(roi,))
 
 
-def test_broken_file_is_told_in_the_services_words_and_the_next_picture_clears_it(page: Page) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "status"),
+    [("broken.jpg", TALL[: len(TALL) // 2], 422), ("paper.pdf", b"%PDF-1.7 and so on", 415)],
+)
+def test_broken_file_is_told_in_the_services_words_and_the_next_picture_clears_it(
+    page: Page, name: str, content: bytes, status: int
+) -> None:
     page.expects_network_errors = True
     page.open()
-    broken = TALL[: len(TALL) // 2]
-    page.choose_file(as_file(page.folder, broken, "broken.jpg"))
+    page.choose_file(as_file(page.folder, content, name))
     page.wait_until(lambda: page.find("#notice").is_displayed())
-    problem = page.served.answer(broken)
-    assert problem["status"] == 422
+    problem = page.served.answer(content)
+    assert problem["status"] == status
     told = page.text("#notice")
     assert problem["title"] in told
     assert problem["detail"][1:] in told

@@ -55,6 +55,11 @@ export class Camera {
     return { width: this.video.videoWidth, height: this.video.videoHeight };
   }
 
+  /** Whether people expect to see themselves as in a mirror. */
+  get facesUser() {
+    return this.#stream.getVideoTracks()[0].getSettings().facingMode !== "environment";
+  }
+
   stop() {
     this.#stopped = true;
     for (const track of this.#stream.getTracks()) track.stop();

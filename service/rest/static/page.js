@@ -9,6 +9,7 @@ import { View } from "./view.js";
 
 const UNSURE = 0.3; // below this score, the page says that there may be no hand
 const RETRIES = 3; // of a request that the service says may succeed later
+const HICCUP_MS = 800; // a server that is ready again this soon was not away
 const PANELS_EVERY_MS = 400; // numbers that change faster cannot be read
 const SERVER_WORDS = {
   asking: "Asking the server",
@@ -70,9 +71,13 @@ function sentence(text) {
 
 function tellOf(error) {
   if (error instanceof Refusal) {
-    tell(sentence(error.title), sentence(error.message), { requestId: error.requestId, again: () => look() });
+    const again = error.status >= 500 || error.retryAfterMs !== null ? () => look() : null; // else it would fail again
+    tell(sentence(error.title), sentence(error.message), { requestId: error.requestId, again });
   } else if (error instanceof NoCamera) {
     tell("No camera.", error.message);
+  } else if (error instanceof Unreachable) {
+    const size = state.picture ? ` The file has ${(state.picture.blob.size / 1e6).toFixed(1)} MB, perhaps too many.` : "";
+    tell("The connection breaks off.", `The server is there, but this request never gets its answer.${size}`, { again: () => look() });
   } else {
     tell("Something went wrong on this page.", sentence(error.message));
     console.error(error);
@@ -121,6 +126,7 @@ async function look({ fresh = false } = {}) {
     if (signal.aborted) return;
     state.results = [];
     for (const view of state.views.values()) view.show(null);
+    if ([...state.views.values()].some((view) => !view.media)) clearViews();
     say("");
     showResults();
     tellOf(error);
@@ -131,6 +137,7 @@ async function look({ fresh = false } = {}) {
 
 /** Ask again when the server is back, and when the service says that it may work later. */
 async function patiently(ask, signal) {
+  let brokenOff = 0; // in a row, with a server that says it is ready: then the request itself is what fails
   for (let attempt = 1; ; attempt += 1) {
     try {
       return await ask();
@@ -138,8 +145,11 @@ async function patiently(ask, signal) {
       if (signal.aborted) throw error;
       if (error instanceof Unreachable) {
         say("");
+        const lostAt = performance.now();
         tell("The server does not answer.", "This page tries again by itself as soon as it is back.");
         await server.back(signal);
+        brokenOff = performance.now() - lostAt < HICCUP_MS ? brokenOff + 1 : 0;
+        if (brokenOff >= RETRIES) throw error;
         hush();
         say("The server is back. Looking for the hand…");
       } else if (error instanceof Refusal && error.retryAfterMs !== null && attempt <= RETRIES) {
@@ -194,6 +204,15 @@ function install(views) {
   byId("work").classList.remove("empty");
   byId("regions").hidden = false;
   showBoxes();
+}
+
+/** Back to the invitation to choose a picture. */
+function clearViews() {
+  state.views = new Map();
+  byId("views").replaceChildren();
+  byId("views").hidden = byId("tools").hidden = byId("regions").hidden = true;
+  byId("drop").hidden = false;
+  byId("work").classList.add("empty");
 }
 
 /** The blob as an image element, or null if the browser cannot read it. */
@@ -396,6 +415,7 @@ async function startCamera() {
     return;
   }
   const { camera } = state;
+  byId("mirror").checked = camera.facesUser;
   camera.onFrame = (video) => {
     for (const { stream } of state.streams.values()) stream.offer(video);
   };
@@ -480,7 +500,7 @@ function makeGauges(variant) {
     ["Latency", gauge("latency"), spark.element],
     ["Dropped frames", gauge("dropped")],
     ["Hand", gauge("hand")],
-  ].map(([term, ...values]) => make("div", {}, make("dt", {}, term), make("dd", {}, ...values)));
+  ].map(([term, ...values]) => make("div", {}, make("dt", {}, term), ...values.map((value) => make("dd", {}, value))));
   const element = make("div", { class: "gauges", "data-model": variant }, make("h3", {}, capital(variant)), make("dl", {}, ...rows));
   return { element, spark };
 }
@@ -507,11 +527,7 @@ function stopCamera() {
   state.camera = null;
   showCameraRuns(false);
   state.results = [];
-  state.views = new Map();
-  byId("views").replaceChildren();
-  byId("views").hidden = byId("tools").hidden = byId("regions").hidden = true;
-  byId("drop").hidden = false;
-  byId("work").classList.add("empty");
+  clearViews();
   showResults();
 }
 
