@@ -41,6 +41,8 @@ def estimate(parsed: argparse.Namespace) -> int:
             for path, info in infos.items():
                 task = progress.add_task(path.name, total=info.frames or None)
                 _video(client, path, info, parsed, report, progress, task)
+    except BrokenPipeError:
+        raise  # whoever reads our output has left; nothing is wrong with a file
     except (CommandError, OSError) as error:
         print(f"handpose: {error}", file=sys.stderr)
         return 1
