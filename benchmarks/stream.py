@@ -269,7 +269,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/stream"), help="folder for the rendered video")
     parser.add_argument("--frames", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=500)
     parser.add_argument("--url", help="a service to measure; without it the models run in this process")
     parser.add_argument("--variant", default="lightweight")
     parser.add_argument("--no-model", action="store_true", help="measure tracker and filter only")
