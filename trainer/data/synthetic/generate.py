@@ -142,7 +142,7 @@ def _chunks(indices: list[int]) -> Iterator[list[int]]:
 def generate(
     folder: Path, settings: SetSettings, sources: Sources, count: int, workers: int, console: Console
 ) -> Outcome:
-    """Make the set's first `count` samples, or what is missing of them, and write its annotations.
+    """Make the set's first `count` samples, or what is missing of them, and write the annotations of all there are.
 
     Raises SetError for a folder that holds something else, and KeyboardInterrupt after noting what was finished.
     """
@@ -173,7 +173,7 @@ def generate(
                     counted += len(records)
                     rate = counted / max(now - first, 1e-6)
                 progress.update(task, advance=len(records), rate=f"{rate:.1f}/s" if rate else "")
-    target.finish(max(count, max(target.records) + 1 if not todo else count))
+    target.finish()
     return Outcome(made=made, total=count, rate=rate)
 
 

@@ -146,10 +146,10 @@ class SetFolder:
                 self.records[record["index"]] = record
                 file.write(json.dumps(record) + "\n")
 
-    def finish(self, count: int) -> Path:
-        """Write `annotations.json` of the first `count` samples and clear the notes away. Returns its path."""
+    def finish(self) -> Path:
+        """Write `annotations.json` of every sample there is and clear the notes away. Returns its path."""
         path = self._folder / ANNOTATIONS
-        document = coco_document(self._settings, [self.records[i] for i in range(count)])
+        document = coco_document(self._settings, [self.records[i] for i in sorted(self.records)])
         _write(path, json.dumps(document, separators=(",", ":")).encode())
         if self._notes.is_dir():
             shutil.rmtree(self._notes)

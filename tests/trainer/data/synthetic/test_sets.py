@@ -91,6 +91,17 @@ def test_a_finished_set_can_grow_and_is_left_alone_otherwise(whole: Path, tmp_pa
     assert bytes_digest(tmp_path / "set") == bytes_digest(whole)
 
 
+def test_a_set_mended_with_a_smaller_count_keeps_every_label(tmp_path: Path, renderer: Renderer) -> None:
+    folder = tmp_path / "set"
+    make(folder)
+    for index in (1, 3):
+        (folder / "images" / f"{index:08d}.jpg").unlink()
+
+    assert make(folder, count=2) == 1
+    document = json.loads((folder / "annotations.json").read_text())
+    assert [image["id"] for image in document["images"]] == [0, 1, 2, 4]
+
+
 @pytest.mark.slow
 def test_the_number_of_processes_does_not_show_in_the_bytes(whole: Path, tmp_path: Path) -> None:
     make(tmp_path / "set", workers=2)
