@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -34,7 +34,7 @@ from service.inference.routing import Route, RoutedBy, Router
 from service.inference.shadow import Shadow
 from service.inference.tracing import TRACEPARENT
 from service.pose.geometry import Affine, Box
-from service.pose.heatmaps import STRIDE, decode
+from service.pose.heatmaps import STRIDE, DecodedKeypoints, decode
 from service.pose.images import (
     DecodedImage,
     ImageError,
@@ -46,6 +46,8 @@ from service.pose.keypoints import CHANNEL_COUNT
 from service.pose.preprocessing import crop, hand_box_to_crop
 
 T = TypeVar("T")
+
+_DECODED_TOGETHER: Final = 4  # crops whose maps are decoded at once; more no longer fit the processor's cache
 
 _ROI_SLACK: Final = 1e-3  # pixels by which sums of fractions may reach over the edge
 
@@ -164,8 +166,22 @@ class _Crop:
     traceparent: str | None
 
 
-# From a crop to its belief maps, float32 [H / 8, W / 8, 22].
-Batcher = MicroBatcher[_Crop, NDArray[np.float32]]
+class _Maps:
+    """Belief maps of crops that ran together, float32 [N, H / 8, W / 8, 22], decoded once when the first is asked for.
+
+    Decoding several costs little more than decoding one, and the model's slot is free again by then.
+    """
+
+    def __init__(self, maps: NDArray[np.float32]) -> None:
+        self._maps = maps
+
+    @cached_property
+    def decoded(self) -> DecodedKeypoints:
+        return decode(self._maps)
+
+
+# From a crop to the maps that it ran with, and its place in them.
+Batcher = MicroBatcher[_Crop, tuple[_Maps, int]]
 
 
 class Predictor:
@@ -278,7 +294,7 @@ class Predictor:
         key = (model.name, model.version)
         if key not in self._batchers:
 
-            async def run(crops: Sequence[_Crop], deadline: float) -> Sequence[NDArray[np.float32]]:
+            async def run(crops: Sequence[_Crop], deadline: float) -> Sequence[tuple[_Maps, int]]:
                 return await self._run_batch(model, crops, deadline)
 
             self._batchers[key] = MicroBatcher(
@@ -310,7 +326,7 @@ class Predictor:
 
     async def _run_batch(
         self, model: ServedModel, crops: Sequence[_Crop], deadline: float
-    ) -> Sequence[NDArray[np.float32]]:
+    ) -> Sequence[tuple[_Maps, int]]:
         # Every batch runs in a task, and so in a context, of its own.
         TRACEPARENT.set(next((crop.traceparent for crop in crops if crop.traceparent is not None), None))
         pixels = [crop.pixels for crop in crops]
@@ -319,7 +335,8 @@ class Predictor:
         expected = (len(crops), height // STRIDE, width // STRIDE, CHANNEL_COUNT)
         if maps.shape != expected:
             raise InternalError(f"{model.name} returned belief maps of shape {maps.shape}, expected {expected}")
-        return list(maps)
+        shares = [_Maps(maps[start : start + _DECODED_TOGETHER]) for start in range(0, len(maps), _DECODED_TOGETHER)]
+        return [(shares[index // _DECODED_TOGETHER], index % _DECODED_TOGETHER) for index in range(len(maps))]
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
@@ -391,12 +408,11 @@ def _whats_wrong_with(roi: Box, picture: DecodedImage) -> str | None:
     return None
 
 
-def _find_hands(crops: Sequence[_Crop], belief_maps: Sequence[NDArray[np.float32]]) -> tuple[Hand, ...]:
+def _find_hands(crops: Sequence[_Crop], shares: Sequence[tuple[_Maps, int]]) -> tuple[Hand, ...]:
     """The hand in each crop, mapped back to the image."""
-    decoded = decode(np.stack(belief_maps))
     hands = []
-    for index, shown in enumerate(crops):
-        input_to_image = shown.image_to_input.inverse()
+    for shown, (maps, index) in zip(crops, shares, strict=True):
+        decoded, input_to_image = maps.decoded, shown.image_to_input.inverse()
         hands.append(
             Hand(
                 box_in_image=shown.box_in_image,
