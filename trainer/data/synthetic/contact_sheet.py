@@ -1,6 +1,5 @@
 """A picture of many samples with their keypoints drawn in, to look a set over. Reads any COCO-form set of hands."""
 
-import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -9,14 +8,10 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageDraw
 
-from trainer.errors import RefusedError
+from trainer.data.coco import annotation_file, annotations_of, find_image, images_by_id, load_json
+from trainer.data.sample import DataError
 
 _FINGER_COLOURS: Final = ((255, 92, 92), (255, 196, 0), (40, 210, 70), (40, 150, 255), (214, 88, 255))
-_CANDIDATES: Final = ("annotations.json", "keypoints.json", "annotations/keypoints.json")
-
-
-class SheetError(RefusedError):
-    """No contact sheet can be made of this; the message names the file and the reason."""
 
 
 @dataclass(frozen=True)
@@ -31,43 +26,31 @@ class SheetLayout:
     zoom: bool = False  # show the surroundings of one hand instead of whole pictures
 
 
-def find_annotations(path: Path) -> Path:
-    """The JSON of a set given by its folder or by the file itself. Raises SheetError."""
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise SheetError(f"{path}: no such file or folder")
-    for name in _CANDIDATES:
-        if (path / name).is_file():
-            return path / name
-    found = sorted(path.glob("*.json"))
-    if len(found) != 1:
-        raise SheetError(f"{path}: holds {len(found)} JSON files and no {_CANDIDATES[0]}; name the file")
-    return found[0]
-
-
 def make_sheet(path: Path, layout: SheetLayout, seed: int | None = None) -> Image.Image:
-    """A sheet of the set's first pictures, or of random ones for a seed. Raises SheetError."""
-    file = find_annotations(path)
-    try:
-        document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        images = list(document["images"])
-        by_image: dict[Any, list[dict[str, Any]]] = {}
-        for annotation in document["annotations"]:
+    """A sheet of the set's first pictures, or of random ones for a seed. DataError names the file and the reason."""
+    file = annotation_file(path)
+    document = load_json(file)
+    images = list(images_by_id(document, file).values())
+    by_image: dict[Any, list[dict[str, Any]]] = {}
+    for annotation in annotations_of(document, file):
+        try:
             by_image.setdefault(annotation["image_id"], []).append(annotation)
-    except (ValueError, KeyError, TypeError) as error:
-        raise SheetError(f"{file}: not a COCO-form annotation file ({type(error).__name__}: {error})") from error
+        except (KeyError, TypeError):
+            raise DataError(f"{file}: an annotation without image_id: {annotation!r:.60}") from None
     if not images:
-        raise SheetError(f"{file}: the set is empty")
+        raise DataError(f"{file}: the set is empty")
     places = layout.columns * layout.rows // (2 if layout.plain_too else 1)
     if seed is not None:
         order = np.random.default_rng(seed).permutation(len(images))[:places]
         images = [images[int(i)] for i in sorted(order)]
     tiles: list[Image.Image] = []
     for image in images[:places]:
-        picture = _open(file, str(image["file_name"]))
+        picture = _open(find_image(file, image))
         hands = by_image.get(image["id"], [])
-        plain, drawn = _tile(picture, hands, layout)
+        try:
+            plain, drawn = _tile(picture, hands, layout)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{file}: a hand of {image['file_name']} is malformed: {error!r}") from error
         tiles.extend([plain, drawn] if layout.plain_too else [drawn if layout.overlay else plain])
     rows = -(-len(tiles) // layout.columns)
     sheet = Image.new("RGB", (layout.columns * layout.tile, rows * layout.tile), (24, 24, 24))
@@ -76,15 +59,12 @@ def make_sheet(path: Path, layout: SheetLayout, seed: int | None = None) -> Imag
     return sheet
 
 
-def _open(file: Path, name: str) -> Image.Image:
-    for place in (file.parent / name, file.parent / "images" / name, file.parent.parent / name):
-        if place.is_file():
-            try:
-                with Image.open(place) as image:
-                    return image.convert("RGB")
-            except OSError as error:
-                raise SheetError(f"{place}: not a readable picture ({error})") from error
-    raise SheetError(f"{file.parent / name}: no such picture, named in {file.name}")
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise DataError(f"{path}: not a readable picture ({error})") from error
 
 
 def _tile(picture: Image.Image, hands: list[dict[str, Any]], layout: SheetLayout) -> tuple[Image.Image, Image.Image]:

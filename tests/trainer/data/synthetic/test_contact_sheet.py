@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trainer.data.sample import DataError
 from trainer.data.synthetic import preview
-from trainer.data.synthetic.contact_sheet import SheetError, SheetLayout, make_sheet
+from trainer.data.synthetic.contact_sheet import SheetLayout, make_sheet
+from trainer.errors import RefusedError
 
 
 def write_set(folder: Path, *, pictures: int = 3, visible: int = 2) -> Path:
@@ -55,24 +57,43 @@ def test_unlabelled_keypoints_are_left_out(tmp_path: Path) -> None:
     assert sheet[45:95, 24:105].max() < 8
 
 
+def test_annotations_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set")
+    (folder / "annotations").mkdir()
+    (folder / "annotations.json").rename(folder / "annotations" / "keypoints.json")
+
+    assert make_sheet(folder, SheetLayout(columns=3, rows=1, tile=64)).size == (192, 64)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("not json", "not a COCO-form annotation file"),
-        ('{"images": []}', "not a COCO-form annotation file"),
+        ("not json", "is no JSON"),
+        ('{"images": []}', "expected a list named 'annotations'"),
+        ('{"images": [], "annotations": [3]}', "an annotation without image_id: 3"),
         ('{"images": [], "annotations": []}', "the set is empty"),
-        ('{"images": [{"id": 1, "file_name": "gone.jpg"}], "annotations": []}', "no such picture"),
+        ('{"images": [{"id": 1, "file_name": "gone.jpg"}], "annotations": []}', "missing picture"),
     ],
 )
 def test_unusable_sets_are_refused_with_file_and_reason(tmp_path: Path, content: str, reason: str) -> None:
     (tmp_path / "annotations.json").write_text(content)
 
-    with pytest.raises(SheetError, match=rf"{tmp_path}.*{reason}"):
+    with pytest.raises(DataError, match=rf"{tmp_path}.*{reason}"):
         make_sheet(tmp_path, SheetLayout())
 
 
+def test_a_malformed_hand_is_refused_with_its_picture(tmp_path: Path) -> None:
+    file = write_set(tmp_path / "set", pictures=1) / "annotations.json"
+    document = json.loads(file.read_text())
+    document["annotations"][0]["keypoints"][0] = "left"
+    file.write_text(json.dumps(document))
+
+    with pytest.raises(DataError, match=r"a hand of 0\.png is malformed: .*left"):
+        make_sheet(file, SheetLayout())
+
+
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SheetError, match="no such file or folder"):
+    with pytest.raises(DataError, match="no such file or folder"):
         make_sheet(tmp_path / "nowhere", SheetLayout())
 
 
@@ -85,5 +106,5 @@ def test_the_preview_command_writes_the_picture(tmp_path: Path, capsys: pytest.C
     with Image.open(out) as image:
         assert image.size == (3 * 192, 192)
     assert "sheet.png" in capsys.readouterr().out
-    with pytest.raises(SheetError.__mro__[1], match=r"written as \.png or \.jpg"):
+    with pytest.raises(RefusedError, match=r"written as \.png or \.jpg"):
         preview.run(parser.parse_args([str(folder), "--out", str(tmp_path / "sheet.gif")]))
