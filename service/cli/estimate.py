@@ -30,17 +30,20 @@ def estimate(parsed: argparse.Namespace) -> int:
             parsed.save.mkdir(parents=True, exist_ok=True)
         infos = {path: video.describe(path) for path in videos}
         with connected(parsed) as client, _progress() as progress:
-            report = _Report(parsed.json, progress)
+            report, saved = _Report(parsed.json, progress), _Names(parsed.save) if parsed.save is not None else None
             if pictures:
                 task = progress.add_task("pictures", total=len(pictures))
                 for path, data, outcome in _pictures(client, pictures, parsed):
                     report.picture(path, outcome)
-                    if isinstance(outcome, Estimate) and parsed.save is not None:
-                        report.saved(_save(parsed.save, path, draw(data, outcome)))
+                    if isinstance(outcome, Estimate) and saved is not None:
+                        overlay = saved.name_for(path, ".png")
+                        draw(data, outcome).save(overlay)
+                        report.saved(overlay)
                     progress.advance(task)
             for path, info in infos.items():
                 task = progress.add_task(path.name, total=info.frames or None)
-                _video(client, path, info, parsed, report, progress, task)
+                target = saved.name_for(path, ".mp4") if saved is not None else None
+                _video(client, path, info, parsed, target, report, progress, task)
     except BrokenPipeError:
         raise  # whoever reads our output has left; nothing is wrong with a file
     except (CommandError, OSError) as error:
@@ -89,6 +92,26 @@ class _Report:
             self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             print(text, flush=True)
+
+
+class _Names:
+    """Names for what this run saves: hand.jpg becomes hand_hand.png, a second hand of another folder hand_hand_2.png.
+
+    What an earlier run left is written over.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._taken: set[str] = set()
+
+    def name_for(self, source: Path, suffix: str) -> Path:
+        stem, number = f"{source.stem}_hand", 1
+        name = f"{stem}{suffix}"
+        while name.casefold() in self._taken:  # to some file systems Hand and hand are one name
+            number += 1
+            name = f"{stem}_{number}{suffix}"
+        self._taken.add(name.casefold())
+        return self._folder / name
 
 
 def _inputs(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -143,6 +166,7 @@ def _video(
     path: Path,
     info: video.VideoInfo,
     parsed: argparse.Namespace,
+    target: Path | None,
     report: _Report,
     progress: Progress,
     task: Any,
@@ -152,12 +176,11 @@ def _video(
 
     def frames() -> Iterator[Frame]:
         for index, frame in enumerate(video.read(path)):
-            if parsed.save is not None or parsed.json:
+            if target is not None or parsed.json:
                 shown.append(frame)
             yield Frame(frame.picture, id=index, time_s=frame.time_s)
 
     options = StreamOptions(tracking=not parsed.no_tracking, smoothing=OneEuro() if parsed.smooth else None)
-    target = parsed.save / f"{path.stem}_hand.mp4" if parsed.save is not None else None
     found = answered = tracked = 0
     writer = video.VideoWriter(target, info.rate) if target is not None else None
     try:
@@ -185,13 +208,6 @@ def _drawn(picture: Image.Image, found: Estimate | None) -> Image.Image:
     for hand in found.hands if found is not None else ():
         picture = draw_hand(picture, hand.points, hand.scores)
     return picture
-
-
-def _save(folder: Path, source: Path, picture: Image.Image) -> Path:
-    """Write an overlay under a name that no other file of this run has: hand.jpg becomes hand_hand.png."""
-    target = folder / f"{source.stem}_hand.png"
-    picture.save(target)
-    return target
 
 
 def _progress() -> Progress:

@@ -58,6 +58,19 @@ def test_a_folder_gives_one_json_object_a_picture_and_overlays(
         assert len(overlay.convert("RGB").getcolors(100_000) or ()) > 10, "something is drawn on the plain picture"
 
 
+def test_pictures_of_the_same_name_get_overlays_of_their_own(url: str, tmp_path: Path) -> None:
+    names = ("a/hand.jpg", "b/hand.png", "b/Hand.jpg", "hand_hand_2.png")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(image_bytes(picture(*SIZE)))
+    target = tmp_path / "out"
+
+    assert main(["estimate", *(str(tmp_path / name) for name in names), "--url", url, "--save", str(target)]) == 0
+
+    written = sorted(path.name for path in target.iterdir())
+    assert written == ["Hand_hand_3.png", "hand_hand.png", "hand_hand_2.png", "hand_hand_2_hand.png"]
+
+
 def test_a_roi_is_asked_about(url: str, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", str(photo), "--url", url, "--json", "--roi", "10,20,60,50"]) == 0
 
