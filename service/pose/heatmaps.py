@@ -25,6 +25,7 @@ TARGET_SIGMA: Final = 1.25
 """Standard deviation of a target Gaussian, in heatmap cells."""
 
 _SMOOTHING_SIGMA: Final = 0.8  # cells: enough to calm a noisy peak; a Gaussian stays a Gaussian
+_SMOOTHING_REACH: Final = 4  # cells from which on the border no longer shows in the smoothed values about a peak
 _FLOOR: Final = 1e-10  # smallest value whose logarithm is taken
 _CEILING: Final = np.float32(1e6)  # far above any belief, and its sums stay finite
 _SPREAD_CUT: Final = 0.02  # share of the peak under which a cell says nothing about the spread
@@ -97,7 +98,7 @@ def decode(belief_maps: NDArray[np.floating]) -> DecodedKeypoints:
     rows, columns = np.divmod(peaks, width)
     scores = np.take_along_axis(maps.reshape(batch, KEYPOINT_COUNT, -1), peaks[..., None], axis=-1)[..., 0]
 
-    offsets = _peak_offsets(smooth, rows, columns)
+    offsets = _peak_offsets(maps, smooth, rows, columns)
     in_heatmap = np.stack((columns, rows), axis=-1).astype(np.float32) + np.float32(0.5) + offsets
     return DecodedKeypoints(in_heatmap, np.clip(scores, 0.0, 1.0), _spreads(maps, in_heatmap))
 
@@ -123,24 +124,27 @@ def _smoothing_matrix(size: int) -> NDArray[np.float32]:
 
 
 def _peak_offsets(
-    smooth: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]
+    maps: NDArray[np.float32], smooth: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]
 ) -> NDArray[np.float32]:
     """How far the maximum of each map lies from the centre of its highest cell: float32 [N, 21, 2], in cells.
 
     The expansion is taken about the highest cell that has neighbours on all sides, so a peak in a border cell is
-    described by the cells next to it. Offsets end at one cell, and are 0 where the map has no proper peak.
+    described by the cells next to it. Near the border the map is taken as it is, because a Gaussian that the border
+    cuts off is none any more once it is smoothed. Offsets end at one cell, and are 0 where there is no proper peak.
     """
     height, width = smooth.shape[-2:]
     centre_row, centre_column = np.clip(rows, 1, height - 2), np.clip(columns, 1, width - 2)
     batch = np.arange(smooth.shape[0])[:, None, None, None]
     keypoint = np.arange(smooth.shape[1])[None, :, None, None]
     step = np.arange(-1, 2)
-    around = smooth[
+    cells = (
         batch,
         keypoint,
         centre_row[..., None, None] + step[:, None],
         centre_column[..., None, None] + step[None, :],
-    ]
+    )
+    to_border = np.minimum.reduce((rows, columns, height - 1 - rows, width - 1 - columns))
+    around = np.where((to_border < _SMOOTHING_REACH)[..., None, None], maps[cells], smooth[cells])
     log = np.log(np.maximum(around, _FLOOR)).astype(np.float64)
 
     gradient_x = (log[..., 1, 2] - log[..., 1, 0]) / 2
