@@ -2,20 +2,25 @@
 
 Plain JSON, so that any reader can use it without this module:
 
-    format                 1 name                   name of the servable, for example "cpm_lightweight"
-    variant                "standard" or "lightweight" version                version number, the name of
-    the folder created                when the servable was written, ISO 8601 with time zone keypoints
-    the 21 keypoint names in channel order; the channel after them is the background channels
-    22 input_size             side in pixels the network is to be served at (it accepts any multiple of
-    `stride`) stride                 input pixels per belief-map cell, 8 target_sigma_in_cells  standard
-    deviation of the Gaussians trained on, in belief-map cells crop_padding           factor between a
-    hand's box and its crop signature              {"name", "inputs": {name: {"dtype", "shape"}}, "outputs":
-    the same}; -1 is any length parameters             number of parameters paper_flops            twice the
-    kernel weights, what the paper calls "Flops" macs                   multiply-accumulates of one image at
-    `input_size` weights_sha256         digest of the weights file it was exported from provenance
-    data, recipe, samples seen: free JSON, copied from the weights' description metrics                what
-    was measured with these weights: free JSON, copied from the same place golden                 optional:
-    a reference input and its answer: free JSON
+    format                 1
+    name                   name of the servable, for example "cpm_lightweight"
+    variant                "standard" or "lightweight"
+    version                version number, the name of the folder
+    created                when the servable was written, ISO 8601 with time zone
+    keypoints              the 21 keypoint names in channel order; the channel after them is the background
+    channels               22
+    input_size             side in pixels to be served at (the network accepts any multiple of `stride`)
+    stride                 input pixels per belief-map cell, 8
+    target_sigma_in_cells  standard deviation of the Gaussians trained on, in belief-map cells
+    crop_padding           factor between a hand's box and its crop
+    signature              {"name", "inputs": {name: {"dtype", "shape"}}, "outputs": the same}; -1 is any length
+    parameters             number of parameters
+    paper_flops            twice the kernel weights, what the paper calls "Flops"
+    macs                   multiply-accumulates of one image at `input_size`
+    weights_sha256         digest of the weights file it was exported from
+    provenance             data, recipe, samples seen: free JSON, copied from the weights' description
+    metrics                what was measured with these weights: free JSON, copied from the same place
+    golden                 optional: a reference input and its answer: free JSON
 """
 
 from __future__ import annotations
@@ -141,6 +146,8 @@ def read(version_folder: Path) -> ModelCard:
     path = version_folder / FILE_NAME
     try:
         return ModelCard.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except CardError as error:
+        raise CardError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise CardError(f"{version_folder} holds no {FILE_NAME}") from None
     except ValueError as error:

@@ -86,6 +86,9 @@ def test_absent_or_broken_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_card.json").write_text("{")
     with pytest.raises(CardError, match="is not JSON"):
         model_card.read(tmp_path)
+    (tmp_path / "model_card.json").write_text(json.dumps({**CARD.to_json(), "channels": "many"}))
+    with pytest.raises(CardError, match=r"model_card\.json: model card: channels has to be a JSON integer"):
+        model_card.read(tmp_path)
 
 
 def test_figures_that_json_cannot_hold_are_not_written(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 `draw` decides everything from a random generator and returns plain values; `photometric` alone touches pixels. The
 crop itself is made by `service.pose.preprocessing.warp`, the same function that serving uses. A mirrored left hand is a
-right hand; `Augmentation.mirrored` is what callers turn handedness with.
+right hand: `handedness_after`.
 """
 
 import math

@@ -21,8 +21,8 @@ from service.pose.geometry import Affine
 from service.pose.heatmaps import STRIDE, encode
 from service.pose.images import DecodedImage, ImageError, decode_image
 from service.pose.preprocessing import show
-from trainer.data.augment import NO_AUGMENTATION, AugmentConfig, draw, photometric
-from trainer.data.sample import BadSampleError, OnBad, Sample, refuse_bad
+from trainer.data.augment import NO_AUGMENTATION, AugmentConfig, draw, handedness_after, photometric
+from trainer.data.sample import BadSampleError, Handedness, OnBad, Sample, refuse_bad
 from trainer.data.sources import WeightedSamples
 
 UNLABELLED_TARGET = -1.0
@@ -119,13 +119,13 @@ class Crop:
         pixels: uint8 RGB [H, W, 3].
         keypoints_in_input: float64 [21, 2], continuous pixels of the crop; 0 where not labelled.
         image_to_input: the map between the two frames.
-        mirrored: whether the picture was mirrored, so that the hand shown is the other one.
+        handedness: which hand the crop shows: the other one where the picture was mirrored.
     """
 
     pixels: NDArray[np.uint8]
     keypoints_in_input: NDArray[np.float64]
     image_to_input: Affine
-    mirrored: bool
+    handedness: Handedness | None
 
 
 def make_crop(
@@ -145,7 +145,7 @@ def make_crop(
         pixels,
         np.where(sample.labelled[:, None], keypoints, 0.0),
         augmentation.image_to_input,
-        augmentation.mirrored,
+        handedness_after(sample.handedness, augmentation.mirrored),
     )
 
 

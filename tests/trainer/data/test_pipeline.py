@@ -55,14 +55,13 @@ def test_keypoints_stay_on_their_pixels_through_every_augmentation(tmp_path: Pat
     assert seen > 20
 
 
-def test_a_mirrored_crop_says_so(tmp_path: Path) -> None:
+def test_a_mirrored_crop_shows_the_other_hand(tmp_path: Path) -> None:
     sample = dotted_sample(tmp_path)
     store = ImageStore()
     always = AugmentConfig(**{**_as_dict(NO_AUGMENTATION), "mirror_chance": 1.0})
     plain = make_crop(sample, store, 64, np.random.default_rng(0))
     mirrored = make_crop(sample, store, 64, np.random.default_rng(0), always)
-    assert mirrored.mirrored
-    assert not plain.mirrored
+    assert (sample.handedness, plain.handedness, mirrored.handedness) == ("right", "right", "left")
     np.testing.assert_allclose(mirrored.keypoints_in_input[:, 0], 64 - plain.keypoints_in_input[:, 0])
 
 
