@@ -20,15 +20,21 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
 
-from service.client.errors import HandPoseError, TimedOutError, TryAgainError
+from service.client.errors import ConnectionFailedError, HandPoseError, RejectedError, TimedOutError, TryAgainError
 from service.client.images import Encoding, ImageLike, to_file_bytes
 from service.client.retrying import RetryPolicy
-from service.client.transport import AsyncTransport, EncodedFrame, Headers, Transport
+from service.client.transport import AsyncTransport, BatchResults, EncodedFrame, Headers, Transport
 from service.client.types import Estimate, Frame, Model, StreamAnswer, StreamOptions
 from service.client.window import Window
 from service.pose.geometry import Box
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
+
+_LARGEST_BATCH: Final = 12 * 1024 * 1024
+"""Bytes of the images in one request of `estimate_batch`: well below the 20 MiB that the service reads by default."""
+
+_TOO_LARGE: Final = "body_too_large"
+"""The code of a request of more bytes than the service reads: each of its images may be small enough alone."""
 
 T = TypeVar("T")
 
@@ -146,7 +152,7 @@ class HandPoseClient(_Common):
             images: the pictures; read batch by batch.
             variant: the model to ask.
             timeout_s: seconds for each batch, repetitions included.
-            batch_size: images in one request.
+            batch_size: images in one request at the most; fewer where they are large.
 
         Raises:
             HandPoseError: a whole batch failed.
@@ -168,7 +174,27 @@ class HandPoseClient(_Common):
             except TryAgainError:
                 if len(results) < len(batch):
                     raise
+            except RejectedError as error:
+                if error.code != _TOO_LARGE:
+                    raise
+                results.update(enumerate(self._singly(batch, variant, timeout_s, error)))
             yield from (results[index] for index in range(len(batch)))
+
+    def _singly(
+        self, batch: list[bytes], variant: str | None, timeout_s: float | None, too_large: HandPoseError
+    ) -> BatchResults:
+        """What becomes of the images of a batch that the service found too large."""
+        if len(batch) == 1:
+            return [too_large]
+        results: BatchResults = []
+        for image in batch:
+            try:
+                results.append(self.estimate(image, variant=variant, timeout_s=timeout_s))
+            except ConnectionFailedError:
+                raise
+            except HandPoseError as error:
+                results.append(error)
+        return results
 
     def stream(
         self,
@@ -307,8 +333,28 @@ class AsyncHandPoseClient(_Common):
             except TryAgainError:
                 if len(results) < len(batch):
                     raise
+            except RejectedError as error:
+                if error.code != _TOO_LARGE:
+                    raise
+                results.update(enumerate(await self._singly(batch, variant, timeout_s, error)))
             for index in range(len(batch)):
                 yield results[index]
+
+    async def _singly(
+        self, batch: list[bytes], variant: str | None, timeout_s: float | None, too_large: HandPoseError
+    ) -> BatchResults:
+        """See `HandPoseClient._singly`."""
+        if len(batch) == 1:
+            return [too_large]
+        results: BatchResults = []
+        for image in batch:
+            try:
+                results.append(await self.estimate(image, variant=variant, timeout_s=timeout_s))
+            except ConnectionFailedError:
+                raise
+            except HandPoseError as error:
+                results.append(error)
+        return results
 
     async def stream(
         self,
@@ -394,7 +440,11 @@ def _batches(images: Iterable[ImageLike], size: int) -> Iterator[list[bytes]]:
         raise ValueError(f"a batch holds at least one image, got {size}")
     batch: list[bytes] = []
     for image in images:
-        batch.append(to_file_bytes(image))
+        data = to_file_bytes(image)
+        if batch and sum(map(len, batch)) + len(data) > _LARGEST_BATCH:
+            yield batch
+            batch = []
+        batch.append(data)
         if len(batch) == size:
             yield batch
             batch = []

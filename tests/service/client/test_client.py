@@ -1,9 +1,11 @@
 """The clients against a real gateway, over REST and over gRPC: the same calls, the same answers, the same errors."""
 
+import asyncio
 import io
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from service.client import (
     Estimate,
     Frame,
     HandPoseClient,
+    HandPoseError,
     OneEuro,
     RejectedError,
     RetryPolicy,
@@ -27,7 +30,9 @@ from service.client import (
 )
 from service.inference.errors import OverloadedError
 from service.pose.keypoints import KEYPOINT_NAMES
+from service.rpc.servicer import RpcPolicy
 from tests.support.backend import spread_keypoints
+from tests.support.gateway import Gateway
 from tests.support.images import image_bytes, picture
 from tests.support.models import INPUT_SIZE
 from tests.support.running_service import Service
@@ -37,6 +42,12 @@ PHOTO = image_bytes(PICTURE)
 ONCE = RetryPolicy(attempts=1)
 
 both = pytest.mark.parametrize("protocol", ["rest", "grpc"])
+
+
+@pytest.fixture
+def workers() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
 
 
 @pytest.fixture
@@ -146,6 +157,43 @@ def test_a_service_that_is_not_there_is_a_failed_connection(url: str) -> None:
 def test_an_address_of_another_kind_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="http://"):
         HandPoseClient(url)
+
+
+@both
+async def test_a_folder_of_large_photos_is_sent_in_batches_that_the_service_reads(
+    service: Service, protocol: str
+) -> None:
+    photo = PHOTO + bytes(3 * 1024 * 1024)  # what lies behind a picture's end is ignored
+
+    with HandPoseClient(service.urls[protocol]) as client:
+        results = list(client.estimate_batch(8 * [photo], batch_size=8))
+    async with AsyncHandPoseClient(service.urls[protocol]) as other:
+        results += [each async for each in other.estimate_batch(8 * [photo], batch_size=8)]
+
+    assert [type(each) for each in results] == 16 * [Estimate]
+
+
+@both
+async def test_a_batch_that_is_too_large_is_sent_image_by_image(protocol: str, workers: ThreadPoolExecutor) -> None:
+    gateway = Gateway(workers, policy=RpcPolicy(max_body_bytes=2 * len(PHOTO)))
+    await gateway.start()
+    await gateway.start_rest()
+    images = [PHOTO, PHOTO, PHOTO + bytes(3 * len(PHOTO)), PHOTO]
+    url = gateway.rest_url if protocol == "rest" else gateway.rpc_url
+    async with AsyncHandPoseClient(url, retries=ONCE) as client:
+        results = [each async for each in client.estimate_batch(images)]
+        alone = [each async for each in client.estimate_batch(images[2:3])]
+
+    def ask() -> list[Estimate | HandPoseError]:
+        with HandPoseClient(url, retries=ONCE) as client:
+            return list(client.estimate_batch(images))
+
+    blocking = await asyncio.to_thread(ask)
+    await gateway.stop()
+
+    assert [getattr(each, "code", "ok") for each in results] == ["ok", "ok", "body_too_large", "ok"]
+    assert [getattr(each, "code", "ok") for each in blocking] == ["ok", "ok", "body_too_large", "ok"]
+    assert [getattr(each, "code", "ok") for each in alone] == ["body_too_large"]
 
 
 @both
