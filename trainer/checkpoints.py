@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from trainer.errors import RefusedError
+from trainer.errors import RefusedError, TrainerError
 
 if TYPE_CHECKING:
     import keras
@@ -30,6 +31,10 @@ _STATE = "state"
 
 class CheckpointError(RefusedError):
     """A checkpoint that is missing, damaged, or of another network."""
+
+
+class TrainingError(TrainerError):
+    """The training cannot go on; the last checkpoint is intact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +61,27 @@ class Progress:
 def save_checkpoint(
     folder: Path, progress: Progress, model: keras.Model, optimizer: keras.optimizers.Optimizer
 ) -> None:
-    """Replaces the run's checkpoint. Raises OSError, with the previous one intact, if the disk is full."""
-    arrays = {f"model/{i}": np.asarray(value) for i, value in enumerate(_values(model.variables))}
-    arrays |= {f"optimizer/{i}": np.asarray(value) for i, value in enumerate(_values(optimizer.variables))}
+    """Replaces the run's checkpoint, or leaves the previous one intact.
+
+    Raises:
+        OSError: it cannot be written, on a full disk for example.
+        TrainingError: a variable holds values that are not finite.
+    """
+    arrays = {f"model/{i}": to_numpy(variable) for i, variable in enumerate(model.variables)}
+    arrays |= {f"optimizer/{i}": to_numpy(variable) for i, variable in enumerate(optimizer.variables)}
+    broken = sum(not np.isfinite(array).all() for array in arrays.values())
+    if broken:
+        raise TrainingError(
+            f"the training has diverged: {broken} of {len(arrays)} variables are not finite after update "
+            f"{progress.step}; the checkpoint before it is intact"
+        )
     _write(folder / CHECKPOINT, arrays, asdict(progress))
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """How far the run in this folder is; None if it has no checkpoint yet."""
+    path = folder / CHECKPOINT
+    return Progress(**_read(path, names=(_STATE,))[1]) if path.is_file() else None
 
 
 def load_checkpoint(
@@ -82,7 +104,7 @@ def load_checkpoint(
 
 def save_averaged(folder: Path, progress: Progress, model: keras.Model) -> None:
     """Replaces the run's averaged network by `model`, whose variables hold the averages now."""
-    named = {f"{variable.path}": np.asarray(variable.value) for variable in model.variables}
+    named = {f"{variable.path}": to_numpy(variable) for variable in model.variables}
     _write(folder / AVERAGED, named, asdict(progress))
 
 
@@ -103,8 +125,12 @@ def load_averaged(path: Path, model: keras.Model) -> Progress:
     return Progress(**state)
 
 
-def _values(variables: Sequence[Any]) -> list[Any]:
-    return [variable.value for variable in variables]
+def to_numpy(variable: Any) -> NDArray[Any]:
+    """The value of a Keras variable as an array of its own, on any backend.
+
+    The variable itself is asked, not its `value`: torch's needs to be detached, which only the variable does.
+    """
+    return np.array(np.asarray(variable))
 
 
 def _assign(path: Path, kind: str, variables: Sequence[Any], arrays: Mapping[str, Any]) -> None:
@@ -131,10 +157,10 @@ def _write(path: Path, arrays: Mapping[str, Any], state: Mapping[str, Any]) -> N
         temporary.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(path: Path, names: Sequence[str] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in names or archive.files}
             return arrays, json.loads(str(arrays.pop(_STATE)))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None

@@ -1,8 +1,9 @@
-"""Turns a finished run into weights for serving: `python -m trainer finish --config first --run NAME --data coco:DIR`.
+"""Turns a finished run into weights for serving: `python -m trainer finish --run NAME`.
 
 It takes the run's averaged weights, writes them folded and in half precision (`trainer.weights`), reads them back,
 and measures what was read on the held-out pictures. The measured figures and where the weights come from go into the
-JSON beside them.
+JSON beside them. Configuration, data and which pictures are held out come from the run's own record
+(`trainer.run_record`), so nothing that was trained on is measured.
 """
 
 from __future__ import annotations
@@ -19,29 +20,23 @@ from typing import Any
 
 from service.pose.heatmaps import TARGET_SIGMA
 from service.pose.preprocessing import CROP_PADDING
-from trainer import weights
+from trainer import run_record, weights
 from trainer.checkpoints import Progress, load_averaged
-from trainer.configs import TrainConfig, load_config
 from trainer.data.pipeline import ImageStore
-from trainer.data.sample import Sample
-from trainer.data.sources import Source, WeightedSamples, read_sources
+from trainer.data.sample import OnBad, Sample, SkippedSamples, refuse_bad
+from trainer.data.sources import Source, read_sources
 from trainer.errors import RefusedError
 from trainer.evaluate import evaluate_samples, network_of_weights, report
-from trainer.train import RUNS_FOLDER, build_training_model, split_data, whole_network
+from trainer.run_record import RunRecord
+from trainer.train import RUNS_FOLDER, build_training_model, whole_network
 
 
 def write_weights(
-    config: TrainConfig,
-    run_folder: Path,
-    train: WeightedSamples,
-    validation: Sequence[Sample],
-    path: Path,
-    *,
-    warm_start: Path | None,
-    notes: Mapping[str, Any],
+    record: RunRecord, run_folder: Path, measured_on: Sequence[Sample], path: Path, notes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes `path` (.npz) and the .json beside it; returns the measured figures by data set."""
-    model = build_training_model(config, warm_start)
+    """Writes `path` (.npz) and the .json beside it; returns the measured figures, by data set and of all together."""
+    config = record.config
+    model = build_training_model(config)
     progress = load_averaged(run_folder, model)
     info = weights.WeightsInfo(
         variant=config.variant,
@@ -49,14 +44,14 @@ def write_weights(
         input_size=config.final_input_size,
         target_sigma_in_cells=TARGET_SIGMA,
         crop_padding=CROP_PADDING,
-        provenance=_provenance(config, progress, train, warm_start, notes),
+        provenance={**_provenance(record, progress), **notes},
     )
     network = whole_network(model, config)
     # Measured is what is stored, so the half-precision weights are read back before any figure is taken.
     with tempfile.TemporaryDirectory() as folder:
         rounded = Path(folder) / path.name
         weights.save(network, rounded, info)
-        measured = _measure(rounded, config.variant, validation)
+        measured = _measure(rounded, config.variant, measured_on)
     weights.save(network, path, replace(info, metrics=measured))
     return measured
 
@@ -69,58 +64,54 @@ def _measure(path: Path, variant: str, samples: Sequence[Sample]) -> dict[str, A
     return {**content["by_data_set"], "all held-out pictures": content["all"]}
 
 
-def _provenance(
-    config: TrainConfig,
-    progress: Progress,
-    train: WeightedSamples,
-    warm_start: Path | None,
-    notes: Mapping[str, Any],
-) -> dict[str, Any]:
-    names = [sample.source for sample in train.samples]
+def _provenance(record: RunRecord, progress: Progress) -> dict[str, Any]:
+    config = record.config
     return {
-        "hands_trained_on": {name: names.count(name) for name in sorted(set(names))},
+        "hands_trained_on": dict(record.hands),
         "samples_seen": progress.samples,
         "updates": progress.step,
         "minutes": round(progress.seconds / 60, 1),
         "input_sizes": [list(entry) for entry in config.input_sizes],
         "part": config.part,
-        "warm_start": warm_start.name if warm_start else None,
+        "warm_start": record.warm_start,
+        "split": config.split,
         "held_out_file_names": list(config.holdout),
-        **notes,
+        "left_out_bad_samples": record.skip_bad,
+        "notes": list(record.notes),
     }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `finish`."""
-    parser.add_argument("--config", required=True, help="the run's configuration")
     parser.add_argument("--run", required=True, help=f"name of the run's folder in {RUNS_FOLDER}/")
-    parser.add_argument("--data", required=True, action="append", metavar="KIND:PATH", help="as in training")
-    parser.add_argument("--warm-start", type=Path, metavar="RUN", help="as in training")
+    parser.add_argument(
+        "--data", action="append", metavar="KIND:PATH", help="where the run's data is now (default: where it was)"
+    )
     parser.add_argument("--out", type=Path, help="weights file (default: the repository's, of this variant)")
     parser.add_argument("--notes", type=Path, help="JSON object that is added to the provenance")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes and measures the weights, and prints the figures."""
-    config = load_config(arguments.config)
-    data = read_sources([Source.parse(text) for text in arguments.data])
-    train, validation = split_data(data, config)
-    if not validation.samples:
-        raise RefusedError("nothing is held out, so there is nothing to measure on")
-    measured = write_weights(
-        config,
-        RUNS_FOLDER / arguments.run,
-        train,
-        validation.samples,
-        arguments.out or weights.default_path(config.variant),
-        warm_start=arguments.warm_start,
-        notes=json.loads(arguments.notes.read_text(encoding="utf-8")) if arguments.notes else {},
-    )
+    notes = _read_notes(arguments.notes) if arguments.notes else {}
+    folder = RUNS_FOLDER / arguments.run
+    record = run_record.read(folder)
+    skipped = SkippedSamples()
+    on_bad: OnBad = skipped if record.skip_bad else refuse_bad
+    data = read_sources([Source.parse(text) for text in arguments.data or record.sources], on_bad)
+    if skipped.reasons:
+        print(skipped.summary(), file=sys.stderr)
+    path = arguments.out or weights.default_path(record.config.variant)
+    measured = write_weights(record, folder, record.measured(data.samples), path, notes)
     print(json.dumps(measured, indent=2))
     return 0
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m trainer.finish", description=__doc__)
-    add_arguments(parser)
-    sys.exit(run(parser.parse_args()))
+def _read_notes(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RefusedError(f"{path}: is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise RefusedError(f"{path}: expected a JSON object, got a {type(content).__name__}")
+    return content

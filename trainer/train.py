@@ -1,7 +1,8 @@
 """Trains one network from a configuration: `python -m trainer train --config first --data coco:DIR --run NAME`.
 
 The loop is a plain recipe on Keras alone, so that it runs on any of its backends. It writes everything into the run's
-folder: checkpoints (`trainer.checkpoints`), `log.csv` with the curve, and `validation.png` with what the network sees.
+folder: what the run is (`trainer.run_record`), checkpoints (`trainer.checkpoints`), `log.csv` with the curve, and
+`validation.png` with what the network sees.
 It can be stopped at any time and goes on with the same command. Weights for serving are written by `finish`.
 """
 
@@ -11,7 +12,6 @@ import argparse
 import csv
 import math
 import signal
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,12 +20,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.checkpoints import Progress, load_averaged, load_checkpoint, save_averaged, save_checkpoint
+from trainer import run_record
+from trainer.checkpoints import (
+    Progress,
+    TrainingError,
+    load_averaged,
+    load_checkpoint,
+    save_averaged,
+    save_checkpoint,
+    to_numpy,
+)
 from trainer.configs import TrainConfig, load_config
 from trainer.data.pipeline import ImageStore, Prefetcher, TrainingBatches, readable, to_model_input
 from trainer.data.sample import OnBad, Sample, SkippedSamples, refuse_bad
 from trainer.data.sources import Source, WeightedSamples, read_sources, split_8_1_1, split_by_name
-from trainer.errors import RefusedError, TrainerError
+from trainer.errors import RefusedError
 
 if TYPE_CHECKING:
     import keras
@@ -49,10 +58,6 @@ LOG_COLUMNS = (
 )
 
 
-class TrainingError(TrainerError):
-    """The training cannot go on; the last checkpoint is intact."""
-
-
 def learning_rate_at(config: TrainConfig, step: int, share_done: float) -> float:
     """The learning rate of update `step` (from 0) when this share of the training is done."""
     warm = min(1.0, (share_done + 1e-3) / config.warm_up) if config.warm_up > 0 else 1.0
@@ -67,7 +72,7 @@ def input_size_at(config: TrainConfig, share_done: float) -> int:
     return [size for begin, size in config.input_sizes if share_done >= begin][-1]
 
 
-def build_training_model(config: TrainConfig, warm_start: Path | None) -> keras.Model:
+def build_training_model(config: TrainConfig, warm_start: Path | None = None) -> keras.Model:
     """The network that is trained, with every stage's belief maps as outputs.
 
     For part "stages" it is a lightweight feature extractor and stage 1, frozen, with the standard network's stages 2
@@ -75,16 +80,11 @@ def build_training_model(config: TrainConfig, warm_start: Path | None) -> keras.
     """
     from trainer.models import build
 
-    if config.part == "all":
-        model = build(config.variant, batch_norm=True, width_multiplier=config.width_multiplier)
-        if warm_start is not None:
-            load_averaged(warm_start, model)
-        return model
-    if warm_start is None:
-        raise RefusedError("part 'stages' needs --warm-start with a run of the lightweight network")
-    lightweight = build("lightweight", batch_norm=True, width_multiplier=config.width_multiplier)
-    load_averaged(warm_start, lightweight)
-    return stages_on_frozen_features(lightweight)
+    variant = config.variant if config.part == "all" else "lightweight"
+    model = build(variant, batch_norm=True, width_multiplier=config.width_multiplier)
+    if warm_start is not None:
+        load_averaged(warm_start, model)
+    return model if config.part == "all" else stages_on_frozen_features(model)
 
 
 def stages_on_frozen_features(lightweight: keras.Model) -> keras.Model:
@@ -178,6 +178,8 @@ class Trainer:
         self._model.compile(optimizer=self._optimizer, loss=[BeliefMapLoss() for _ in range(3)], jit_compile=False)
         self._optimizer.build(self._model.trainable_variables)
         restored = load_checkpoint(folder, self._model, self._optimizer, variant=config.variant, part=config.part)
+        if restored is None and warm_start is None and config.part == "stages":
+            raise RefusedError("part 'stages' needs --warm-start with a run of the lightweight network")
         self._progress = restored or Progress(config.variant, config.part)
         self._stop_asked = False
 
@@ -203,7 +205,7 @@ class Trainer:
         """Trains to the end of the schedule, or until asked to stop. Returns where it stands.
 
         Raises:
-            TrainingError: the loss is not a number, with the checkpoint of before intact.
+            TrainingError: the loss or a weight is not a number, with the checkpoint of before intact.
             BadSampleError: a picture became unreadable.
         """
         config = self._config
@@ -279,7 +281,7 @@ class Trainer:
         left = self._progress.seconds * (1 / share - 1) / 60 if share > 0 else math.nan
         self._write_row(
             {
-                "learning_rate": float(np.asarray(self._optimizer.learning_rate)),
+                "learning_rate": float(to_numpy(self._optimizer.learning_rate)),
                 "loss": total,
                 **{f"loss_stage{i}": value for i, value in enumerate(stages, start=1)},
                 "images_per_second": rate,
@@ -320,7 +322,7 @@ class _AveragedWeights:
         self._own: list[np.ndarray] = []
 
     def __enter__(self) -> None:
-        self._own = [np.asarray(variable.value).copy() for variable in self._variables]
+        self._own = [to_numpy(variable) for variable in self._variables]
         self._optimizer.finalize_variable_values(self._variables)
 
     def __exit__(self, *_: object) -> None:
@@ -353,17 +355,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", choices=("standard", "lightweight"), help="in place of the config's")
     parser.add_argument("--minutes", type=float, help="train by the clock, for this long")
     parser.add_argument("--workers", type=int, default=2, help="threads that make batches (%(default)s)")
+    parser.add_argument(
+        "--changed", action="store_true", help="go on although configuration or data differ, and note it in the run"
+    )
     parser.add_argument("--skip-bad", action="store_true", help="leave unusable samples out, and count them")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, or goes on training, as the arguments say."""
+    if arguments.workers < 1:
+        raise RefusedError(f"--workers must be at least 1, got {arguments.workers}")
     config = load_config(arguments.config)
     if arguments.holdout:
         config = replace(config, holdout=tuple(arguments.holdout))
     if arguments.variant:
         config = replace(config, variant=arguments.variant)
-    if arguments.minutes:
+    if arguments.minutes is not None:
         config = replace(config, steps=None, minutes=arguments.minutes)
     skipped = SkippedSamples()
     on_bad: OnBad = skipped if arguments.skip_bad else refuse_bad
@@ -376,7 +383,15 @@ def run(arguments: argparse.Namespace) -> int:
     train, validation = split_data(data, config)
     _say(f"{len(train)} hands to train on, {len(validation)} held out ({_counts(validation.samples)})")
 
-    trainer = Trainer(config, RUNS_FOLDER / arguments.run, train, validation, store, warm_start=arguments.warm_start)
+    folder = RUNS_FOLDER / arguments.run
+    record = run_record.record_of(config, arguments.data, train, validation, skip_bad=arguments.skip_bad)
+    if arguments.warm_start:
+        record = run_record.started_from(record, arguments.warm_start)
+    record = run_record.continued(record, folder, changed=arguments.changed)
+    for note in record.notes:
+        _say(f"note: {note}")
+    trainer = Trainer(config, folder, train, validation, store, warm_start=arguments.warm_start)
+    run_record.write(record, folder)
     if trainer.progress.step:
         _say(f"going on from step {trainer.progress.step}")
     progress = _run_until_told(trainer, arguments.workers)
@@ -403,9 +418,3 @@ def split_data(data: WeightedSamples, config: TrainConfig) -> tuple[WeightedSamp
 def _counts(samples: tuple[Sample, ...]) -> str:
     names = [sample.source for sample in samples]
     return ", ".join(f"{name} {names.count(name)}" for name in sorted(set(names))) or "none"
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m trainer.train", description=__doc__)
-    add_arguments(parser)
-    sys.exit(run(parser.parse_args()))

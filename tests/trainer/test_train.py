@@ -1,5 +1,6 @@
 """Training: schedules, exact resume, clear stops, and the standard network's stages on a lightweight one's features."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,12 @@ from numpy.typing import NDArray
 
 from tests.trainer.data.miniature_rhd import write_miniature_rhd
 from trainer import cli
-from trainer.checkpoints import CHECKPOINT, CheckpointError, Progress, load_averaged
+from trainer.checkpoints import CHECKPOINT, CheckpointError, Progress, TrainingError, load_averaged
 from trainer.configs import ConfigError, TrainConfig, load_config
 from trainer.data.pipeline import ImageStore
 from trainer.data.sources import Source, WeightedSamples, read_sources, split_by_name
 from trainer.errors import RefusedError
-from trainer.train import Trainer, TrainingError, input_size_at, learning_rate_at
+from trainer.train import Trainer, input_size_at, learning_rate_at
 
 TINY = TrainConfig(
     variant="lightweight",
@@ -100,6 +101,12 @@ def test_input_grows_at_the_configured_shares() -> None:
 @pytest.mark.parametrize("name", ["first", "first_standard", "smoke", "paper"])
 def test_every_configuration_loads(name: str) -> None:
     assert load_config(name).final_input_size % 8 == 0
+
+
+def test_the_first_configuration_holds_out_whole_people_of_sign_digits() -> None:
+    rules = load_config("first").holdout
+    held_out = [number for number in range(5500, 6000) if any(re.search(rule, f"3_img_{number}.jpg") for rule in rules)]
+    assert held_out == list(range(5602, 6000))
 
 
 def test_wrong_configurations_are_refused(tmp_path: Path) -> None:
@@ -192,14 +199,22 @@ def test_a_loss_that_is_no_number_stops_with_the_last_checkpoint_intact(
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == intact
 
 
+@pytest.mark.slow
+def test_a_diverged_update_is_not_checkpointed(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    make_trainer("run", replace(TINY, steps=1)).run()
+    intact = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    with pytest.raises(TrainingError, match=r"diverged: .* not finite after update 2"):
+        make_trainer("run", replace(TINY, steps=2, learning_rate=float("nan"))).run()
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == intact
+
+
 def test_a_disk_that_fills_up_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
     from trainer import checkpoints
 
     class Full:
         """A variable whose value cannot be written."""
 
-        @property
-        def value(self) -> float:
+        def __array__(self, dtype: object = None) -> NDArray[np.float32]:
             raise OSError(28, "No space left on device")
 
     class Holder:
@@ -215,12 +230,9 @@ def test_a_disk_that_fills_up_leaves_the_previous_checkpoint(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
 
 
-@pytest.mark.slow
-def test_training_and_finishing_from_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from trainer import weights
-
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs `train` or `finish` for the run "tiny" in a folder with a miniature RHD."""
     monkeypatch.chdir(tmp_path)
     write_miniature_rhd(tmp_path / "rhd", training=4, evaluation=2)
     (tmp_path / "tiny.py").write_text(
@@ -228,13 +240,107 @@ def test_training_and_finishing_from_the_command_line(
         "CONFIG = TrainConfig(variant='lightweight', steps=2, batch_size=2, input_sizes=((0.0, 32),),\n"
         "                     width_multiplier=0.03, holdout=('^evaluation/',))\n"
     )
-    common = ["--config", "tiny.py", "--run", "tiny", "--data", f"rhd:{tmp_path / 'rhd'}"]
-    assert cli.main(["train", *common]) == 0
+
+    def run(name: str, *arguments: str, to: str = "tiny") -> int:
+        train = ["--config", "tiny.py", "--data", f"rhd:{tmp_path / 'rhd'}"] if name == "train" else []
+        return cli.main([name, "--run", to, *train, *arguments])
+
+    return run
+
+
+@pytest.mark.slow
+def test_training_and_finishing_from_the_command_line(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer import weights
+
+    assert command("train") == 0
     assert "4 hands to train on, 2 held out" in capsys.readouterr().out
-    assert cli.main(["finish", *common, "--out", "out/lightweight.npz"]) == 0
-    stored = weights.load(tmp_path / "out/lightweight.npz", "lightweight")
-    assert stored.info.input_size == 32
-    assert stored.info.metrics["all held-out pictures"]["samples"] == 2
-    assert stored.info.provenance["samples_seen"] == 4
-    assert cli.main(["train", *common, "--holdout", "."]) == 2
-    assert "leave no sample" in capsys.readouterr().err
+    (tmp_path / "notes.json").write_text('{"licence": "none"}')
+    assert command("finish", "--out", "out/lightweight.npz", "--notes", "notes.json") == 0
+    info = weights.load(tmp_path / "out/lightweight.npz", "lightweight").info
+    assert info.input_size == 32
+    assert info.metrics["all held-out pictures"]["samples"] == info.metrics["rhd"]["samples"] == 2
+    assert info.provenance["samples_seen"] == 4
+    assert info.provenance["hands_trained_on"] == {"rhd": 4}
+    assert (info.provenance["split"], info.provenance["licence"]) == ("names", "none")
+
+
+@pytest.mark.slow
+def test_finish_measures_what_the_command_line_held_out_and_nothing_ever_trained_on(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer import weights
+
+    assert command("train", "--holdout", "training/color/0000[01]") == 0
+    assert command("finish", "--out", "lightweight.npz") == 0
+    assert weights.load(tmp_path / "lightweight.npz").info.metrics["rhd"]["samples"] == 2
+    assert command("finish", "--data", "rhd:rhd/evaluation", "--out", "x.npz") == 2
+    assert "2 of the 2 held-out pictures are not in the data" in capsys.readouterr().err
+
+    # Trained on before, held out now: only the picture that was held out all along remains.
+    changed = ["--holdout", "evaluation/", "--holdout", "training/color/00000", "--changed", "--minutes", "0.0001"]
+    assert command("train", *changed) == 0
+    assert command("finish", "--out", "lightweight.npz") == 0
+    info = weights.load(tmp_path / "lightweight.npz").info
+    assert info.metrics["rhd"]["samples"] == 1
+    assert any("from update 2 on, holdout is" in note for note in info.provenance["notes"])
+
+    # A run that starts from this one has seen its pictures, too.
+    assert command("train", "--holdout", "evaluation/", "--warm-start", "runs/tiny", to="second") == 0
+    assert command("finish", "--out", "lightweight.npz", to="second") == 2
+    assert "nothing is held out that was not trained on" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--holdout", "^training/"], r"holdout is \('\^training/',\), it was \('\^evaluation/',\)"),
+        (["--variant", "standard"], "variant is 'standard', it was 'lightweight'"),
+        (["--minutes", "1"], "steps is None, it was 2"),
+    ],
+)
+def test_a_run_does_not_become_another_experiment_unnoticed(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], reason: str
+) -> None:
+    assert command("train") == 0
+    assert command("train", *arguments) == 2
+    assert re.search(reason, capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_a_run_is_not_gone_on_with_on_other_data_or_without_its_record(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("train") == 0
+    assert command("train", "--data", f"rhd:{tmp_path / 'rhd/training'}") == 2
+    assert "the training samples are others ({'rhd': 8}, before {'rhd': 4})" in capsys.readouterr().err
+    (tmp_path / "runs/tiny/run.json").unlink()
+    for name in ("train", "finish"):
+        assert command(name) == 2
+        assert "run.json is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--workers", "0"], "--workers must be at least 1, got 0"),
+        (["--minutes", "0"], "minutes and batch_size must be positive"),
+        (["--holdout", "."], "leave no sample"),
+    ],
+)
+def test_wrong_arguments_of_train_are_refused(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+) -> None:
+    assert command("train", *arguments) == 2
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("notes", "reason"), [("{", "is no JSON"), ("[1]", "expected a JSON object, got a list")])
+def test_wrong_notes_are_refused(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str], notes: str, reason: str
+) -> None:
+    (tmp_path / "notes.json").write_text(notes)
+    assert command("finish", "--notes", "notes.json") == 2
+    assert f"notes.json: {reason}" in capsys.readouterr().err

@@ -1,0 +1,222 @@
+"""What a run is: `run.json` in its folder holds the configuration in effect, the data, and what it has trained on.
+
+`train` writes it before the first update and compares it when it goes on; `finish` takes everything from it. So a run
+cannot become another experiment unnoticed, and no picture that it has trained on is ever measured as held out, not even
+one that only an earlier piece of it, or the run it started from, has seen. The state of the training itself is
+`trainer.checkpoints`'s affair.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoints import read_progress
+from trainer.configs import TrainConfig
+from trainer.data.augment import AugmentConfig
+from trainer.data.sample import Sample
+from trainer.data.sources import WeightedSamples
+from trainer.errors import RefusedError
+
+FILE_NAME = "run.json"
+FORMAT = 1
+
+_MAY_CHANGE = ("validation_samples", "validate_minutes", "checkpoint_minutes", "log_seconds")
+"""Fields of a configuration that do not show in the weights."""
+
+Picture = tuple[str, str]
+"""A picture by its data set's name and its own."""
+
+
+class RunError(RefusedError):
+    """A run whose record is missing, damaged, or of another experiment."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run.
+
+    Attributes:
+        config: as it was in effect, command line included.
+        sources: the data sets as they were named.
+        skip_bad: whether unusable samples were left out.
+        hands: hands trained on by data set, now.
+        digest: of the training samples now, in order, with their weights.
+        trained_on: every picture that any piece of the run, or the run it started from, has trained on.
+        held_out: pictures kept for validation now.
+        warm_start: name of the run that the weights started from.
+        notes: what a reader of the results has to know.
+    """
+
+    config: TrainConfig
+    sources: tuple[str, ...]
+    skip_bad: bool
+    hands: Mapping[str, int]
+    digest: str
+    trained_on: frozenset[Picture]
+    held_out: frozenset[Picture]
+    warm_start: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def measured(self, samples: Iterable[Sample]) -> list[Sample]:
+        """Those samples whose picture is held out and was never trained on.
+
+        Raises:
+            RunError: there are none, or some held-out picture is not among the samples.
+        """
+        wanted = self.held_out - self.trained_on
+        if not wanted:
+            raise RunError("nothing is held out that was not trained on, so there is nothing to measure on")
+        found = [sample for sample in samples if _picture(sample) in wanted]
+        missing = sorted(wanted - {_picture(sample) for sample in found})
+        if missing:
+            raise RunError(
+                f"{len(missing)} of the {len(wanted)} held-out pictures are not in the data, for example "
+                f"{missing[0][1]} of {missing[0][0]}; give the data sets that the run was trained with"
+            )
+        return found
+
+
+def record_of(
+    config: TrainConfig, sources: Sequence[str], train: WeightedSamples, validation: WeightedSamples, *, skip_bad: bool
+) -> RunRecord:
+    """The record of a run that begins now."""
+    names = [sample.source for sample in train.samples]
+    digest = hashlib.sha256()
+    for sample, weight in zip(train.samples, train.weights, strict=True):
+        digest.update(f"{sample.source}\t{sample.name}\t{weight}\n".encode())
+    return RunRecord(
+        config=config,
+        sources=tuple(sources),
+        skip_bad=skip_bad,
+        hands={name: names.count(name) for name in sorted(set(names))},
+        digest=digest.hexdigest(),
+        trained_on=frozenset(map(_picture, train.samples)),
+        held_out=frozenset(map(_picture, validation.samples)),
+    )
+
+
+def started_from(record: RunRecord, warm_start: Path) -> RunRecord:
+    """The record of a run that takes its first weights from the run in folder `warm_start`."""
+    named = replace(record, warm_start=warm_start.name)
+    if not (warm_start / FILE_NAME).is_file():
+        return replace(
+            named, notes=(*record.notes, f"{warm_start.name} has no {FILE_NAME}: what it was trained on is not known")
+        )
+    before = read(warm_start)
+    return replace(named, trained_on=record.trained_on | before.trained_on, notes=(*before.notes, *record.notes))
+
+
+def continued(record: RunRecord, folder: Path, *, changed: bool) -> RunRecord:
+    """`record` as that of the next piece of the run in `folder`; `record` itself if the run has not begun.
+
+    Args:
+        record: of this piece.
+        folder: the run's.
+        changed: whether the experiment may differ from the one begun, which is then noted.
+
+    Raises:
+        RunError: it differs, or nothing says what the run in the folder is.
+    """
+    progress = read_progress(folder)
+    if progress is None:
+        return record
+    before = read(folder)
+    differing = _differing(before, record)
+    if differing and not changed:
+        raise RunError(
+            f"{folder} is another experiment: {differing[0]}. Go on as it was begun, begin a run of another name, "
+            "or allow the change with --changed"
+        )
+    notes = (f"from update {progress.step} on, {what}" for what in differing)
+    return replace(
+        record,
+        warm_start=before.warm_start,
+        trained_on=before.trained_on | record.trained_on,
+        notes=(*before.notes, *notes),
+    )
+
+
+def _differing(before: RunRecord, now: RunRecord) -> list[str]:
+    differing = [
+        f"{field.name} is {getattr(now.config, field.name)!r}, it was {getattr(before.config, field.name)!r}"
+        for field in fields(TrainConfig)
+        if field.name not in _MAY_CHANGE and getattr(now.config, field.name) != getattr(before.config, field.name)
+    ]
+    if now.digest != before.digest:
+        differing.append(f"the training samples are others ({dict(now.hands)}, before {dict(before.hands)})")
+    return differing
+
+
+def write(record: RunRecord, folder: Path) -> None:
+    """Writes the record into the run's folder, whole or not at all."""
+    content = {
+        "format": FORMAT,
+        "config": asdict(record.config),
+        "sources": record.sources,
+        "skip_bad": record.skip_bad,
+        "hands": dict(record.hands),
+        "digest": record.digest,
+        "trained_on": _by_source(record.trained_on),
+        "held_out": _by_source(record.held_out),
+        "warm_start": record.warm_start,
+        "notes": record.notes,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{FILE_NAME}.part"
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(folder / FILE_NAME)
+
+
+def read(folder: Path) -> RunRecord:
+    """The record of the run in `folder`. RunError if there is none or it is damaged."""
+    path = folder / FILE_NAME
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise RunError(f"{path} is of format {content['format']}; this program reads format {FORMAT}")
+        return RunRecord(
+            config=_config(content["config"]),
+            sources=tuple(content["sources"]),
+            skip_bad=content["skip_bad"],
+            hands=content["hands"],
+            digest=content["digest"],
+            trained_on=_pictures(content["trained_on"]),
+            held_out=_pictures(content["held_out"]),
+            warm_start=content["warm_start"],
+            notes=tuple(content["notes"]),
+        )
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: without it nobody can tell what the run was trained on") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _config(content: dict[str, Any]) -> TrainConfig:
+    return TrainConfig(
+        **{
+            **content,
+            "input_sizes": tuple((share, size) for share, size in content["input_sizes"]),
+            "holdout": tuple(content["holdout"]),
+            "augment": AugmentConfig(**content["augment"]),
+        }
+    )
+
+
+def _picture(sample: Sample) -> Picture:
+    return sample.source, sample.name
+
+
+def _by_source(pictures: Iterable[Picture]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    for source, name in sorted(pictures):
+        grouped.setdefault(source, []).append(name)
+    return grouped
+
+
+def _pictures(content: dict[str, list[str]]) -> frozenset[Picture]:
+    return frozenset((source, name) for source, names in content.items() for name in names)
