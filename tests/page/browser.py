@@ -150,14 +150,14 @@ class Page:
         return self._events
 
     def addresses(self) -> set[str]:
-        """Where requests and WebSockets went, but for the browser's own pages, which are not on any network."""
+        """Where requests and WebSockets went, but for data URIs and the browser's own pages: those need no network."""
         found = set()
         for event in self.events():
             if event["method"] == "Network.requestWillBeSent":
                 found.add(event["params"]["request"]["url"])
             elif event["method"] == "Network.webSocketCreated":
                 found.add(event["params"]["url"])
-        return {each for each in found if not each.startswith("chrome:")}
+        return {each for each in found if not each.startswith(("chrome:", "data:"))}
 
     def complaints(self) -> list[str]:
         """What is in the console; where the test expects them, without answers that were errors."""
