@@ -276,7 +276,7 @@ def _build(settings: Settings, clock: Clock, workers: Executor, models: _Models)
         policy=settings.rest(),
     )
     streams = Streams(predictor.estimate, clock=clock, limits=settings.streams())
-    app.include_router(stream_routes(streams=streams, observer=observer))
+    app.include_router(stream_routes(streams=streams, observer=observer, clock=clock))
     rpc = RpcServer(
         HandPoseServicer(
             estimate=predictor.estimate,

@@ -19,6 +19,7 @@ from service.inference.errors import (
     ServiceError,
 )
 from service.inference.failures import FrameFailures, as_service_error, report
+from service.inference.ports import Clock
 from service.inference.streaming import Frame, FrameAnswer, StreamOptions, Streams
 from service.inference.tracing import TRACEPARENT, request_id_from, traceparent_from
 from service.pose.geometry import Box
@@ -97,18 +98,19 @@ class StreamAnswer(Schema):
     problem: Problem | None = None
 
 
-def stream_routes(*, streams: Streams, observer: RequestObserver) -> APIRouter:
+def stream_routes(*, streams: Streams, observer: RequestObserver, clock: Clock) -> APIRouter:
     """The WebSocket of the API.
 
     Args:
         streams: answers frames.
         observer: is told of every stream and every frame.
+        clock: time.
     """
     router = APIRouter()
 
     @router.websocket(PATH)
     async def stream_hands(websocket: WebSocket) -> None:
-        connection = _Connection(websocket, observer)
+        connection = _Connection(websocket, observer, clock)
         await websocket.accept(headers=[(b"x-request-id", connection.request_id.encode())])
         TRACEPARENT.set(traceparent_from(websocket.headers.get("traceparent")))  # the connection has its own task
         with observed_request(observer):
@@ -137,9 +139,11 @@ def _options(websocket: WebSocket) -> StreamOptions:
 class _Connection:
     """One WebSocket: frames from its messages, messages from answers."""
 
-    def __init__(self, websocket: WebSocket, observer: RequestObserver) -> None:
+    def __init__(self, websocket: WebSocket, observer: RequestObserver, clock: Clock) -> None:
         self._websocket = websocket
         self._observer = observer
+        self._clock = clock
+        self._last_answer = clock.time()  # or its opening
         self.request_id = request_id_from(websocket.headers.get("x-request-id"))
         self.asked_for: str | None = None
         self._failures = FrameFailures(self.request_id)
@@ -167,7 +171,7 @@ class _Connection:
 
     async def send(self, answer: FrameAnswer) -> None:
         """Returns when the connection has room for more."""
-        outcome = answer.outcome
+        outcome, self._last_answer = answer.outcome, self._clock.time()
         self._failures.frame_ended(outcome if isinstance(outcome, ServiceError) else None)
         if isinstance(outcome, ServiceError):
             self._observer.image_answered(None, self.asked_for, outcome.code, answer.seconds)
@@ -186,6 +190,7 @@ class _Connection:
     async def end(self, error: ServiceError) -> None:
         """Say why the stream cannot go on, and close it."""
         report(error, self.request_id)
+        self._observer.image_answered(None, self.asked_for, error.code, self._clock.time() - self._last_answer)
         message = StreamAnswer(problem=self._problem(error))
         try:
             await self._websocket.send_text(message.model_dump_json(exclude_none=True))

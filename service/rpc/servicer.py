@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn, Protocol
 import grpc
 
 from service.inference.batching import Priority
-from service.inference.errors import FieldError, InternalError, InvalidInputError, ServiceError, TooLargeError
+from service.inference.errors import FieldError, InvalidInputError, ServiceError, TooLargeError
 from service.inference.failures import FrameFailures, as_service_error, detail_of, report
 from service.inference.models import ServedModel
 from service.inference.ports import Clock
@@ -124,11 +124,10 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         """Frames in, hands out."""
         call = self._call(context)
         await call.send_headers()
-        messages, failures = aiter(request_iterator), FrameFailures(call.request_id)
+        messages = aiter(request_iterator)
 
         async def send(answer: FrameAnswer) -> None:
-            failures.frame_ended(answer.outcome if isinstance(answer.outcome, ServiceError) else None)
-            self._count(answer, call)
+            call.frame_answered(answer)
             await context.write(convert.from_frame_answer(answer, call.request_id))
 
         with self._counted():
@@ -155,7 +154,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
     def _call(self, context: Context) -> "_Call":
         remaining: float | None = context.time_remaining()  # None without a deadline, whatever its type says
         allowed = self._policy.default_deadline_s if remaining is None else min(remaining, self._policy.max_deadline_s)
-        call = _Call(context, deadline=self._clock.time() + allowed)
+        call = _Call(context, self._observer, self._clock, allowed_s=allowed)
         if call.traceparent is not None:
             TRACEPARENT.set(call.traceparent)  # each call runs in a task, and so in a context, of its own
         return call
@@ -170,10 +169,10 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
 
     async def _one(self, request: pb.EstimateRequest, call: "_Call", priority: Priority) -> ImageEstimate:
         started = self._clock.time()
-        if not request.image:
-            raise InvalidInputError('"image" is empty; send the bytes of an image file', code="empty_image")
         model, code = None, "client_gone"
         try:
+            if not request.image:
+                raise InvalidInputError('"image" is empty; send the bytes of an image file', code="empty_image")
             estimate = await self._estimate(
                 EstimateRequest(
                     image=request.image,
@@ -185,22 +184,12 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
                 )
             )
             model, code = estimate.model, "ok"
-        except ServiceError as error:
-            code = error.code
-            raise
-        except Exception:
-            code = InternalError.kind.value
+        except Exception as error:
+            call.counted, code = error, as_service_error(error).code
             raise
         finally:
             self._observer.image_answered(model, call.asked_for, code, self._clock.time() - started)
         return estimate
-
-    def _count(self, answer: FrameAnswer, call: "_Call") -> None:
-        outcome = answer.outcome
-        if isinstance(outcome, ServiceError):
-            self._observer.image_answered(None, call.asked_for, outcome.code, answer.seconds)
-        else:
-            self._observer.image_answered(outcome.estimate.model, call.asked_for, "ok", answer.seconds)
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
@@ -245,15 +234,21 @@ class _Call:
         request_id: the client's, if it is fit for a log, else made up.
         asked_for: the model that the client names, if any.
         deadline: the clock's time after which the answer is of no use.
+        counted: the last error that the observer was told of as an image's.
     """
 
-    def __init__(self, context: Context, *, deadline: float) -> None:
+    def __init__(self, context: Context, observer: RequestObserver, clock: Clock, *, allowed_s: float) -> None:
         self._context = context
+        self._observer = observer
+        self._clock = clock
+        self._last_answer = clock.time()  # or its arrival
         self._metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        self.deadline = deadline
+        self.deadline = self._last_answer + allowed_s
+        self.counted: Exception | None = None
+        self.request_id = request_id_from(self._metadata.get("x-request-id"))
+        self._failures = FrameFailures(self.request_id)
         self.asked_for = self._metadata.get("x-model-variant")
         self.traceparent = traceparent_from(self._metadata.get("traceparent"))
-        self.request_id = request_id_from(self._metadata.get("x-request-id"))
 
     @property
     def client_id(self) -> str | None:
@@ -269,10 +264,22 @@ class _Call:
     async def send_headers(self, *more: tuple[str, str]) -> None:
         await self._context.send_initial_metadata((("x-request-id", self.request_id), *more))
 
+    def frame_answered(self, answer: FrameAnswer) -> None:
+        """Count and, if it failed, report one frame of a stream."""
+        outcome, self._last_answer = answer.outcome, self._clock.time()
+        self._failures.frame_ended(outcome if isinstance(outcome, ServiceError) else None)
+        if isinstance(outcome, ServiceError):
+            self._observer.image_answered(None, self.asked_for, outcome.code, answer.seconds)
+        else:
+            self._observer.image_answered(outcome.estimate.model, self.asked_for, "ok", answer.seconds)
+
     async def fail(self, error: Exception) -> NoReturn:
         """End the call with the error's status."""
         failure = as_service_error(error)
         report(failure, self.request_id)
+        if error is not self.counted:
+            seconds = self._clock.time() - self._last_answer
+            self._observer.image_answered(None, self.asked_for, failure.code, seconds)
         status = rich_status(failure, self.request_id)
         await self._context.abort(
             STATUS_OF[failure.kind],

@@ -105,7 +105,7 @@ class Gateway:
                 max_deadline_s=self.policy.max_deadline_s,
             ),
         )
-        self.app.include_router(stream_routes(streams=self.streams, observer=self.requests))
+        self.app.include_router(stream_routes(streams=self.streams, observer=self.requests, clock=clock))
         self.server = RpcServer(
             HandPoseServicer(
                 estimate=self.predictor.estimate,
