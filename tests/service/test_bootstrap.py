@@ -220,3 +220,17 @@ async def test_model_that_does_not_open_ends_the_start(repository: Path) -> None
 
 def never_ready(addresses: Addresses) -> None:
     pytest.fail("it said that it was ready")
+
+
+async def test_page_learns_where_grpc_listens(repository: Path) -> None:
+    models, addresses = GatedModels(), asyncio.get_running_loop().create_future()
+    models.gate.set()
+    port = free_port()
+    task = asyncio.ensure_future(serve(settings(repository, port), on_ready=addresses.set_result, open_servable=models))
+    await asyncio.wait((addresses, task), return_when=asyncio.FIRST_COMPLETED)
+    listening: Addresses = addresses.result()
+    async with httpx.AsyncClient() as client:
+        facts = await client.get(f"http://127.0.0.1:{port}/page.json")
+    os.kill(os.getpid(), signal.SIGTERM)
+    await task
+    assert facts.json() == {"grpc_port": listening.grpc[1]}
