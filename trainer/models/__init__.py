@@ -6,7 +6,6 @@
 from trainer.models.folding import fold_batch_norm
 from trainer.models.layers import BELIEF_MAP_CHANNELS, Variant
 from trainer.models.network import (
-    BUILDERS,
     STAGES,
     VARIANTS,
     Architecture,
@@ -17,7 +16,6 @@ from trainer.models.network import (
 
 __all__ = [
     "BELIEF_MAP_CHANNELS",
-    "BUILDERS",
     "STAGES",
     "VARIANTS",
     "Architecture",

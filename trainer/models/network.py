@@ -8,7 +8,6 @@ features together with the belief maps of the stage before. The variants differ 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
@@ -75,6 +74,8 @@ def build(
 ) -> keras.Model:
     """One of the paper's networks with fresh random weights.
 
+    Without batch normalisation, "standard" has 24,316,162 parameters and "lightweight" 6,892,930.
+
     Input "image": float32 [N, H, W, 3] RGB in [-0.5, 0.5] (x / 255 - 0.5), H and W multiples of 8, both
     free unless `input_size` fixes them. Outputs float32 [N, H/8, W/8, 22], no range enforced: a list of the
     belief maps of stages 1, 2, 3 (layers belief_maps_stage1 ...) with `all_stages`, else stage 3's alone,
@@ -93,46 +94,6 @@ def build(
             widths=PAPER_WIDTHS.scaled(width_multiplier),
         )
     )
-
-
-def build_standard(
-    *,
-    batch_norm: bool,
-    all_stages: bool = True,
-    input_size: int | None = None,
-    width_multiplier: float = 1.0,
-) -> keras.Model:
-    """The standard network: 24,316,162 parameters without batch normalisation. Arguments as for `build`."""
-    return build(
-        "standard",
-        batch_norm=batch_norm,
-        all_stages=all_stages,
-        input_size=input_size,
-        width_multiplier=width_multiplier,
-    )
-
-
-def build_lightweight(
-    *,
-    batch_norm: bool,
-    all_stages: bool = True,
-    input_size: int | None = None,
-    width_multiplier: float = 1.0,
-) -> keras.Model:
-    """The lightweight network: 6,892,930 parameters without batch normalisation. Arguments as for `build`."""
-    return build(
-        "lightweight",
-        batch_norm=batch_norm,
-        all_stages=all_stages,
-        input_size=input_size,
-        width_multiplier=width_multiplier,
-    )
-
-
-BUILDERS: dict[str, Callable[..., keras.Model]] = {
-    "standard": build_standard,
-    "lightweight": build_lightweight,
-}
 
 
 def architecture_of(model: keras.Model) -> Architecture:

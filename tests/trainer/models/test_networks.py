@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pytest
 
 from trainer.models import (
-    BUILDERS,
     VARIANTS,
     architecture_of,
     build,
@@ -72,7 +71,7 @@ def scale_of(array: npt.NDArray[np.float32]) -> float:
 def test_network_without_batch_norm_has_exactly_the_papers_parameters(
     variant: str,
 ) -> None:
-    assert BUILDERS[variant](batch_norm=False).count_params() == PAPER_PARAMETERS[variant]
+    assert build(variant, batch_norm=False).count_params() == PAPER_PARAMETERS[variant]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
