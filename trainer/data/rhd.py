@@ -41,6 +41,7 @@ _HAND_OF_TYPE: Final[dict[str, Handedness]] = {"left": "left", "right": "right"}
 _LEFT_MASK: Final = (2, 17)
 _DEPTH_RANGE_M: Final = 5.0
 _NOTE_EVERY: Final = 2000  # pictures between lines of progress
+_LARGE_BYTES: Final = 5_000_000  # a pickle that takes more than a second to read
 
 
 def read_rhd(path: Path, *, on_bad: OnBad = refuse_bad) -> list[Sample]:
@@ -132,6 +133,8 @@ def read_annotations(path: Path) -> dict[int, Any]:
     """
     try:
         data = path.read_bytes()
+        if len(data) > _LARGE_BYTES:
+            print(f"  {path}: checking and reading the annotations", file=sys.stderr)
         _look_through(data)
         content = _plain(_PlainUnpickler(io.BytesIO(data), encoding="latin1").load(), {})
     except FileNotFoundError:
