@@ -272,7 +272,7 @@ def _build(settings: Settings, clock: Clock, workers: Executor, models: _Models)
         not_ready=readiness,
         clock=clock,
         workers=workers,
-        default_model=settings.default_reference(),
+        default_model=lambda: router.default,
         policy=settings.rest(),
     )
     streams = Streams(predictor.estimate, clock=clock, limits=settings.streams())

@@ -98,6 +98,11 @@ class Router:
     def rules(self) -> RoutingRules:
         return self._rules
 
+    @property
+    def default(self) -> ModelReference:
+        """The model for requests that nothing else decides, by the rules of this moment."""
+        return self._rules.default or self._default
+
     def follow(self, rules: RoutingRules) -> None:
         """Route by these rules from the next request on; those on their way keep their route."""
         self._rules = rules

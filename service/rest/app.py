@@ -31,7 +31,7 @@ def create_app(
     not_ready: Callable[[], Awaitable[str | None]],
     clock: Clock,
     workers: Executor,
-    default_model: ModelReference,
+    default_model: Callable[[], ModelReference],
     policy: RestPolicy,
 ) -> FastAPI:
     """The ASGI application.
@@ -44,7 +44,7 @@ def create_app(
         not_ready: why requests would fail now, or None.
         clock: time; the predictor's deadlines are in it.
         workers: threads for drawing and for parsing long bodies.
-        default_model: what the router answers requests with that name no model; shown in /v1/models.
+        default_model: what the router answers requests with that name no model, now; shown in /v1/models.
         policy: what REST allows.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)

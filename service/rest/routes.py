@@ -14,9 +14,10 @@ from service.inference.failures import as_service_error
 from service.inference.models import ModelReference
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Estimate, EstimateRequest, Predictor
+from service.inference.tracing import client_id_from
 from service.rest import openapi
 from service.rest.observing import RequestObserver, observed_failure, observed_image, observed_request
-from service.rest.parsing import parse_client_id, parse_timeout, read_image, read_images
+from service.rest.parsing import parse_timeout, read_image, read_images
 from service.rest.policy import RestPolicy
 from service.rest.problems import reported_problem
 from service.rest.rendering import (
@@ -55,7 +56,7 @@ def hand_pose_routes(
             observed_image(observer, clock, arrived=arrived, asked_for=asked_for) as outcome,
         ):
             media_type = choose_media_type(request.headers.get("accept"))
-            deadline, client_id = _deadline(request), parse_client_id(request.headers.get(CLIENT_HEADER))
+            deadline, client_id = _deadline(request), client_id_from(request.headers.get(CLIENT_HEADER))
             given = await read_image(
                 request,
                 request.query_params.getlist("roi"),
@@ -109,7 +110,7 @@ def hand_pose_routes(
 
         with observed_request(observer):
             with observed_failure(observer, clock, arrived=arrived, asked_for=asked_for):
-                deadline, client_id = _deadline(request), parse_client_id(request.headers.get(CLIENT_HEADER))
+                deadline, client_id = _deadline(request), client_id_from(request.headers.get(CLIENT_HEADER))
                 images = await read_images(
                     request, max_body_bytes=policy.max_body_bytes, max_images=policy.max_batch_images
                 )
@@ -133,15 +134,15 @@ def information_routes(
     backend: Backend,
     metrics: Callable[[], bytes],
     not_ready: Callable[[], Awaitable[str | None]],
-    default_model: ModelReference,
+    default_model: Callable[[], ModelReference],
 ) -> APIRouter:
     """What the service tells of itself; see `service.rest.app.create_app` for the arguments."""
     router = APIRouter()
 
     @router.get("/v1/models", tags=["about"], **openapi.MODELS)
     async def list_models() -> Models:
-        models = sorted(backend.models(), key=lambda each: (each.variant, each.version))
-        return Models(models=[model_description(each, default_model) for each in models])
+        default, models = default_model(), sorted(backend.models(), key=lambda each: (each.variant, each.version))
+        return Models(models=[model_description(each, default) for each in models])
 
     @router.get("/v1/skeleton", tags=["about"], **openapi.SKELETON)
     async def show_skeleton() -> Skeleton:

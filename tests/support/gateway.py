@@ -97,7 +97,7 @@ class Gateway:
             not_ready=self.backend.not_ready,
             clock=clock,
             workers=workers,
-            default_model=ModelReference("lightweight"),
+            default_model=lambda: ModelReference("lightweight"),
             policy=RestPolicy(
                 max_body_bytes=self.policy.max_body_bytes,
                 max_batch_images=self.policy.max_batch_images,

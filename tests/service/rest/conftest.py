@@ -29,6 +29,7 @@ class Gateway:
     app: FastAPI
     backend: FakeBackend
     predictor: Predictor
+    router: Router
     clock: ManualClock
     client: httpx.AsyncClient
 
@@ -46,10 +47,10 @@ async def running_gateway(
     backend = backend or FakeBackend()
     clock = ManualClock()
     observer = PrometheusObserver(CollectorRegistry())
-    default = ModelReference("lightweight")
+    router = Router(ModelReference("lightweight"))
     predictor = Predictor(
         backend=backend,
-        router=Router(default),
+        router=router,
         observer=observer,
         clock=clock,
         workers=workers,
@@ -64,12 +65,12 @@ async def running_gateway(
         not_ready=backend.not_ready,
         clock=clock,
         workers=workers,
-        default_model=default,
+        default_model=lambda: router.default,
         policy=policy or RestPolicy(),
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-        yield Gateway(app, backend, predictor, clock, client)
+        yield Gateway(app, backend, predictor, router, clock, client)
 
 
 @pytest.fixture

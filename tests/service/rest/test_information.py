@@ -5,11 +5,24 @@ from concurrent.futures import Executor
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.inference.models import ModelReference
+from service.inference.routing import RoutingRules
 from service.pose.keypoints import KEYPOINT_NAMES, SKELETON_EDGES
 from tests.service.rest.conftest import Gateway, running_gateway
 from tests.support.backend import FakeBackend
 from tests.support.images import image_bytes
 from tests.support.models import INPUT_SIZE, served_model
+
+
+async def test_the_default_of_the_rules_is_the_one_that_is_listed(gateway: Gateway) -> None:
+    async def defaults() -> list[str]:
+        listed = (await gateway.client.get("/v1/models")).json()["models"]
+        return [each["variant"] for each in listed if each["default"]]
+
+    before = await defaults()
+    gateway.router.follow(RoutingRules(default=ModelReference("standard")))
+
+    assert (before, await defaults()) == (["lightweight"], ["standard"])
 
 
 async def test_models_are_listed_with_versions_labels_and_which_is_the_default(workers: Executor) -> None:
