@@ -6,8 +6,6 @@ sender going away.
 
 import asyncio
 import logging
-import re
-import uuid
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,13 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.inference.errors import InternalError, UnavailableError
 from service.inference.ports import Clock
-from service.inference.tracing import TRACEPARENT
+from service.inference.tracing import TRACEPARENT, request_id_from, traceparent_from
 from service.rest.problems import problem_of, response_to
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds by machines
 
 logger = logging.getLogger(__name__)
@@ -89,13 +85,3 @@ class RequestFrame:
                     "client": (scope.get("client") or (None,))[0],
                 },
             )
-
-
-def request_id_from(given: str | None) -> str:
-    """The caller's own, if it can be put into logs and headers safely; else a new one."""
-    return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-
-
-def traceparent_from(given: str | None) -> str | None:
-    """The caller's W3C trace context, if it is one."""
-    return given if given is not None and _TRACEPARENT.fullmatch(given) else None

@@ -32,7 +32,6 @@ _ALLOWED: Final = (
     f"send an image file as the body (Content-Type: image/jpeg, image/png, ... or {_ANY_BYTES}),"
     f' as the field "{IMAGE_FIELD}" of {_MULTIPART}, or as base64 in {_JSON}: {{"{IMAGE_FIELD}": "..."}}'
 )
-_MAX_CLIENT_ID: Final = 128
 _MAX_TEXT_FIELD_BYTES: Final = 4096
 _SMALL_JSON_BYTES: Final = 64 * 1024  # parsed where we are: a thread costs more
 _DATA_URI: Final = re.compile(r"data:[^,]{0,256};base64,", re.IGNORECASE)
@@ -134,20 +133,6 @@ def parse_timeout(text: str | None, *, default_s: float, max_s: float) -> float:
             errors=[FieldError("X-Request-Timeout-Ms", "must be a whole number of milliseconds, at least 1")],
         )
     return min(int(digits[:18]) / 1000, max_s)
-
-
-def parse_client_id(text: str | None) -> str | None:
-    """Who sends a request, from X-Client-Id.
-
-    Raises:
-        InvalidInputError: if it is too long or holds what cannot be printed.
-    """
-    if text is not None and not (len(text) <= _MAX_CLIENT_ID and text.isprintable()):
-        message = f"must be at most {_MAX_CLIENT_ID} printable characters"
-        raise InvalidInputError(
-            f"X-Client-Id {message}", code="invalid_client_id", errors=[FieldError("X-Client-Id", message)]
-        )
-    return text or None
 
 
 def _content_type(request: Request) -> str | None:

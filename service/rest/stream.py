@@ -21,11 +21,10 @@ from service.inference.errors import (
 from service.inference.failures import FrameFailures, as_service_error, report
 from service.inference.ports import Clock
 from service.inference.streaming import Frame, FrameAnswer, StreamOptions, Streams
-from service.inference.tracing import TRACEPARENT, request_id_from, traceparent_from
+from service.inference.tracing import TRACEPARENT, client_id_from, request_id_from, traceparent_from
 from service.pose.geometry import Box
 from service.pose.tracking import OneEuro
 from service.rest.observing import OK, RequestObserver, observed_request
-from service.rest.parsing import parse_client_id
 from service.rest.problems import problem_of
 from service.rest.rendering import hand_pose
 from service.rest.schemas import HandPose, Problem, RequestedBox, Schema
@@ -64,7 +63,7 @@ class StreamQuery(BaseModel):
         """What the use case makes of them; headers count where a parameter is absent."""
         return StreamOptions(
             asked_for=self.variant or headers.get("x-model-variant"),
-            client_id=parse_client_id(self.client_id or headers.get("x-client-id")),
+            client_id=client_id_from(self.client_id or headers.get("x-client-id")),
             tracking=self.tracking,
             smoothing=OneEuro(self.min_cutoff_hz, self.beta, self.derivative_cutoff_hz)
             if self.smoothing == "on"

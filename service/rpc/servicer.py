@@ -9,26 +9,24 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import grpc
 
 from service.inference.batching import Priority
-from service.inference.errors import FieldError, InvalidInputError, ServiceError, TooLargeError
+from service.inference.errors import InvalidInputError, ServiceError, TooLargeError
 from service.inference.failures import FrameFailures, as_service_error, detail_of, report
 from service.inference.models import ServedModel
 from service.inference.ports import Clock
 from service.inference.predictor import Estimate as ImageEstimate
 from service.inference.predictor import EstimateRequest
 from service.inference.streaming import Frame, FrameAnswer, Streams
-from service.inference.tracing import TRACEPARENT, request_id_from, traceparent_from
+from service.inference.tracing import TRACEPARENT, client_id_from, request_id_from, traceparent_from
 from service.inference.tracking import Estimator
 from service.rpc import convert
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
 from service.rpc.status import STATUS_DETAILS, STATUS_OF, rich_status
-
-_LONGEST_CLIENT_ID: Final = 128  # as over HTTP
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -253,13 +251,7 @@ class _Call:
     @property
     def client_id(self) -> str | None:
         """Who calls, if that is known. Raises InvalidInputError if it is no fit name."""
-        given = self._metadata.get("x-client-id")
-        if given is not None and not (len(given) <= _LONGEST_CLIENT_ID and given.isprintable()):
-            message = f"must be at most {_LONGEST_CLIENT_ID} printable characters"
-            raise InvalidInputError(
-                f"x-client-id {message}", code="invalid_client_id", errors=[FieldError("x-client-id", message)]
-            )
-        return given or None
+        return client_id_from(self._metadata.get("x-client-id"))
 
     async def send_headers(self, *more: tuple[str, str]) -> None:
         await self._context.send_initial_metadata((("x-request-id", self.request_id), *more))

@@ -148,7 +148,7 @@ def counted(gateway: Gateway) -> list[tuple[str | None, str]]:
 async def test_a_stream_that_ends_for_want_of_its_model_is_counted_once(gateway: Gateway, protocol: str) -> None:
     async with client_of(gateway, protocol) as client:
         with pytest.raises(RejectedError):
-            [answer async for answer in client.stream(frames(3), variant="standard@99")]
+            [answer async for answer in client.stream(frames(1), variant="standard@99")]
 
     await until(lambda: gateway.requests.in_flight == 0)
     assert counted(gateway) == [("standard@99", "unknown_version")]
