@@ -60,7 +60,13 @@ class Settings(BaseModel):
     default_model: str = Field("lightweight", description="model of requests that name none: variant[@version|@label]")
 
     max_batch_size: int = Field(8, ge=1, le=256, description="crops in one micro-batch at the most")
-    max_wait_ms: float = Field(5.0, ge=0, le=10_000, description="how long a crop waits for company, in milliseconds")
+    max_wait_ms: float = Field(
+        5.0,
+        ge=0,
+        le=10_000,
+        description="how long a crop waits for company, in milliseconds; only where more than one batch may run at a"
+        " time (backend tensorflow_serving): in this process a batch leaves once the one before it is done",
+    )
     max_queue: Count = Field(256, description="crops that may wait for one model")
 
     max_body_bytes: Count = Field(20 * 1024 * 1024, description="size of a request's body, in bytes")
@@ -106,6 +112,15 @@ class Settings(BaseModel):
             raise ValueError(
                 f"{PREFIX}DEFAULT_DEADLINE_MS={self.default_deadline_ms:g}: must not be above"
                 f" {PREFIX}MAX_DEADLINE_MS={self.max_deadline_ms:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rois_fit_the_queue(self) -> Self:
+        if self.max_rois > self.max_queue:
+            raise ValueError(
+                f"{PREFIX}MAX_ROIS={self.max_rois}: must not be above {PREFIX}MAX_QUEUE={self.max_queue}, because a"
+                " request's rois wait together"
             )
         return self
 

@@ -59,6 +59,7 @@ def test_empty_variable_counts_as_not_set() -> None:
         ("HANDPOSE_MAX_WAIT_MS", "-1", "greater than or equal to 0"),
         ("HANDPOSE_DEFAULT_DEADLINE_MS", "inf", "finite"),
         ("HANDPOSE_DEFAULT_DEADLINE_MS", "90000", "HANDPOSE_MAX_DEADLINE_MS"),
+        ("HANDPOSE_MAX_ROIS", "300", "HANDPOSE_MAX_QUEUE=256"),
         ("HANDPOSE_DEFAULT_MODEL", "huge", "standard or lightweight"),
         ("HANDPOSE_LOG_FORMAT", "xml", "'text' or 'json'"),
         ("HANDPOSE_LOG_LEVEL", "loud", "'info'"),
