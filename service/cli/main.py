@@ -140,7 +140,11 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 def _add_where(parser: argparse.ArgumentParser, *, variant: bool = True) -> None:
     parser.add_argument("--url", default=None, help=_URL_HELP)
-    parser.add_argument("--api-key", default=None, help="where the service wants one")
+    parser.add_argument(
+        "--api-key",
+        default=None,
+        help="sent as Authorization: Bearer KEY, for a proxy in front: the service itself does not check keys yet",
+    )
     parser.add_argument("--model-repo", type=Path, metavar="DIR", help="folder of servables, without --url")
     if variant:
         parser.add_argument(

@@ -75,7 +75,7 @@ class HandPoseClient(_Common):
         url: `http://` or `https://` speaks REST (and WebSocket for streams), `grpc://` or `grpcs://` speaks gRPC.
         variant: model to ask where a call names none: "standard" or "lightweight", perhaps with "@label" or "@version".
         client_id: keeps this client on one side of an A/B split.
-        api_key: where the service wants one.
+        api_key: sent as "Authorization: Bearer", for a proxy in front; the service itself does not check keys yet.
         timeout_s: time for a call, repetitions included, where the call gives none.
         retries: how stubborn to be.
         sleep: how to pause between attempts.
