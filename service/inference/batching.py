@@ -131,7 +131,7 @@ class MicroBatcher(Generic[Item, Result]):
         self._observer = observer
         self._queues: dict[Priority, deque[_Waiting[Item, Result]]] = {each: deque() for each in Priority}
         self._reserved = dict.fromkeys(Priority, 0)
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Sequence[_Waiting[Item, Result]]] = {}
         self._oldest_waited: asyncio.TimerHandle | None = None
         self._seconds_per_item: float | None = None
         self._closed = False
@@ -168,6 +168,7 @@ class MicroBatcher(Generic[Item, Result]):
                 retry_after_s=self._time_to_serve(self.depth + places - self._policy.max_queue),
             )
         ahead = self.depth if priority is Priority.BULK else self._reserved[Priority.INTERACTIVE]
+        ahead += self._abandoned()
         late_s = self._expected_s(ahead + places) * _CAUTION - (deadline - self._clock.time())
         if ahead and late_s > 0:
             self._observer.request_rejected("deadline")
@@ -245,7 +246,7 @@ class MicroBatcher(Generic[Item, Result]):
             batch = self._take()
             self._observer.batch_released(len(batch), reason)
             task = asyncio.get_running_loop().create_task(self._run_batch(batch))
-            self._running.add(task)
+            self._running[task] = batch
             task.add_done_callback(self._batch_done)
         self._watch_oldest()
 
@@ -329,7 +330,7 @@ class MicroBatcher(Generic[Item, Result]):
                 waiting.answer.set_exception(error)
 
     def _batch_done(self, task: "asyncio.Task[None]") -> None:
-        self._running.discard(task)
+        self._running.pop(task, None)
         self._release()
 
     # Bookkeeping
@@ -347,6 +348,10 @@ class MicroBatcher(Generic[Item, Result]):
         seen, now = self._seconds_per_item, seconds / items
         weight = _SMOOTHING * items / self._policy.max_batch_size
         self._seconds_per_item = now if seen is None else seen + weight * (now - seen)
+
+    def _abandoned(self) -> int:
+        """Items that run although nobody waits for them any more: no place is theirs, but their time is."""
+        return sum(waiting.answer.done() for batch in self._running.values() for waiting in batch)
 
     def _time_to_serve(self, items: int) -> float:
         """Seconds until this many of the places taken should be free again."""

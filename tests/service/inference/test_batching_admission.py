@@ -88,6 +88,21 @@ async def test_nothing_is_refused_for_its_deadline_before_anything_is_known() ->
         assert refused(model, 0.1) is None
 
 
+async def test_work_that_nobody_waits_for_any_more_still_takes_its_time() -> None:
+    model = Model(max_batch_size=4)
+    await model.submit(1 + 40 * 4)  # a quarter of a second an item
+    loop = asyncio.get_running_loop()
+    late = [loop.create_task(model.batcher.submit(0, deadline=model.clock.time() + 0.5)) for _ in range(5)]
+    await settle()
+    model.clock.advance(0.5)  # the first runs, alone, for another half second; the others have left the queue
+    await settle()
+    assert all(task.done() and task.exception() is not None for task in late)
+    assert model.batcher.depth == 0
+
+    assert refused(model, 0.2) is not None
+    assert refused(model, 2.0) is None
+
+
 async def test_bulk_requests_do_not_count_for_an_interactive_one_but_for_each_other() -> None:
     model = Model(max_batch_size=1)
     await model.submit()
