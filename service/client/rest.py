@@ -3,8 +3,10 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
 import httpx
@@ -46,6 +48,10 @@ _SOCKET_OPTIONS: Final[dict[str, Any]] = {
 _TIMEOUT_HEADER: Final = "x-request-timeout-ms"
 _END: Final = '{"end": true}'
 
+_TIMINGS, _BOX, _KEYPOINT = (tuple(each.name for each in fields(kind)) for kind in (Timings, Box, Keypoint))
+
+T = TypeVar("T")
+
 
 class RestTransport:
     """Implements `service.client.transport.Transport`."""
@@ -55,13 +61,17 @@ class RestTransport:
         self._client = httpx.Client(base_url=self._url, timeout=_CONNECT_S)
 
     def estimate(self, image: bytes, rois: Sequence[Box], headers: Headers, timeout_s: float) -> Estimate:
-        return _estimate(self._send("POST", _ONE, headers, timeout_s, content=image, params=_roi_query(rois)))
+        return _understood(
+            _estimate, self._send("POST", _ONE, headers, timeout_s, content=image, params=_roi_query(rois))
+        )
 
     def estimate_batch(self, images: Sequence[bytes], headers: Headers, timeout_s: float) -> BatchResults:
-        return _batch(self._send("POST", _BATCH, headers, timeout_s, files=_files(images)))
+        return _understood(
+            partial(_batch, len(images)), self._send("POST", _BATCH, headers, timeout_s, files=_files(images))
+        )
 
     def models(self, headers: Headers, timeout_s: float) -> list[Model]:
-        return [_model(each) for each in self._send("GET", _MODELS, headers, timeout_s)["models"]]
+        return _understood(_models, self._send("GET", _MODELS, headers, timeout_s))
 
     def stream(
         self, frames: Iterable[EncodedFrame], options: StreamOptions, headers: Headers
@@ -89,7 +99,7 @@ class RestTransport:
                 sender.start()
                 try:
                     for text in socket:
-                        yield _stream_answer(text)
+                        yield _understood(_stream_answer, text)
                 finally:
                     socket.close()
                     sender.join(_CONNECT_S)
@@ -120,13 +130,17 @@ class AsyncRestTransport:
         self._client = httpx.AsyncClient(base_url=self._url, timeout=_CONNECT_S)
 
     async def estimate(self, image: bytes, rois: Sequence[Box], headers: Headers, timeout_s: float) -> Estimate:
-        return _estimate(await self._send("POST", _ONE, headers, timeout_s, content=image, params=_roi_query(rois)))
+        return _understood(
+            _estimate, await self._send("POST", _ONE, headers, timeout_s, content=image, params=_roi_query(rois))
+        )
 
     async def estimate_batch(self, images: Sequence[bytes], headers: Headers, timeout_s: float) -> BatchResults:
-        return _batch(await self._send("POST", _BATCH, headers, timeout_s, files=_files(images)))
+        return _understood(
+            partial(_batch, len(images)), await self._send("POST", _BATCH, headers, timeout_s, files=_files(images))
+        )
 
     async def models(self, headers: Headers, timeout_s: float) -> list[Model]:
-        return [_model(each) for each in (await self._send("GET", _MODELS, headers, timeout_s))["models"]]
+        return _understood(_models, await self._send("GET", _MODELS, headers, timeout_s))
 
     async def stream(
         self, frames: AsyncIterable[EncodedFrame], options: StreamOptions, headers: Headers
@@ -155,7 +169,7 @@ class AsyncRestTransport:
                 sender = asyncio.create_task(send(socket))
                 try:
                     async for text in socket:
-                        yield _stream_answer(text)
+                        yield _understood(_stream_answer, text)
                 finally:
                     await socket.close()
                     sender.cancel()
@@ -217,7 +231,20 @@ def _description(frame: EncodedFrame) -> str:
     return json.dumps({"id": frame.id, "time_s": frame.time_s, "rois": rois})
 
 
-# Answers
+# Answers. What a later version of the service adds to them is ignored.
+
+
+def _understood(read: Callable[[Any], T], answer: Any) -> T:
+    """The answer as a value. Raises ServerFailedError, saying what was wrong, if it has another shape."""
+    try:
+        return read(answer)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        wrong = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ServerFailedError("not_understood", f"the service's answer has another shape: {wrong}") from error
+
+
+def _only(names: Iterable[str], answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: answer[name] for name in names}
 
 
 def _estimate(answer: dict[str, Any]) -> Estimate:
@@ -227,22 +254,28 @@ def _estimate(answer: dict[str, Any]) -> Estimate:
         model=ModelUsed(model["name"], model["variant"], model["version"], model.get("label"), model["routed_by"]),
         image_size=(image["width"], image["height"]),
         hands=tuple(_hand(each) for each in answer["hands"]),
-        timings_ms=Timings(**answer["timings_ms"]),
+        timings_ms=Timings(**_only(_TIMINGS, answer["timings_ms"])),
     )
 
 
 def _hand(answer: dict[str, Any]) -> Hand:
     return Hand(
         score=answer["score"],
-        box=Box(**answer["box"]),
-        keypoints=tuple(Keypoint(**each) for each in answer["keypoints"]),
+        box=Box(**_only(_BOX, answer["box"])),
+        keypoints=tuple(Keypoint(**_only(_KEYPOINT, each)) for each in answer["keypoints"]),
     )
 
 
-def _batch(answer: dict[str, Any]) -> BatchResults:
+def _batch(images: int, answer: dict[str, Any]) -> BatchResults:
+    if len(answer["results"]) != images:
+        raise ValueError(f"{len(answer['results'])} results for {images} images")
     return [
         _estimate(each["result"]) if each.get("result") else _problem(each["problem"]) for each in answer["results"]
     ]
+
+
+def _models(answer: dict[str, Any]) -> list[Model]:
+    return [_model(each) for each in answer["models"]]
 
 
 def _model(answer: dict[str, Any]) -> Model:
@@ -288,7 +321,7 @@ def _json_or_error(response: httpx.Response) -> Any:
     if response.is_success:
         return answer
     if isinstance(answer, dict) and "code" in answer:
-        raise _problem(answer, response)
+        raise _understood(lambda problem: _problem(problem, response), answer)
     # Not from the service: a proxy on the way, or another server at this address.
     retry_after_s = _seconds(response.headers.get("retry-after"))
     raise _class_of(response.status_code)(
