@@ -8,6 +8,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from service.backends.repository import Servable
@@ -52,6 +53,7 @@ class LocalTransport:
         self._open_servable = open_servable
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
+        self._streams: set[asyncio.Task[None]] = set()
         self._started: queue.Queue[LocalService | BaseException] = queue.Queue()
         self._thread = threading.Thread(target=self._live, name="hand-pose model", daemon=True)
         self._thread.start()
@@ -90,6 +92,9 @@ class LocalTransport:
             await asyncio.to_thread(answers.put, _stream_answer(answer))
 
         async def run() -> None:
+            if (task := asyncio.current_task()) is not None:
+                self._streams.add(task)
+                task.add_done_callback(self._streams.discard)
             wanted = StreamOptions(
                 asked_for=headers.get("x-model-variant"),
                 tracking=options.tracking,
@@ -114,6 +119,9 @@ class LocalTransport:
                 yield answer
         finally:
             running.cancel()
+            with suppress(queue.Empty):  # nobody takes answers any more: let go whoever waits to put one
+                while True:
+                    answers.get_nowait()
 
     def models(self, headers: Headers, timeout_s: float) -> list[types.Model]:  # noqa: ARG002
         served = sorted(self._service.backend.models(), key=lambda each: (each.variant, each.version))
@@ -130,11 +138,15 @@ class LocalTransport:
                 async with local_service(self._settings, open_servable=self._open_servable) as service:
                     self._started.put(service)
                     await self._stop.wait()
+                    for stream in self._streams:
+                        stream.cancel()
+                    await asyncio.gather(*self._streams, return_exceptions=True)
             except Exception as error:  # noqa: BLE001 -- the constructor raises it again
                 self._started.put(error)
 
         try:
             self._loop.run_until_complete(live())
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         finally:
             self._loop.close()
 

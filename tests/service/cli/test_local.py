@@ -1,5 +1,7 @@
 """The model in the command's own process gives the answers of a service, behind the client's interface."""
 
+import gc
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +84,27 @@ def test_a_stream_can_be_left_in_the_middle(client: HandPoseClient) -> None:
 
     assert next(answers).frame_id == 0
     answers.close()
+
+
+def test_a_stream_that_is_left_while_its_answers_wait_leaves_nothing_behind(
+    client: HandPoseClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    answered = threading.Semaphore(0)
+
+    def frames() -> Iterator[bytes]:
+        while True:
+            answered.release()
+            yield PHOTO
+
+    answers = client.stream(frames(), options=StreamOptions(tracking=False), max_under_way=64)
+    next(answers)
+    for _ in range(14):  # more than are held for a reader that takes none
+        assert answered.acquire(timeout=10)
+    answers.close()
+    client.close()
+    gc.collect()
+
+    assert "Task was destroyed" not in caplog.text
 
 
 def test_models_are_listed(client: HandPoseClient) -> None:
