@@ -89,11 +89,19 @@ async def _load(started: Running, concurrency: int, seconds: float, warm_up_s: f
 
 
 def compare(
-    servers: Sequence[Server], image: bytes, *, concurrency: int, seconds: float, rounds: int, warm_up_s: float = 3.0
+    servers: Sequence[Server],
+    image: bytes,
+    *,
+    concurrency: int,
+    seconds: float,
+    rounds: int,
+    warm_up_s: float = 3.0,
+    before_each_round: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Every server under the same load, in turn."""
     measured = {server.name: Measured(server.name) for server in servers}
     for number in range(1, rounds + 1):
+        before_each_round()
         for server in servers:
             print(f"round {number} of {rounds}: {server.name}", file=sys.stderr, flush=True)
             measure(
@@ -110,21 +118,26 @@ def compare(
 def saturation(arguments: argparse.Namespace) -> dict[str, Any]:
     """Images per second with the real model, over those of raw calls."""
     image = arguments.image.read_bytes()
-    raw = [_raw(arguments)]
+    raw: list[dict[str, dict[str, float]]] = []
     rows = compare(
         [gateway(arguments.model), *_wanted(peers(arguments.model), arguments)],
         image,
         concurrency=arguments.concurrency,
         seconds=arguments.seconds,
         rounds=arguments.rounds,
+        before_each_round=lambda: raw.append(_raw(arguments)),
     )
     raw.append(_raw(arguments))
-    by_size = {size: statistics.mean(run[size] for run in raw) for size in raw[0]}
-    best = max(by_size, key=lambda size: by_size[size])
+    limits = {
+        size: {key: statistics.median(run[size][key] for run in raw) for key in ("per_second", "per_cpu_second")}
+        for size in raw[0]
+    }
+    best = max(limits, key=lambda size: limits[size]["per_second"])
     for row in rows:
-        row["over_raw"] = round(row["per_second"] / by_size[best], 3)
-        row["over_gateway"] = round(row["per_second"] / rows[0]["per_second"], 3)
-    return {"raw_per_second": by_size, "raw_best_batch": int(best), "servers": rows}
+        for key in ("per_second", "per_cpu_second"):
+            row[f"{key}_over_raw"] = round(row[key] / limits[best][key], 3)
+            row[f"{key}_over_gateway"] = round(row[key] / rows[0][key], 3)
+    return {"raw": limits, "raw_best_batch": int(best), "servers": rows}
 
 
 def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -178,10 +191,10 @@ def _wanted(servers: Sequence[Server], arguments: argparse.Namespace) -> list[Se
     return [server for server in servers if not arguments.only or server.name in arguments.only]
 
 
-def _raw(arguments: argparse.Namespace) -> dict[str, float]:
+def _raw(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     print("raw TensorFlow calls", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "benchmarks.raw_tensorflow", arguments.model, "--seconds", str(arguments.seconds)]
-    result: dict[str, float] = _json_of(command)
+    result: dict[str, dict[str, float]] = _json_of(command)
     return result
 
 

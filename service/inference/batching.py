@@ -39,7 +39,7 @@ from service.inference.ports import Clock, DropReason, ReleaseReason
 
 _SMOOTHING: Final = 0.2  # weight of the newest batch in the running estimate of the service time
 _LEAST_RETRY_S: Final = 0.05
-_CAUTION: Final = 1.2  # how much longer than expected those before may take without a later one missing its deadline
+_CAUTION: Final = 1.3  # how much longer than expected those before may take without a later one missing its deadline
 
 
 class Priority(IntEnum):

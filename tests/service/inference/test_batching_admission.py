@@ -71,7 +71,7 @@ async def test_a_request_whose_turn_would_come_too_late_is_told_when_it_would_no
         assert refused(model, 13.0) is None
         error = refused(model, 10.0)
         assert error is not None
-        assert error.retry_after_s == pytest.approx(10 * 1.2 - 10.0)
+        assert error.retry_after_s == pytest.approx(10 * 1.3 - 10.0)
     assert model.journal.rejections == ["deadline"]
 
 
@@ -144,5 +144,5 @@ async def test_under_twice_the_load_everything_accepted_is_in_time() -> None:
 
     assert late == 0
     assert all(isinstance(error, OverloadedError) for error in failures)
-    assert in_time == pytest.approx(5 * 40 + 1.6 * 40, rel=0.1)  # what it can do in the time, and what then waits
+    assert in_time == pytest.approx(5 * 40 + 1.5 * 40, rel=0.1)  # what it can do in the time, and what then waits
     assert in_time + len(failures) == 400
