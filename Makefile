@@ -34,8 +34,16 @@ models:  ## Export both trained models into model_repo/, unless they are there
 	@$(SETUP) $(SERVE_EXTRAS)
 	@$(BIN)/python -m trainer export --if-missing
 
+# TensorFlow and Mesa's renderer each bring an LLVM, and one process does not survive both.
+RENDERER_TESTS := tests/trainer/data/synthetic
+
 test: install  ## Run the tests (PYTEST="-k geometry" narrows them)
+ifdef PYTEST
 	@$(BIN)/python -m pytest $(PYTEST)
+else
+	@$(BIN)/python -m pytest $(RENDERER_TESTS)
+	@$(BIN)/python -m pytest --ignore $(RENDERER_TESTS)
+endif
 
 lint: install  ## Check style, types and layers, and that the generated code fits proto/
 	$(BIN)/ruff check

@@ -1,5 +1,6 @@
 """Shared by the tests of synthetic hands: the asset, and a small renderer where OpenGL is to be had."""
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -30,6 +31,8 @@ def stock(asset: HandAsset) -> Stock:
 
 @pytest.fixture(scope="session")
 def renderer() -> Iterator[Renderer]:
+    if "tensorflow" in sys.modules:
+        pytest.skip("TensorFlow and the renderer do not get on in one process; `make test` gives each its own")
     try:
         made = Renderer(SIZE, SIZE)
     except NoGraphicsError as error:
