@@ -123,7 +123,7 @@ class LocalTransport:
                 while True:
                     answers.get_nowait()
 
-    def models(self, headers: Headers, timeout_s: float) -> list[types.Model]:  # noqa: ARG002
+    def models(self, headers: Headers, timeout_s: float) -> list[types.Model]:  # noqa: ARG002 -- nothing travels here
         served = sorted(self._service.backend.models(), key=lambda each: (each.variant, each.version))
         return [_model(each) for each in served]
 

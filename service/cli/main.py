@@ -104,7 +104,7 @@ def _add_estimate(parser: argparse.ArgumentParser) -> None:
     files = parser.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help="a picture, a folder of pictures, or a video"
     )
-    files.complete = shtab.FILE  # type: ignore[attr-defined]
+    files.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks
     _add_where(parser)
     parser.add_argument(
         "--roi",
@@ -115,7 +115,7 @@ def _add_estimate(parser: argparse.ArgumentParser) -> None:
         help="a box around a hand in pixels (repeatable, one picture only); without it the picture shows one hand",
     )
     save = parser.add_argument("--save", type=Path, metavar="DIR", help="write pictures with the hands drawn into DIR")
-    save.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+    save.complete = shtab.DIRECTORY  # type: ignore[attr-defined]  # where shtab looks
     parser.add_argument("--json", action="store_true", help="print one JSON object a picture or frame, one a line")
     video = parser.add_argument_group("videos")
     video.add_argument("--no-tracking", action="store_true", help="look at every frame as a whole")

@@ -140,7 +140,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
 
     async def ListModels(  # noqa: N802
         self,
-        request: pb.ListModelsRequest,  # noqa: ARG002
+        request: pb.ListModelsRequest,  # noqa: ARG002 -- gRPC passes it
         context: Context,
     ) -> pb.ListModelsResponse:
         """The models that can be asked now."""
