@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+from service.inference.keys import without_keys
+
 
 class ErrorKind(StrEnum):
     """What sort of failure it was; each kind has one status in each protocol."""
@@ -44,6 +46,10 @@ class FieldError:
     field: str
     message: str
 
+    def __post_init__(self) -> None:
+        for name in ("field", "message"):
+            object.__setattr__(self, name, without_keys(getattr(self, name)))
+
 
 class ServiceError(Exception):
     """A definite answer that is not a result.
@@ -65,6 +71,7 @@ class ServiceError(Exception):
         errors: Sequence[FieldError] = (),
         retry_after_s: float | None = None,
     ) -> None:
+        detail = without_keys(detail)  # it may repeat a stranger's words
         super().__init__(detail)
         self.detail = detail
         self.code = code or self.kind.value

@@ -1,0 +1,334 @@
+"""Who may ask, and how much: keys, rates, and what becomes of those who guess.
+
+Pure rules on a clock that is passed in. Where keys are kept is `service.access`; how a request carries one is the
+protocols' business: they call `Doorkeeper.admit` before they read a body, run the request in the caller's context, and
+charge each image with `charge`.
+"""
+
+import hmac
+import ipaddress
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from service.inference.errors import OverloadedError, UnauthenticatedError
+from service.inference.keys import digest_of, is_key
+
+MAX_KEYS: Final = 1000
+"""Every key is compared with every request's, so their number is bounded: a thousand take about a tenth of a ms."""
+
+_LONGEST_AUTHORIZATION: Final = 256
+_NOBODY: Final = b"\0" * 32
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """How many images a key may have estimated.
+
+    Attributes:
+        images_per_second: in the long run; infinite where there is no limit.
+        burst: at once, after a pause.
+    """
+
+    images_per_second: float = math.inf
+    burst: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not (self.images_per_second > 0 and self.burst >= 1):
+            raise ValueError(f"a rate must be above 0 and a burst at least 1: {self}")
+        if math.isinf(self.images_per_second) != math.isinf(self.burst):
+            raise ValueError(f"rate and burst must both have a limit, or neither: {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as the service knows it.
+
+    Attributes:
+        name: for people: in the log, never in an answer.
+        digest: SHA-256 of the key, 32 bytes.
+        expires: when it stops being one; None: never.
+        allowance: its own; None: the usual one.
+    """
+
+    name: str
+    digest: bytes
+    expires: datetime | None = None
+    allowance: Allowance | None = None
+
+
+class TokenBucket:
+    """Lets `burst` through at once and `images_per_second` in the long run.
+
+    What is larger than the bucket is let through when the bucket is full, and paid off afterwards: so that a large
+    batch waits longer, and not for ever.
+    """
+
+    def __init__(self, allowance: Allowance, now: float) -> None:
+        self._allowance = allowance
+        self._level = allowance.burst
+        self._at = now
+
+    def take(self, number: float, now: float) -> float:
+        """Take so many and return 0, or take none and return the seconds until there are so many."""
+        if math.isinf(self._allowance.burst):
+            return 0.0
+        self._refill(now)
+        missing = min(number, self._allowance.burst) - self._level
+        if missing > 1e-9:
+            return missing / self._allowance.images_per_second
+        self._level -= number
+        return 0.0
+
+    def give_back(self, number: float, now: float) -> None:
+        """Undo a `take`."""
+        if not math.isinf(self._allowance.burst):
+            self._refill(now)
+            self._level = min(self._allowance.burst, self._level + number)
+
+    def _refill(self, now: float) -> None:
+        gained = max(0.0, now - self._at) * self._allowance.images_per_second
+        self._level = min(self._allowance.burst, self._level + gained)
+        self._at = now
+
+
+class Caller:
+    """Somebody who showed a valid key.
+
+    Attributes:
+        name: the key's.
+    """
+
+    def __init__(self, key: ApiKey, doorkeeper: "Doorkeeper") -> None:
+        self._key = key
+        self._doorkeeper = doorkeeper
+
+    @property
+    def name(self) -> str:
+        return self._key.name
+
+    def take(self, images: int = 1) -> None:
+        """Count images against the key's rate.
+
+        Raises:
+            OverloadedError: too many; its `retry_after_s` says when there is room for this many. None are counted.
+            UnauthenticatedError: the key has been revoked, or has expired, since it was shown.
+        """
+        self._doorkeeper.charge(self._key, images)
+
+    def recount(self, counted: int, images: int) -> None:
+        """As `take`, where so many of the images were counted already; raised errors leave none of them counted."""
+        self._doorkeeper.uncharge(self._key, counted)
+        self.take(images)
+
+
+CALLER: ContextVar[Caller | None] = ContextVar("handpose_caller", default=None)
+"""Who asks, in the context of a request; None where no keys are needed."""
+
+
+def charge(images: int = 1, *, counted: int = 0) -> None:
+    """Count images against the rate of whoever asks.
+
+    Args:
+        images: how many the request has.
+        counted: how many of them were counted before it was known.
+
+    Raises:
+        OverloadedError, UnauthenticatedError: see `Caller.take`.
+    """
+    caller = CALLER.get()
+    if caller is not None:
+        caller.recount(counted, images) if counted else caller.take(images)
+
+
+@contextmanager
+def asked_by(caller: Caller) -> Iterator[None]:
+    """Everything in the block is on this caller's account."""
+    before = CALLER.set(caller)
+    try:
+        yield
+    finally:
+        CALLER.reset(before)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessPolicy:
+    """How strict the door is.
+
+    Attributes:
+        allowance: of keys that have none of their own.
+        failures: wrong keys that one address may show at once.
+        failures_per_second: how fast that is forgiven.
+        max_addresses: addresses that are remembered.
+    """
+
+    allowance: Allowance = field(default_factory=Allowance)
+    failures: int = 10
+    failures_per_second: float = 0.5
+    max_addresses: int = 10_000
+
+
+@dataclass(slots=True)
+class _Address:
+    """What is remembered of one: how many wrong keys it may still show, and the right ones that it has shown."""
+
+    failures: TokenBucket
+    proven: set[bytes] = field(default_factory=set)
+
+
+class Doorkeeper:
+    """Admits whoever shows a key.
+
+    Args:
+        policy: how strict to be.
+        time: seconds on a clock that goes forward, for rates.
+        today: the date and time, for expiry.
+    """
+
+    def __init__(
+        self,
+        policy: AccessPolicy,
+        *,
+        time: Callable[[], float],
+        today: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._policy = policy
+        self._time = time
+        self._today = today
+        self._keys: dict[bytes, ApiKey] = {}
+        self._rates: dict[bytes, tuple[Allowance, TokenBucket]] = {}
+        self._addresses: OrderedDict[str, _Address] = OrderedDict()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the keys."""
+        return tuple(key.name for key in self._keys.values())
+
+    def follow(self, keys: Sequence[ApiKey]) -> None:
+        """Admit these keys and no others from now on. Rates of keys that stay are not begun anew.
+
+        Raises:
+            ValueError: there are more than `MAX_KEYS`.
+        """
+        if len(keys) > MAX_KEYS:
+            raise ValueError(f"{len(keys)} keys; at most {MAX_KEYS} are allowed")
+        now = self._time()
+        known = self._rates
+        self._keys = {key.digest: key for key in keys}
+        self._rates = {}
+        for key in keys:
+            allowance = key.allowance or self._policy.allowance
+            before = known.get(key.digest)
+            same = before is not None and before[0] == allowance
+            self._rates[key.digest] = before if before and same else (allowance, TokenBucket(allowance, now))
+
+    def admit(self, authorization: str | None, peer: str) -> Caller:
+        """Let somebody in.
+
+        Takes the same, short time whatever is shown. An address that has shown too many wrong keys is told to wait
+        before the next is looked at, unless the key is right and was shown from there before: somebody who guesses from
+        behind a proxy cannot lock out the others behind it.
+
+        Args:
+            authorization: what the request says: "Bearer KEY".
+            peer: the address that it comes from, without port.
+
+        Raises:
+            UnauthenticatedError: no key, or none that is valid. Nothing tells the one from the other.
+            OverloadedError: too many wrong keys came from this address.
+        """
+        shown = _bearer_in(authorization)
+        key = self._known(shown)
+        address = self._address(peer, make=shown is not None)
+        if shown is None or address is None:
+            raise _unauthenticated()
+        now = self._time()
+        if key is not None and key.digest in address.proven:
+            return Caller(key, self)
+        wait_s = address.failures.take(1, now)
+        if wait_s:
+            raise OverloadedError(
+                "too many requests without a valid key came from this address", code="throttled", retry_after_s=wait_s
+            )
+        if key is None:
+            raise _unauthenticated()
+        address.failures.give_back(1, now)
+        address.proven.add(key.digest)
+        return Caller(key, self)
+
+    def charge(self, key: ApiKey, images: int) -> None:
+        """See `Caller.take`."""
+        rate = self._rates.get(key.digest)
+        if rate is None or self._expired(self._keys[key.digest]):
+            raise _unauthenticated()
+        allowance, bucket = rate
+        wait_s = bucket.take(images, self._time())
+        if wait_s:
+            raise OverloadedError(
+                f"this key may have {allowance.images_per_second:g} images a second estimated,"
+                f" and {allowance.burst:g} at once",
+                code="rate_limited",
+                retry_after_s=wait_s,
+            )
+
+    def uncharge(self, key: ApiKey, images: int) -> None:
+        """Undo a `charge`."""
+        rate = self._rates.get(key.digest)
+        if rate is not None:
+            rate[1].give_back(images, self._time())
+
+    def _known(self, shown: str | None) -> ApiKey | None:
+        """The key, if it is one; found by comparing with all of them, in constant time."""
+        is_one = shown is not None and is_key(shown)
+        digest = digest_of(shown) if shown is not None and is_one else _NOBODY
+        found = None
+        for known, key in self._keys.items():
+            if hmac.compare_digest(known, digest):
+                found = key
+        return found if is_one and found is not None and not self._expired(found) else None
+
+    def _expired(self, key: ApiKey) -> bool:
+        return key.expires is not None and self._today() >= key.expires
+
+    def _address(self, peer: str, *, make: bool) -> _Address | None:
+        """What is remembered of an address. The one that was longest silent is forgotten when there are too many."""
+        network = _network_of(peer)
+        address = self._addresses.get(network)
+        if address is None and make:
+            allowed = Allowance(self._policy.failures_per_second, self._policy.failures)
+            address = self._addresses[network] = _Address(TokenBucket(allowed, self._time()))
+            if len(self._addresses) > self._policy.max_addresses:
+                self._addresses.popitem(last=False)
+        if address is not None:
+            self._addresses.move_to_end(network)
+        return address
+
+
+def _bearer_in(authorization: str | None) -> str | None:
+    """What is shown as a key: None if nothing is."""
+    if authorization is None:
+        return None
+    scheme, _, shown = authorization[:_LONGEST_AUTHORIZATION].strip().partition(" ")
+    return shown.strip() or None if scheme.lower() == "bearer" else None
+
+
+def _network_of(peer: str) -> str:
+    """What one person is likely to have: an IPv4 address, or the /64 that an IPv6 address is in."""
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return "unknown"
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+def _unauthenticated() -> UnauthenticatedError:
+    return UnauthenticatedError("a valid key is needed: Authorization: Bearer KEY")
