@@ -11,7 +11,7 @@ import argparse
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.pose.heatmaps import STRIDE
 from service.pose.keypoints import CHANNEL_COUNT, KEYPOINT_NAMES
 from trainer import model_card, weights
 from trainer.errors import RefusedError, TrainerError
+from trainer.golden import Predict, example_pictures, golden_answers
 from trainer.model_card import CardError, ModelCard, Signature, TensorInfo
 
 if TYPE_CHECKING:
@@ -97,12 +99,14 @@ def export(
     *,
     version: int | None = None,
     input_size: int | None = None,
+    golden_pictures: Sequence[Path] | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Writes one servable from trained weights and returns its version folder.
 
     `input_size` (pixels, default: what the weights were trained at) is what the card tells servers to use
-    and what the warm-up records hold; the graph itself accepts any multiple of 8. `report` receives a line
+    and what the warm-up records hold; the graph itself accepts any multiple of 8. The card keeps the answers to
+    `golden_pictures` (default: the service's examples) as far as they are steady. `report` receives a line
     for each step. Raises RefusedError for a version that exists or an unfit size, TrainerError if the
     written servable does not compute what the Keras network computes.
     """
@@ -117,8 +121,13 @@ def export(
         report("writing the warm-up records")
         _write_warm_up_records(unfinished, servable_name(stored.variant), size)
         report("loading the servable and comparing it with the network")
-        _compare(unfinished, network)
-        model_card.write(_card(stored, version, size, unfinished, network), unfinished)
+        predict = _load(unfinished)
+        _compare(predict, network)
+        pictures = example_pictures() if golden_pictures is None else golden_pictures
+        golden = golden_answers(predict, pictures, size)
+        kept = len(golden["images"]) if golden else 0
+        report(f"keeping golden answers to {kept} of {len(pictures)} pictures, those whose answer is steady")
+        model_card.write(_card(stored, version, size, unfinished, network, golden), unfinished)
     return folder / str(version)
 
 
@@ -183,17 +192,27 @@ def _picture(size: int) -> Any:
     return (gradient + noise).astype(np.uint8)
 
 
-def _compare(version_folder: Path, network: Any) -> None:
-    """Runs the written servable on noise and raises TrainerError unless it agrees with the Keras network."""
+def _load(version_folder: Path) -> Predict:
+    """The written servable, as a function of uint8 images."""
     import tensorflow as tf
 
     servable = tf.saved_model.load(str(version_folder))
     signature = servable.signatures[SIGNATURE.name]
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert servable  # keeps the variables alive
+        return np.asarray(signature(image=tf.constant(images))["belief_maps"])
+
+    return predict
+
+
+def _compare(predict: Predict, network: Any) -> None:
+    """Runs the written servable on noise and raises TrainerError unless it agrees with the Keras network."""
     # Two sizes, neither square: what is compared includes that batch, height and width are free.
     for shape in ((2, 64, 96, 3), (1, 72, 40, 3)):
         images = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
         expected = np.asarray(network(images.astype(np.float32) / 255.0 - 0.5, training=False))
-        actual = np.asarray(signature(image=tf.constant(images))["belief_maps"])
+        actual = predict(images)
         if actual.shape != expected.shape:
             raise TrainerError(f"the servable answers with shape {actual.shape}, expected {expected.shape}")
         difference = float(np.abs(actual - expected).max())
@@ -205,7 +224,9 @@ def _compare(version_folder: Path, network: Any) -> None:
             )
 
 
-def _card(stored: StoredWeights, version: int, size: int, version_folder: Path, network: Any) -> ModelCard:
+def _card(
+    stored: StoredWeights, version: int, size: int, version_folder: Path, network: Any, golden: dict[str, Any] | None
+) -> ModelCard:
     from trainer.profile import count_servable
 
     count = count_servable(version_folder, size)
@@ -232,7 +253,7 @@ def _card(stored: StoredWeights, version: int, size: int, version_folder: Path, 
         weights_sha256=stored.sha256,
         provenance={"trained": info.created, **info.provenance},
         metrics=info.metrics,
-        golden=info.golden,
+        golden=golden,
     )
 
 
@@ -260,6 +281,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="PX",
         help="side of the crops to serve, a multiple of 8 (default: what the weights were trained at)",
+    )
+    parser.add_argument(
+        "--golden",
+        type=Path,
+        action="append",
+        metavar="PICTURE",
+        help="picture whose answer goes into the card to check model servers against, may be given several times "
+        "(default: the service's examples)",
     )
     parser.add_argument(
         "--if-missing",
@@ -298,6 +327,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.model_repo,
             version=arguments.version,
             input_size=arguments.input_size,
+            golden_pictures=arguments.golden,
             report=partial(_print_step, name),
         )
         print(f"{name}: {written} is ready")

@@ -20,7 +20,9 @@ Plain JSON, so that any reader can use it without this module:
     weights_sha256         digest of the weights file it was exported from
     provenance             data, recipe, samples seen: free JSON, copied from the weights' description
     metrics                what was measured with these weights: free JSON, copied from the same place
-    golden                 optional: a reference input and its answer: free JSON
+    golden                 pictures and this servable's answers, to check a model server against (`trainer.golden`):
+                           {"images": [{"image": a JPEG file in base64, "keypoints": 21 of [x, y] in its pixels}],
+                           "tolerance": share of the picture's longer side}; absent if no answer was steady
 """
 
 from __future__ import annotations

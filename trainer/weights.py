@@ -48,8 +48,7 @@ class WeightsInfo:
     trained at and is to be served at. `target_sigma_in_cells` is the standard deviation of the target
     Gaussians in belief-map cells, `crop_padding` the factor between a hand's box and its crop. `provenance`
     is free JSON: the data, the recipe, samples seen, what the weights are good for. `metrics` is free JSON:
-    only what was measured, keyed by the data it was measured on. `golden` may hold a reference input and
-    answer.
+    only what was measured, keyed by the data it was measured on.
     """
 
     variant: str
@@ -59,7 +58,6 @@ class WeightsInfo:
     crop_padding: float = 1.25
     provenance: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    golden: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.variant not in _VARIANTS:

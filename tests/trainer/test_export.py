@@ -38,7 +38,6 @@ def trained(folder: Path, variant: str, *, seed: int = 0) -> Path:
         target_sigma_in_cells=1.5,
         provenance={"data": ["random numbers"], "samples_seen": 0},
         metrics={"nothing": {"epe_px": 99.5}},
-        golden={"keypoints": [1, 2]},
     )
     weights.save(model, path, info)
     return path
@@ -110,7 +109,6 @@ def test_card_says_what_the_servable_is_and_where_it_comes_from(servable: tuple[
     assert card.weights_sha256 == weights.file_sha256(path)
     assert card.provenance == {"trained": "2026-01-02", "data": ["random numbers"], "samples_seen": 0}
     assert card.metrics == {"nothing": {"epe_px": 99.5}}
-    assert card.golden == {"keypoints": [1, 2]}
 
 
 def test_warm_up_holds_a_real_request_for_each_allowed_batch_size(servable: tuple[Path, Path]) -> None:

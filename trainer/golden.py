@@ -1,0 +1,94 @@
+"""Golden answers: what a servable answers for a few pictures, kept in its model card.
+
+`python -m service models promote` shows a model server the same pictures before a label moves, and refuses a version
+that does not answer as its card says. The pictures are the service's own examples, made small so that a card stays
+small. Each is shown as the service shows a picture without a roi: whole. Only pictures that the network answers
+steadily are taken: one whose answer jumps when its pixels change by nearly nothing would fail on another processor.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import service.pose
+from service.pose.geometry import Affine, Box
+from service.pose.heatmaps import STRIDE, decode
+from service.pose.images import ImageError, decode_image
+from service.pose.preprocessing import crop
+from trainer.errors import RefusedError
+
+TOLERANCE: Final = 0.02
+"""Largest distance of a keypoint from its place that the check allows, over the picture's longer side."""
+
+_SIDE_PX: Final = 256
+_JPEG_QUALITY: Final = 85
+_NOISE_LEVELS: Final = 2
+"""Grey levels by which pixels are changed to see whether an answer is steady: what another JPEG decoder may differ."""
+
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+def example_pictures() -> list[Path]:
+    """The example pictures that ship with the service, by name; none where it was installed without them."""
+    folder = Path(service.pose.__file__).parents[1] / "rest" / "static"
+    return sorted(folder.glob("*.jpg"))
+
+
+def golden_answers(predict: Predict, pictures: Sequence[Path], input_size: int) -> dict[str, Any] | None:
+    """The card's `golden`: small copies of the pictures and the keypoints found on them; None if no answer is steady.
+
+    Args:
+        predict: the servable; crops uint8 RGB [N, S, S, 3] to belief maps float32 [N, S/8, S/8, 22].
+        pictures: image files.
+        input_size: side S in pixels at which it is served.
+
+    Returns:
+        `images`, each with `image` (a JPEG file, base64) and `keypoints` (21 of (x, y), pixels of that picture), and
+        `tolerance`.
+
+    Raises:
+        RefusedError: a picture cannot be read.
+    """
+    images = []
+    for path in pictures:
+        data = _small_copy(path)
+        shown, input_to_image, longer_side = _as_shown(data, input_size)
+        noise = np.random.default_rng(0).integers(-_NOISE_LEVELS, _NOISE_LEVELS + 1, shown.shape)
+        disturbed = np.clip(shown.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+        in_heatmap = decode(predict(np.stack((shown, disturbed)))).in_heatmap.astype(np.float64)
+        in_image = [input_to_image.apply(keypoints * STRIDE) for keypoints in in_heatmap]
+        moved = float(np.linalg.norm(in_image[0] - in_image[1], axis=-1).max()) / longer_side
+        if moved <= TOLERANCE / 2:
+            keypoints = [[round(float(x), 3), round(float(y), 3)] for x, y in in_image[0]]
+            images.append({"image": base64.b64encode(data).decode("ascii"), "keypoints": keypoints})
+    return {"images": images, "tolerance": TOLERANCE} if images else None
+
+
+def _small_copy(path: Path) -> bytes:
+    """The picture as a JPEG file, no side longer than `_SIDE_PX`."""
+    try:
+        picture = decode_image(path.read_bytes()).pixels
+    except OSError as error:
+        raise RefusedError(f"{path}: cannot be read: {error.strerror}") from error
+    except ImageError as error:
+        raise RefusedError(f"{path}: {error}") from error
+    picture.thumbnail((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=_JPEG_QUALITY)
+    return file.getvalue()
+
+
+def _as_shown(data: bytes, input_size: int) -> tuple[NDArray[np.uint8], Affine, float]:
+    """The model's input for the whole picture, the map from input back to image, and the image's longer side."""
+    image = decode_image(data, enough_pixels=input_size)
+    whole = Box(0.0, 0.0, float(image.width), float(image.height))
+    shown, image_to_input = crop(image, whole, (input_size, input_size))
+    return shown, image_to_input.inverse(), float(max(image.width, image.height))
