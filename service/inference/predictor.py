@@ -6,8 +6,9 @@ library; it speaks to `service.inference.ports` and calls the pure functions of 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Final, TypeVar
@@ -32,7 +33,7 @@ from service.inference.models import ModelReference, ServedModel
 from service.inference.ports import Backend, Clock, DropReason, Observer, ReleaseReason, Stage
 from service.inference.routing import Route, RoutedBy, Router
 from service.inference.shadow import Shadow
-from service.inference.tracing import TRACEPARENT
+from service.inference.tracing import SPAN, Span, entered, part
 from service.pose.geometry import Affine, Box
 from service.pose.heatmaps import STRIDE, DecodedKeypoints, decode
 from service.pose.images import (
@@ -163,7 +164,15 @@ class _Crop:
     box_in_image: Box
     pixels: NDArray[np.uint8]
     image_to_input: Affine
-    traceparent: str | None
+    spans: "_Spans"
+
+
+@dataclass(slots=True)
+class _Spans:
+    """What a request's crops take with them into a batch: the request's span, and that of its wait in the queue."""
+
+    request: Span
+    queue: Span
 
 
 class _Maps:
@@ -230,6 +239,7 @@ class Predictor:
         self._refuse_while_draining()
         self._check_number_of_rois(request.rois)
         route, model = self._choose_model(request)
+        SPAN.get().annotate(variant=model.variant, version=model.version, routed_by=route.routed_by)
         estimate = await self._estimate_with(model, request, route.routed_by)
         if route.shadow is not None and self._shadow is not None:
             self._shadow.send(route.shadow, estimate, partial(self._repeat, request, route.shadow))
@@ -256,18 +266,25 @@ class Predictor:
         self._refuse_while_draining()
         model = self._backend.resolve(reference)
         copy = replace(request, deadline=deadline, priority=Priority.BULK, full_picture=False)
-        return await self._estimate_with(model, copy, "default")
+        with part("shadow", variant=model.variant, version=model.version):
+            return await self._estimate_with(model, copy, "default")
 
     async def _estimate_with(self, model: ServedModel, request: EstimateRequest, routed_by: RoutedBy) -> Estimate:
         started = self._clock.time()
         batcher = self._batcher_of(model)
         with batcher.reserve(max(1, len(request.rois)), deadline=request.deadline, priority=request.priority):
-            picture, crops = await self._in_thread(self._decode_and_crop, request, model, TRACEPARENT.get())
+            spans = _Spans(SPAN.get(), SPAN.get())
+            with part("decode", image_bytes=len(request.image), hands=max(1, len(request.rois))) as decoding:
+                picture, crops = await self._in_thread(self._decode_and_crop, request, model, spans)
+                decoding.annotate(image_width=picture.width, image_height=picture.height)
             decode_s = self._clock.time() - started
-            answers = await batcher.submit_all(crops, deadline=request.deadline, priority=request.priority)
+            spans.queue = spans.request.child("queue")
+            with entered(spans.queue):  # ends when the first of its crops leaves the queue, or here if none ever does
+                answers = await batcher.submit_all(crops, deadline=request.deadline, priority=request.priority)
             answered = self._clock.time()
-            # A quarter of a millisecond a hand: in a thread it would wait behind images that are being decoded.
-            hands = _find_hands(crops, [answer.result for answer in answers])
+            with part("postprocess"):
+                # A quarter of a millisecond a hand: in a thread it would wait behind images that are being decoded.
+                hands = _find_hands(crops, [answer.result for answer in answers])
         finished = self._clock.time()
         timings = Timings(
             decode=decode_s,
@@ -306,7 +323,7 @@ class Predictor:
         return self._batchers[key]
 
     def _decode_and_crop(
-        self, request: EstimateRequest, model: ServedModel, traceparent: str | None
+        self, request: EstimateRequest, model: ServedModel, spans: _Spans
     ) -> tuple[Picture, list[_Crop]]:
         if self._clock.time() >= request.deadline:
             raise DeadlineExceededError("the request's time was up before its image could be decoded")
@@ -320,17 +337,16 @@ class Predictor:
         crops = []
         for box, region in _regions_to_show(request.rois, image):
             pixels, image_to_input = crop(image, region, model.input_size)
-            crops.append(_Crop(box, pixels, image_to_input, traceparent))
+            crops.append(_Crop(box, pixels, image_to_input, spans))
         # The pixels can be a hundred megabytes: they are let go before the wait, unless somebody draws on them.
         return Picture(image.width, image.height, image.pixels if request.full_picture else None), crops
 
     async def _run_batch(
         self, model: ServedModel, crops: Sequence[_Crop], deadline: float
     ) -> Sequence[tuple[_Maps, int]]:
-        # Every batch runs in a task, and so in a context, of its own.
-        TRACEPARENT.set(next((crop.traceparent for crop in crops if crop.traceparent is not None), None))
         pixels = [crop.pixels for crop in crops]
-        maps = await self._backend.predict(model, pixels, timeout_s=deadline - self._clock.time())
+        with _in_the_spans_of(crops, model):
+            maps = await self._backend.predict(model, pixels, timeout_s=deadline - self._clock.time())
         width, height = model.input_size
         expected = (len(crops), height // STRIDE, width // STRIDE, CHANNEL_COUNT)
         if maps.shape != expected:
@@ -366,6 +382,25 @@ class _ModelObserver:
 
     def request_rejected(self, reason: str) -> None:
         self.observer.request_rejected(self.model, reason)
+
+
+@contextmanager
+def _in_the_spans_of(crops: Sequence[_Crop], model: ServedModel) -> Iterator[None]:
+    """The block runs this batch: the end of the wait, and a span, for each request that has crops in it."""
+    requests = {id(crop.spans): crop.spans for crop in crops}.values()
+    running = []
+    for spans in requests:
+        spans.queue.end()
+        running.append(
+            spans.request.child("inference", variant=model.variant, version=model.version, batch_size=len(crops))
+        )
+    # The backend can pass one trace on only.
+    current = next((span for span in running if span.traceparent is not None), running[0])
+    with ExitStack() as ends:
+        for span in running:
+            ends.enter_context(entered(span))
+        ends.enter_context(entered(current))
+        yield
 
 
 def _decode(data: bytes, *, max_pixels: int, enough_pixels: int | None) -> DecodedImage:

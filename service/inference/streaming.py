@@ -31,6 +31,7 @@ from service.inference.errors import (
 )
 from service.inference.ports import Clock
 from service.inference.predictor import EstimateRequest
+from service.inference.tracing import SPAN, entered
 from service.inference.tracking import Estimator, HandTracker, TrackedEstimate
 from service.pose.geometry import Box
 from service.pose.tracking import FollowPolicy, OneEuro
@@ -330,11 +331,13 @@ class _Stream:
         )
         outcome: TrackedEstimate | ServiceError
         try:
-            if self._options.tracking or self._options.smoothing is not None:
-                outcome = await self._tracker.next(request, time_s=waiting.time_s)
-            else:
-                estimate = await self._estimate(request)
-                outcome = TrackedEstimate(estimate, tracked=False, track_ids=(0,) * len(estimate.hands))
+            # A stream may go on for hours: each frame's trace is its own, and points to the stream's.
+            with entered(SPAN.get().linked("frame", frame_id=waiting.frame.id)):
+                if self._options.tracking or self._options.smoothing is not None:
+                    outcome = await self._tracker.next(request, time_s=waiting.time_s)
+                else:
+                    estimate = await self._estimate(request)
+                    outcome = TrackedEstimate(estimate, tracked=False, track_ids=(0,) * len(estimate.hands))
         except ServiceError as error:
             outcome = error
         except Exception as error:  # noqa: BLE001 -- one frame's failure must not end the others

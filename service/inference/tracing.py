@@ -1,28 +1,156 @@
-"""The names that a request carries from system to system: its id, its sender's, and the trace that it belongs to.
+"""The names that a request carries from system to system, and the trace of what becomes of it.
 
-The trace is a context variable, so that an adapter can pass it on without every port naming it. Spans are not made
-here. A batch holds several requests and can carry one trace only: that of the first in it.
+A `Span` is one part of a request's time, in a trace that may have begun in another system. This module is the port: who
+makes spans and where they go is an adapter's business (`service.observability.otlp`), and without one a request has an
+`Untraced` span, which does nothing but carry the caller's trace on. The current span is a context variable, so that
+adapters can find it without every port naming it.
+
+Span names and attributes are the use case's own words; an attribute whose name has a dot in it is a protocol's.
 """
 
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Protocol, Self
 
 from service.inference.errors import FieldError, InvalidInputError
+from service.inference.keys import without_keys
+
+Attribute = str | int | float | bool
 
 _LONGEST_CLIENT_ID: Final = 128
 
-TRACEPARENT: ContextVar[str | None] = ContextVar("handpose_traceparent", default=None)
-"""W3C `traceparent` of the request, or of the batch's first request; None outside any trace."""
-
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Span(Protocol):
+    """One part of a request's time. Must be quick and must not raise."""
+
+    @property
+    def traceparent(self) -> str | None:
+        """W3C `traceparent` by which the next system's spans become children of this one; None outside any trace."""
+        ...
+
+    @property
+    def exemplar(self) -> dict[str, str] | None:
+        """Where to look this span up (trace_id, span_id); None if nobody keeps it."""
+        ...
+
+    def child(self, name: str, **attributes: Attribute) -> "Span":
+        """A part of this part, which begins now."""
+        ...
+
+    def linked(self, name: str, **attributes: Attribute) -> "Span":
+        """The root of a trace of its own that points to this one, for parts of what may go on for hours."""
+        ...
+
+    def annotate(self, **attributes: Attribute) -> None:
+        """Say more about this part."""
+        ...
+
+    def end(self, error: BaseException | None = None) -> None:
+        """This part is over, and this is why it failed, if it did. Only the first time counts."""
+        ...
+
+
+class RequestSpan(Span, Protocol):
+    """The span of a whole request, as its protocol sees it."""
+
+    def answered(self, name: str, attributes: dict[str, Attribute], *, failed: bool) -> None:
+        """How the request ended.
+
+        Args:
+            name: what kind of request it was: its route, never a stranger's words.
+            attributes: what its protocol says about it, by the conventions of OpenTelemetry.
+            failed: whether that is our fault.
+        """
+        ...
+
+
+class Tracer(Protocol):
+    """Begins the spans of requests."""
+
+    def request(self, name: str, traceparent: str | None, **attributes: Attribute) -> RequestSpan:
+        """A request has arrived.
+
+        Args:
+            name: what is known of its kind.
+            traceparent: the caller's trace, as `traceparent_from` returns it.
+            attributes: what is known of it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Untraced:
+    """A `RequestSpan` that nobody keeps. It carries the caller's trace on."""
+
+    traceparent: str | None = None
+
+    @property
+    def exemplar(self) -> None:
+        return None
+
+    def child(self, name: str, **attributes: Attribute) -> Self:  # noqa: ARG002 -- nobody keeps them
+        return self
+
+    def linked(self, name: str, **attributes: Attribute) -> Self:  # noqa: ARG002
+        return self
+
+    def annotate(self, **attributes: Attribute) -> None: ...
+
+    def answered(self, name: str, attributes: dict[str, Attribute], *, failed: bool) -> None: ...
+
+    def end(self, error: BaseException | None = None) -> None: ...
+
+
+class NoTracer:
+    """Implements `Tracer` where no traces are kept."""
+
+    def request(self, name: str, traceparent: str | None, **attributes: Attribute) -> Untraced:  # noqa: ARG002
+        return Untraced(traceparent)
+
+
+SPAN: Final[ContextVar[Span]] = ContextVar("handpose_span", default=Untraced())  # noqa: B039 -- it is immutable
+"""What is being done now, for whom. A batch has several requests' spans; here is that of the first that is traced."""
+
+
+@contextmanager
+def entered(span: Span) -> Iterator[None]:
+    """The span is the current one in this block, and ends with it."""
+    before = SPAN.set(span)
+    try:
+        yield
+    except BaseException as error:
+        span.end(error)
+        raise
+    finally:
+        SPAN.reset(before)
+        span.end()
+
+
+@contextmanager
+def part(name: str, **attributes: Attribute) -> Iterator[Span]:
+    """The block is a part of what is being done now."""
+    span = SPAN.get().child(name, **attributes)
+    with entered(span):
+        yield span
+
+
+def trace_id_of(traceparent: str | None) -> str | None:
+    """The id of the trace, by which logs and traces find each other."""
+    found = _TRACEPARENT.fullmatch(traceparent) if traceparent is not None else None
+    return found[1] if found is not None else None
 
 
 def request_id_from(given: str | None) -> str:
     """The caller's own id, if it can be put into logs and headers safely; else a new one."""
-    return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    fit = given is not None and _REQUEST_ID.fullmatch(given) is not None and without_keys(given) == given
+    return given if given is not None and fit else uuid.uuid4().hex
 
 
 def client_id_from(given: str | None) -> str | None:

@@ -2,20 +2,27 @@
 
 Seconds and bytes, as Prometheus likes them. Labels come from a bounded set of values: models that exist, codes of the
 error tree. What a stranger types never becomes a label.
+
+Gateway processes that share a port share their counts too, if the environment variable PROMETHEUS_MULTIPROC_DIR names a
+folder: each writes there, and each answers for all. That is the client library's own multi-process mode, which it
+chooses when it is imported. It keeps no exemplars and nothing about a single process, and a series never goes away.
 """
 
+import os
 from collections.abc import Sequence
-from typing import Final
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector, values
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from service.inference.models import VARIANTS, ModelReference, ServedModel
 from service.inference.ports import DropReason, ReleaseReason, Stage
-
-CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+from service.inference.tracing import SPAN
 
 SECONDS: Final = (0.005, 0.0075, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0, 1.5, 2.5, 5.0)
 """Buckets for answers that take 5 ms to 5 s."""
@@ -34,6 +41,13 @@ _MODEL: Final = ("variant", "version")
 _SHADOW: Final = ("shadow_variant", "shadow_version")
 
 
+class Exposition(NamedTuple):
+    """All metrics, as they go over the wire: text, and what kind of text it is (a Content-Type)."""
+
+    body: bytes
+    media_type: str
+
+
 class PrometheusObserver:
     """Implements `service.inference.ports.Observer`, the protocols' request observers and the shadow's.
 
@@ -43,6 +57,8 @@ class PrometheusObserver:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
+        self._shared = _SharedCounts() if values.ValueClass is not values.MutexValue else None
+        self._listed: set[tuple[str, str, str, str]] = set()
         self._requests = Counter(
             "handpose_requests",
             "Requests by outcome: ok, or the code of the problem.",
@@ -72,7 +88,19 @@ class PrometheusObserver:
             (*_MODEL, "reason"),
             registry=registry,
         )
-        self._depths = Gauge("handpose_queue_depth", "Places taken in a model's queue.", _MODEL, registry=registry)
+        self._depths = Gauge(
+            "handpose_queue_depth",
+            "Places taken in a model's queue.",
+            _MODEL,
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._queue_limit = Gauge(
+            "handpose_queue_limit",
+            "Places that each model's queue has.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._drops = Counter(
             "handpose_dropped",
             "Accepted crops that left the queue without being run: expired, cancelled.",
@@ -82,7 +110,12 @@ class PrometheusObserver:
         self._rejections = Counter(
             "handpose_rejected", "Requests that got no place in the queue.", (*_MODEL, "reason"), registry=registry
         )
-        self._in_flight = Gauge("handpose_inflight_requests", "Requests being worked on.", registry=registry)
+        self._in_flight = Gauge(
+            "handpose_inflight_requests",
+            "Requests being worked on.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._scores = Histogram(
             "handpose_keypoint_score", "Scores of the keypoints returned.", _MODEL, buckets=SCORES, registry=registry
         )
@@ -106,21 +139,32 @@ class PrometheusObserver:
             ("shadow_variant", "reason"),
             registry=registry,
         )
-        self._backend_up = Gauge("handpose_backend_up", "1 if every model answers, else 0.", registry=registry)
+        self._backend_up = Gauge(
+            "handpose_backend_up", "1 if every model answers, else 0.", registry=registry, multiprocess_mode="livemin"
+        )
         self._backend_up.set(0)
+        self._backend_info = Gauge(
+            "handpose_backend_info",
+            "1 for what runs the models: embedded, tensorflow_serving.",
+            ("backend",),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._models = Gauge(
             "handpose_model_info",
             "1 for each model version that is served.",
             ("name", *_MODEL, "labels"),
             registry=registry,
+            multiprocess_mode="livemax",
         )
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
+        if self._shared is None:  # else whichever process answers would speak for all
+            ProcessCollector(registry=registry)
+            PlatformCollector(registry=registry)
 
     # What the use case reports
 
     def stage_finished(self, model: ServedModel, stage: Stage, seconds: float) -> None:
-        self._stages.labels(*_of(model), stage.value).observe(seconds)
+        self._stages.labels(*_of(model), stage.value).observe(seconds, SPAN.get().exemplar)
 
     def batch_released(self, model: ServedModel, size: int, reason: ReleaseReason) -> None:
         self._batch_sizes.labels(*_of(model)).observe(size)
@@ -174,7 +218,7 @@ class PrometheusObserver:
         """
         labels = (*_of(model), code) if model is not None else (_variant_in(asked_for), UNKNOWN, code)
         self._requests.labels(*labels).inc()
-        self._durations.labels(*labels).observe(seconds)
+        self._durations.labels(*labels).observe(seconds, SPAN.get().exemplar)
 
     # What the life cycle reports
 
@@ -182,15 +226,72 @@ class PrometheusObserver:
         """Whether every model answers."""
         self._backend_up.set(int(up))
 
+    def backend_named(self, name: str, *, max_queue: int) -> None:
+        """What runs the models, and how many places each model's queue has."""
+        self._backend_info.labels(name).set(1)
+        self._queue_limit.set(max_queue)
+
     def models_are(self, models: Sequence[ServedModel]) -> None:
         """The models served from now on."""
-        self._models.clear()
-        for model in models:
-            self._models.labels(model.name, *_of(model), ",".join(model.labels)).set(1)
+        listed = {(model.name, *_of(model), ",".join(model.labels)) for model in models}
+        for gone in self._listed - listed:
+            if self._shared is None:
+                self._models.remove(*gone)
+            else:  # shared counts cannot be removed
+                self._models.labels(*gone).set(0)
+        for labels in listed:
+            self._models.labels(*labels).set(1)
+        self._listed = listed
 
-    def exposition(self) -> bytes:
-        """All metrics in Prometheus's text format, `CONTENT_TYPE`."""
-        return generate_latest(self._registry)
+    def stopped(self) -> None:
+        """This process serves no more: where several share their counts, its gauges no longer count."""
+        if self._shared is not None:
+            self._shared.leave()
+
+    def exposition(self, accept: str | None = None) -> Exposition:
+        """All metrics.
+
+        Args:
+            accept: the request's Accept header. Whoever takes OpenMetrics gets it, with the traces of some requests
+                as exemplars; everybody else gets Prometheus's text format.
+        """
+        try:
+            encode, media_type = choose_encoder(accept or "")
+        except ValueError:  # a version that is no number
+            encode, media_type = choose_encoder("")
+        return Exposition(encode(self._registry if self._shared is None else self._shared.collected()), media_type)
+
+
+class _SharedCounts:
+    """The folder in which several processes keep their counts: one file a process and kind of metric."""
+
+    def __init__(self) -> None:
+        self._folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])  # the library has read the same, at its import
+
+    def collected(self) -> CollectorRegistry:
+        """What all processes have counted. Gauges of a process that has crashed are forgotten first."""
+        for file in self._folder.glob("gauge_live*_*.db"):
+            pid = file.stem.rpartition("_")[2]
+            if pid.isdigit() and not _runs(int(pid)):
+                with suppress(FileNotFoundError):  # another process may see the same
+                    mark_process_dead(int(pid), str(self._folder))  # type: ignore[no-untyped-call]
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, str(self._folder))  # type: ignore[no-untyped-call]
+        return registry
+
+    def leave(self) -> None:
+        """Withdraw this process's gauges."""
+        mark_process_dead(os.getpid(), str(self._folder))  # type: ignore[no-untyped-call]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _of(model: ServedModel) -> tuple[str, str]:

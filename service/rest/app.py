@@ -13,13 +13,14 @@ from service.inference.errors import FieldError, InvalidInputError, ServiceError
 from service.inference.models import ModelReference
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
+from service.inference.tracing import NoTracer, Tracer
 from service.rest.middleware import RequestFrame
 from service.rest.observing import RequestObserver
 from service.rest.openapi import describe
 from service.rest.pages import page_routes
 from service.rest.policy import RestPolicy
 from service.rest.problems import CLIENT_GONE, HttpError, http_problem, reported_problem, response_to
-from service.rest.routes import hand_pose_routes, information_routes
+from service.rest.routes import Metrics, hand_pose_routes, information_routes
 
 
 def create_app(
@@ -27,12 +28,13 @@ def create_app(
     predictor: Predictor,
     backend: Backend,
     observer: RequestObserver,
-    metrics: Callable[[], bytes],
+    metrics: Metrics,
     not_ready: Callable[[], Awaitable[str | None]],
     clock: Clock,
     workers: Executor,
     default_model: Callable[[], ModelReference],
     policy: RestPolicy,
+    tracer: Tracer | None = None,
 ) -> FastAPI:
     """The ASGI application.
 
@@ -40,12 +42,13 @@ def create_app(
         predictor: answers requests.
         backend: asked for its models only.
         observer: is told of every request.
-        metrics: everything measured, in Prometheus's text format.
+        metrics: everything measured, in a text format that an Accept header takes, and its Content-Type.
         not_ready: why requests would fail now, or None.
         clock: time; the predictor's deadlines are in it.
         workers: threads for drawing and for parsing long bodies.
         default_model: what the router answers requests with that name no model, now; shown in /v1/models.
         policy: what REST allows.
+        tracer: keeps the traces of requests; None keeps none.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.include_router(
@@ -60,7 +63,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(ClientDisconnect, _sender_left)
-    app.add_middleware(RequestFrame, clock=clock)
+    app.add_middleware(RequestFrame, clock=clock, tracer=tracer or NoTracer())
     return app
 
 

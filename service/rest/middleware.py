@@ -6,6 +6,7 @@ sender going away.
 
 import asyncio
 import logging
+from http import HTTPMethod, HTTPStatus
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,12 +14,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.inference.errors import InternalError, UnavailableError
 from service.inference.ports import Clock
-from service.inference.tracing import TRACEPARENT, request_id_from, traceparent_from
+from service.inference.tracing import (
+    Attribute,
+    RequestSpan,
+    Tracer,
+    Untraced,
+    entered,
+    request_id_from,
+    trace_id_of,
+    traceparent_from,
+)
 from service.rest.problems import problem_of, response_to
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 
 _QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds by machines
+
+_METHODS: Final = frozenset(HTTPMethod)
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +41,10 @@ class RequestFrame:
     Sets `request.state.request_id`, and `request.state.arrived` in the clock's time.
     """
 
-    def __init__(self, app: ASGIApp, *, clock: Clock) -> None:
+    def __init__(self, app: ASGIApp, *, clock: Clock, tracer: Tracer) -> None:
         self._app = app
         self._clock = clock
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -39,7 +52,7 @@ class RequestFrame:
             return
         headers = Headers(scope=scope)
         request_id = request_id_from(headers.get(REQUEST_ID_HEADER))
-        traceparent = traceparent_from(headers.get("traceparent"))
+        span = self._span_of(scope, headers, request_id)
         arrived = self._clock.time()
         scope.setdefault("state", {}).update(request_id=request_id, arrived=arrived)
         status: int | None = None
@@ -53,9 +66,12 @@ class RequestFrame:
                 answer["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
-        trace = TRACEPARENT.set(traceparent)
         try:
-            await self._app(scope, receive, framed_send)
+            with entered(span):
+                try:
+                    await self._app(scope, receive, framed_send)
+                finally:
+                    _say_how_it_ended(span, scope, status)
         except asyncio.CancelledError:
             # Only the server cancels a request: it stops, and will wait no longer.
             if status is not None or (task := asyncio.current_task()) is None:
@@ -71,7 +87,6 @@ class RequestFrame:
             problem = problem_of(InternalError("unexpected"), instance=scope["path"], request_id=request_id)
             await response_to(problem)(scope, receive, framed_send)
         finally:
-            TRACEPARENT.reset(trace)
             logger.log(
                 logging.DEBUG if scope["path"] in _QUIET_PATHS else logging.INFO,
                 "%s %s",
@@ -81,7 +96,30 @@ class RequestFrame:
                     "status": status,
                     "duration_ms": round((self._clock.time() - arrived) * 1000, 1),
                     "request_id": request_id,
-                    "traceparent": traceparent,
+                    "trace_id": trace_id_of(span.traceparent),
                     "client": (scope.get("client") or (None,))[0],
                 },
             )
+
+    def _span_of(self, scope: Scope, headers: Headers, request_id: str) -> RequestSpan:
+        traceparent = traceparent_from(headers.get("traceparent"))
+        if scope["path"] in _QUIET_PATHS:
+            return Untraced(traceparent)
+        method = _method(scope)
+        attributes: dict[str, Attribute] = {"http.request.method": method, "url.scheme": scope["scheme"]}
+        return self._tracer.request(method, traceparent, request_id=request_id, **attributes)
+
+
+def _say_how_it_ended(span: RequestSpan, scope: Scope, status: int | None) -> None:
+    """Without a status so far, the answer will be that the service failed."""
+    attributes: dict[str, Attribute] = {"http.response.status_code": status or HTTPStatus.INTERNAL_SERVER_ERROR}
+    name = _method(scope)
+    if (route := getattr(scope.get("route"), "path", None)) is not None:
+        attributes["http.route"] = route
+        name = f"{name} {route}"
+    span.answered(name, attributes, failed=status is None or status >= HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _method(scope: Scope) -> str:
+    method: str = scope["method"]
+    return method if method in _METHODS else "HTTP"

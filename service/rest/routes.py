@@ -14,7 +14,7 @@ from service.inference.failures import as_service_error
 from service.inference.models import ModelReference
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Estimate, EstimateRequest, Predictor
-from service.inference.tracing import client_id_from
+from service.inference.tracing import client_id_from, part
 from service.rest import openapi
 from service.rest.observing import RequestObserver, observed_failure, observed_image, observed_request
 from service.rest.parsing import parse_timeout, read_image, read_images
@@ -33,7 +33,9 @@ from service.rest.schemas import Batch, BatchItem, HandPose, Models, Skeleton, S
 MODEL_HEADER: Final = "X-Model-Variant"
 CLIENT_HEADER: Final = "X-Client-Id"
 TIMEOUT_HEADER: Final = "X-Request-Timeout-Ms"
-METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+Metrics = Callable[[str | None], tuple[bytes, str]]
+"""Everything measured, in a format that an Accept header takes, and the Content-Type of it."""
 
 _JSON: Final = "application/json"
 _RETRY_WHEN_NOT_READY_S: Final = 1.0
@@ -90,8 +92,11 @@ def hand_pose_routes(
         arrived, request_id = request.state.arrived, request.state.request_id
         asked_for = request.headers.get(MODEL_HEADER)
 
-        async def estimate(image: bytes, deadline: float, client_id: str | None) -> Estimate:
-            with observed_image(observer, clock, arrived=arrived, asked_for=asked_for) as outcome:
+        async def estimate(index: int, image: bytes, deadline: float, client_id: str | None) -> Estimate:
+            with (
+                part("image", index=index),
+                observed_image(observer, clock, arrived=arrived, asked_for=asked_for) as outcome,
+            ):
                 if not image:
                     raise InvalidInputError("the file is empty", code="empty_image")
                 wanted = EstimateRequest(
@@ -103,7 +108,7 @@ def hand_pose_routes(
 
         async def answer(index: int, image: bytes, deadline: float, client_id: str | None) -> BatchItem:
             try:
-                result = hand_pose(await estimate(image, deadline, client_id), request_id)
+                result = hand_pose(await estimate(index, image, deadline, client_id), request_id)
             except Exception as error:  # noqa: BLE001 -- one image's failure must not take the others with it
                 return _failed_item(index, as_service_error(error), request)
             return BatchItem(index=index, status=200, result=result)
@@ -132,7 +137,7 @@ def hand_pose_routes(
 def information_routes(
     *,
     backend: Backend,
-    metrics: Callable[[], bytes],
+    metrics: Metrics,
     not_ready: Callable[[], Awaitable[str | None]],
     default_model: Callable[[], ModelReference],
 ) -> APIRouter:
@@ -160,8 +165,9 @@ def information_routes(
         return Status(status="ready")
 
     @router.get("/metrics", tags=["operation"], response_class=Response, **openapi.METRICS)
-    async def show_metrics() -> Response:
-        return Response(metrics(), media_type=METRICS_TYPE)
+    async def show_metrics(request: Request) -> Response:
+        body, media_type = metrics(request.headers.get("accept"))
+        return Response(body, media_type=media_type)
 
     return router
 

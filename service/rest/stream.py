@@ -21,7 +21,7 @@ from service.inference.errors import (
 from service.inference.failures import FrameFailures, as_service_error, report
 from service.inference.ports import Clock
 from service.inference.streaming import Frame, FrameAnswer, StreamOptions, Streams
-from service.inference.tracing import TRACEPARENT, client_id_from, request_id_from, traceparent_from
+from service.inference.tracing import NoTracer, Tracer, client_id_from, entered, request_id_from, traceparent_from
 from service.pose.geometry import Box
 from service.pose.tracking import OneEuro
 from service.rest.observing import OK, RequestObserver, observed_request
@@ -97,22 +97,31 @@ class StreamAnswer(Schema):
     problem: Problem | None = None
 
 
-def stream_routes(*, streams: Streams, observer: RequestObserver, clock: Clock) -> APIRouter:
+def stream_routes(
+    *, streams: Streams, observer: RequestObserver, clock: Clock, tracer: Tracer | None = None
+) -> APIRouter:
     """The WebSocket of the API.
 
     Args:
         streams: answers frames.
         observer: is told of every stream and every frame.
         clock: time.
+        tracer: keeps the traces of streams; None keeps none.
     """
     router = APIRouter()
+    tracer = tracer or NoTracer()
 
     @router.websocket(PATH)
     async def stream_hands(websocket: WebSocket) -> None:
         connection = _Connection(websocket, observer, clock)
         await websocket.accept(headers=[(b"x-request-id", connection.request_id.encode())])
-        TRACEPARENT.set(traceparent_from(websocket.headers.get("traceparent")))  # the connection has its own task
-        with observed_request(observer):
+        span = tracer.request(
+            f"GET {PATH}",
+            traceparent_from(websocket.headers.get("traceparent")),
+            request_id=connection.request_id,
+            **{"http.request.method": "GET", "http.route": PATH},
+        )
+        with entered(span), observed_request(observer):
             try:
                 options = _options(websocket)
                 connection.asked_for = options.asked_for

@@ -9,26 +9,38 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import grpc
 
 from service.inference.batching import Priority
-from service.inference.errors import InvalidInputError, ServiceError, TooLargeError
+from service.inference.errors import ErrorKind, InvalidInputError, ServiceError, TooLargeError
 from service.inference.failures import FrameFailures, as_service_error, detail_of, report
 from service.inference.models import ServedModel
 from service.inference.ports import Clock
 from service.inference.predictor import Estimate as ImageEstimate
 from service.inference.predictor import EstimateRequest
 from service.inference.streaming import Frame, FrameAnswer, Streams
-from service.inference.tracing import TRACEPARENT, client_id_from, request_id_from, traceparent_from
+from service.inference.tracing import (
+    NoTracer,
+    RequestSpan,
+    Tracer,
+    client_id_from,
+    entered,
+    part,
+    request_id_from,
+    traceparent_from,
+)
 from service.inference.tracking import Estimator
 from service.rpc import convert
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
-from service.rpc.status import STATUS_DETAILS, STATUS_OF, rich_status
+from service.rpc.status import STATUS_DETAILS, STATUS_OF, rich_status, status_number
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+_SERVICE: Final[str] = pb.DESCRIPTOR.services_by_name["HandPoseService"].full_name
+_OURS: Final = frozenset({ErrorKind.INTERNAL, ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE_EXCEEDED})
 
 
 class RequestObserver(Protocol):
@@ -68,6 +80,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         clock: the predictor's clock.
         observer: is told of requests and images.
         policy: what one call may ask for.
+        tracer: keeps the traces of calls; None keeps none.
     """
 
     def __init__(
@@ -79,6 +92,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         clock: Clock,
         observer: RequestObserver,
         policy: RpcPolicy,
+        tracer: Tracer | None = None,
     ) -> None:
         self._estimate = estimate
         self._streams = streams
@@ -86,11 +100,12 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         self._clock = clock
         self._observer = observer
         self._policy = policy
+        self._tracer = tracer or NoTracer()
 
     async def Estimate(self, request: pb.EstimateRequest, context: Context) -> pb.EstimateResponse:  # noqa: N802
         """One image."""
         call = self._call(context)
-        with self._counted():
+        with self._counted(call, "Estimate"):
             try:
                 self._check_size(request.ByteSize())
                 estimate = await self._one(request, call, Priority.INTERACTIVE)
@@ -104,17 +119,17 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
     ) -> pb.EstimateBatchResponse:
         """Several images, each with an outcome of its own."""
         call = self._call(context)
-        with self._counted():
+        with self._counted(call, "EstimateBatch"):
             try:
                 self._check_size(request.ByteSize())
                 self._check_number(len(request.requests))
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._result(each, call)) for each in request.requests]
+                    results = (self._result(index, each, call) for index, each in enumerate(request.requests))
+                    tasks = [group.create_task(result) for result in results]
             except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
                 await call.fail(error)
         await call.send_headers()
-        results = [convert.from_result(task.result(), call.request_id) for task in tasks]
-        return pb.EstimateBatchResponse(results=results)
+        return pb.EstimateBatchResponse(results=[convert.from_result(task.result(), call.request_id) for task in tasks])
 
     async def EstimateStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.EstimateStreamRequest], context: Context
@@ -128,7 +143,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
             call.frame_answered(answer)
             await context.write(convert.from_frame_answer(answer, call.request_id))
 
-        with self._counted():
+        with self._counted(call, "EstimateStream"):
             try:
                 first = await anext(messages, None)
                 if first is None:
@@ -152,14 +167,12 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
     def _call(self, context: Context) -> "_Call":
         remaining: float | None = context.time_remaining()  # None without a deadline, whatever its type says
         allowed = self._policy.default_deadline_s if remaining is None else min(remaining, self._policy.max_deadline_s)
-        call = _Call(context, self._observer, self._clock, allowed_s=allowed)
-        if call.traceparent is not None:
-            TRACEPARENT.set(call.traceparent)  # each call runs in a task, and so in a context, of its own
-        return call
+        return _Call(context, self._observer, self._clock, allowed_s=allowed)
 
-    async def _result(self, request: pb.EstimateRequest, call: "_Call") -> ImageEstimate | ServiceError:
+    async def _result(self, index: int, request: pb.EstimateRequest, call: "_Call") -> ImageEstimate | ServiceError:
         try:
-            return await self._one(request, call, Priority.BULK)
+            with part("image", index=index):
+                return await self._one(request, call, Priority.BULK)
         except Exception as error:  # noqa: BLE001 -- one image's failure must not take the others with it
             failure = as_service_error(error)
             report(failure, call.request_id)
@@ -190,10 +203,22 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         return estimate
 
     @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted(self, call: "_Call", method: str) -> Iterator[None]:
+        """The block answers this call: it counts as being worked on, and has a span."""
+        name = f"{_SERVICE}/{method}"
+        span = self._tracer.request(
+            name,
+            call.traceparent,
+            request_id=call.request_id,
+            **{"rpc.system": "grpc", "rpc.service": _SERVICE, "rpc.method": method},
+        )
         self._observer.request_started()
         try:
-            yield
+            with entered(span):
+                try:
+                    yield
+                finally:
+                    _say_how_it_ended(span, name, call.failure)
         finally:
             self._observer.request_ended()
 
@@ -225,6 +250,11 @@ async def _frames(
         yield convert.to_frame(message.frame)
 
 
+def _say_how_it_ended(span: RequestSpan, name: str, failure: ServiceError | None) -> None:
+    status = 0 if failure is None else status_number(failure)
+    span.answered(name, {"rpc.grpc.status_code": status}, failed=failure is not None and failure.kind in _OURS)
+
+
 class _Call:
     """One call: what its metadata says, and how it ends.
 
@@ -233,6 +263,7 @@ class _Call:
         asked_for: the model that the client names, if any.
         deadline: the clock's time after which the answer is of no use.
         counted: the last error that the observer was told of as an image's.
+        failure: how it ended, if not well.
     """
 
     def __init__(self, context: Context, observer: RequestObserver, clock: Clock, *, allowed_s: float) -> None:
@@ -243,6 +274,7 @@ class _Call:
         self._metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         self.deadline = self._last_answer + allowed_s
         self.counted: Exception | None = None
+        self.failure: ServiceError | None = None
         self.request_id = request_id_from(self._metadata.get("x-request-id"))
         self._failures = FrameFailures(self.request_id)
         self.asked_for = self._metadata.get("x-model-variant")
@@ -267,7 +299,7 @@ class _Call:
 
     async def fail(self, error: Exception) -> NoReturn:
         """End the call with the error's status."""
-        failure = as_service_error(error)
+        failure = self.failure = as_service_error(error)
         report(failure, self.request_id)
         if error is not self.counted:
             seconds = self._clock.time() - self._last_answer

@@ -93,7 +93,7 @@ class Gateway:
             predictor=self.predictor,
             backend=self.backend,
             observer=self.requests,
-            metrics=lambda: b"",
+            metrics=lambda _: (b"", "text/plain"),
             not_ready=self.backend.not_ready,
             clock=clock,
             workers=workers,

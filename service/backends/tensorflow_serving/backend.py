@@ -29,7 +29,7 @@ from service.inference.errors import (
 )
 from service.inference.models import OUTPUT_NAME, VARIANTS, ModelReference, ServedModel, Variant
 from service.inference.ports import Clock
-from service.inference.tracing import TRACEPARENT
+from service.inference.tracing import SPAN
 
 MODEL_NAMES: Final[Mapping[Variant, str]] = {variant: f"cpm_{variant}" for variant in VARIANTS}
 """The names of the servables, as `python -m trainer export` gives them."""
@@ -152,5 +152,5 @@ class TensorFlowServingBackend:
 
 
 def _trace() -> Metadata:
-    traceparent = TRACEPARENT.get()
+    traceparent = SPAN.get().traceparent
     return (("traceparent", traceparent),) if traceparent is not None else ()

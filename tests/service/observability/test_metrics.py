@@ -13,7 +13,7 @@ LIGHT = served_model("lightweight", version=3)
 
 def samples(observer: PrometheusObserver) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """Every sample by its name and labels."""
-    families = text_string_to_metric_families(observer.exposition().decode())
+    families = text_string_to_metric_families(observer.exposition().body.decode())
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in families
