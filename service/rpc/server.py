@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 from service.rpc.handpose.v1 import hand_pose_pb2, hand_pose_pb2_grpc
 from service.rpc.health import HealthServicer
 from service.rpc.servicer import HandPoseServicer
+from service.rpc.unreadable import RefuseUnreadable
 
 SERVICE_NAME: Final[str] = hand_pose_pb2.DESCRIPTOR.services_by_name["HandPoseService"].full_name
 
@@ -66,7 +67,9 @@ class RpcServer:
             RuntimeError: if the address cannot be bound.
         """
         server = grpc.aio.server(
-            options=_channel_arguments(self._options), maximum_concurrent_rpcs=self._options.max_concurrent_calls
+            options=_channel_arguments(self._options),
+            maximum_concurrent_rpcs=self._options.max_concurrent_calls,
+            interceptors=(RefuseUnreadable(),),
         )
         hand_pose_pb2_grpc.add_HandPoseServiceServicer_to_server(  # type: ignore[no-untyped-call]  # generated
             self._servicer, server

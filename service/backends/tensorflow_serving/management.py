@@ -79,7 +79,7 @@ async def list_versions(servers: Servers) -> list[dict[str, str]]:
     Raises:
         ManagementError: if a server does not answer.
     """
-    labels = {model.name: model.version_labels for model in _read_config(servers.config_file).model_config_list.config}
+    labels = {model.name: model.version_labels for model in read_config(servers.config_file).model_config_list.config}
     rows = []
     for address in servers.addresses:
         async with _endpoint(address) as endpoint:
@@ -117,7 +117,7 @@ async def promote(
     if not folder.is_dir():
         raise ManagementError(f"there is no {folder}")
     golden = _golden_of(folder) if check else None
-    before = _read_config(servers.config_file)
+    before = read_config(servers.config_file)
     old = _model(before, name).version_labels.get(label)
     if old == version:
         raise ManagementError(f"{label} of {target.variant} is version {version} already")
@@ -145,7 +145,7 @@ async def roll_back(servers: Servers, target: ModelReference, label: str, *, rep
     Raises:
         ManagementError: if there is none.
     """
-    model = _model(_read_config(servers.config_file), MODEL_NAMES[target.variant])
+    model = _model(read_config(servers.config_file), MODEL_NAMES[target.variant])
     previous = model.version_labels.get(_previous(label))
     if previous is None:
         raise ManagementError(f"{label} of {target.variant} has no version before this one")
@@ -155,7 +155,12 @@ async def roll_back(servers: Servers, target: ModelReference, label: str, *, rep
 # The configuration
 
 
-def _read_config(path: Path) -> wire.ModelServerConfig:
+def read_config(path: Path) -> wire.ModelServerConfig:
+    """A model server's configuration file.
+
+    Raises:
+        ManagementError: if it cannot be read, or holds what would be lost when it is written again.
+    """
     try:
         return text_format.Parse(path.read_text(), wire.ModelServerConfig())
     except OSError as error:
