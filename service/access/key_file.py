@@ -1,0 +1,276 @@
+"""The operator's API keys in a YAML file: read, checked, followed when the file changes, and edited by a command.
+
+    - name: kiosk                           # for people: it is in the log, never in an answer
+      sha256: 5d9c68c6c50ed3d02a2fcf54f63993b6...   # of the key; the key itself is kept by whoever uses it
+      created: 2026-11-22T20:10:00+00:00    # for people; may be left out
+      expires: 2027-11-22T00:00:00+00:00    # may be left out
+      images_per_second: 20                 # may be left out: the service's settings count; 0: no limit
+      burst: 60                             # may be left out
+
+`python -m service keys new --name kiosk` makes a key, prints it once, and appends its entry. To revoke a key, remove
+its entry. An empty list lets nobody in.
+"""
+
+import asyncio
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import yaml
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from service.inference.access import MAX_KEYS, Allowance, ApiKey, Doorkeeper
+from service.inference.keys import digest_of, new_key
+
+MAX_BYTES: Final = 1024 * 1024
+SECONDS_OF_BURST: Final = 2.0
+"""The burst of a rate that names none: so many seconds' worth."""
+
+_NEW_FILE: Final = "# API keys: see docs/access.md. The keys themselves are not here, only their SHA-256.\n"
+
+_log = logging.getLogger(__name__)
+
+
+class KeyFileError(ValueError):
+    """The file is not one of keys, or cannot be edited so; the message names file and entry, and what is allowed."""
+
+
+def read_keys(path: Path) -> list[ApiKey]:
+    """The keys in a file.
+
+    Raises:
+        KeyFileError: if it cannot be read or is not right.
+    """
+    return parse_keys(_content_of(path), str(path))
+
+
+def parse_keys(content: bytes, name: str = "key file") -> list[ApiKey]:
+    """The keys in a file's content; `name` is what errors call it.
+
+    Raises:
+        KeyFileError: if they are not right.
+    """
+    if len(content) > MAX_BYTES:
+        raise KeyFileError(f"{name}: longer than {MAX_BYTES} bytes")
+    try:
+        data = yaml.load(content, Loader=_Loader)  # which is a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise KeyFileError(f"{name}{where}: no YAML: {error.problem or error.context}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise KeyFileError(f"{name}: no YAML") from error
+    try:
+        entries = _ENTRIES.validate_python([] if data is None else data)
+    except ValidationError as error:
+        raise KeyFileError(_in_one_line(error, name)) from error
+    for what in ("name", "sha256"):
+        values = [getattr(entry, what) for entry in entries]
+        for index, value in enumerate(values):
+            if value in values[:index]:
+                raise KeyFileError(
+                    f"{name}, entry {index + 1}: {what} {value!r} is that of entry {values.index(value) + 1}, too"
+                )
+    return [entry.key() for entry in entries]
+
+
+class KeyFile:
+    """Keeps a doorkeeper's keys those of a file.
+
+    Args:
+        path: the file.
+        doorkeeper: gets the keys.
+    """
+
+    def __init__(self, path: Path, doorkeeper: Doorkeeper) -> None:
+        self._path = path
+        self._doorkeeper = doorkeeper
+        self._content: bytes | None = None
+
+    def load(self) -> bool:
+        """Follow the file as it is now; whether it has changed since.
+
+        Raises:
+            KeyFileError: if it is not right. The doorkeeper keeps its keys.
+        """
+        return self._follow(self._changed())
+
+    async def watch(self, every_s: float = 1.0) -> None:
+        """Follow the file for ever. A file that is not right, or is gone, changes nothing, and is logged once."""
+        trouble: str | None = None
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                if self._follow(await asyncio.to_thread(self._changed)):
+                    _log.info("the keys in %s hold as they are now: %d", self._path, len(self._doorkeeper.names))
+                trouble = None
+            except KeyFileError as error:
+                if str(error) != trouble:
+                    _log.error("the keys stay as they were: %s", error)
+                trouble = str(error)
+
+    def _changed(self) -> tuple[bytes, list[ApiKey]] | None:
+        # The content is compared, not the time: a mounted file changes by a link that now leads elsewhere.
+        content = _content_of(self._path)
+        return None if content == self._content else (content, parse_keys(content, str(self._path)))
+
+    def _follow(self, changed: tuple[bytes, list[ApiKey]] | None) -> bool:
+        if changed is None:
+            return False
+        self._content, keys = changed
+        self._doorkeeper.follow(keys)
+        return True
+
+
+def add_key(
+    path: Path,
+    name: str,
+    *,
+    now: datetime,
+    expires: datetime | None = None,
+    images_per_second: float | None = None,
+    burst: float | None = None,
+) -> str:
+    """Make a key and append its entry to a file, which is made if there is none; the key, which is kept nowhere.
+
+    Raises:
+        KeyFileError: the file is not right, or would not be with the entry; or it cannot be written.
+    """
+    key = new_key()
+    entry = {
+        "name": name,
+        "sha256": digest_of(key).hex(),
+        "created": now.astimezone(UTC).isoformat(timespec="seconds"),
+        "expires": None if expires is None else expires.isoformat(),
+        "images_per_second": images_per_second,
+        "burst": burst,
+    }
+    text = yaml.safe_dump([{k: v for k, v in entry.items() if v is not None}], sort_keys=False, allow_unicode=True)
+    before = _content_of(path).decode() if path.exists() else _NEW_FILE
+    if before.strip() in ("", "[]"):
+        before = _NEW_FILE
+    parse_keys(before.encode(), str(path))
+    after = before + ("" if before.endswith("\n") else "\n") + text
+    parse_keys(after.encode(), str(path))
+    _replace(path, after)
+    return key
+
+
+def remove_key(path: Path, name: str) -> None:
+    """Take the entry of this name out of a file; everything else in it stays as it is.
+
+    Raises:
+        KeyFileError: the file is not right, has no such entry, or cannot be written.
+    """
+    keys = read_keys(path)
+    index = next((index for index, key in enumerate(keys) if key.name == name), None)
+    if index is None:
+        raise KeyFileError(f"{path}: there is no key named {name!r}; there are {', '.join(_names(keys)) or 'none'}")
+    text = _content_of(path).decode()
+    begins = _lines_where_entries_begin(text)
+    lines = text.splitlines(keepends=True)
+    end = begins[index + 1] if index + 1 < len(begins) else len(lines)
+    after = "".join(lines[: begins[index]] + lines[end:])
+    if _names(parse_keys(after.encode(), str(path))) != [each for each in _names(keys) if each != name]:
+        raise KeyFileError(f"{path}: the entry cannot be told from the others; remove it with an editor")
+    _replace(path, after)
+
+
+def _names(keys: Sequence[ApiKey]) -> list[str]:
+    return [key.name for key in keys]
+
+
+def _lines_where_entries_begin(text: str) -> list[int]:
+    root = yaml.compose(text, Loader=_Loader)
+    return [entry.start_mark.line for entry in root.value] if isinstance(root, yaml.SequenceNode) else []
+
+
+def _content_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file in one step, so that whoever follows it never sees half of it."""
+    path = path.resolve()  # a link stays one
+    try:
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).chmod(mode)
+        Path(file.name).replace(path)
+    except OSError as error:
+        raise KeyFileError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose dates stay text, which pydantic reads strictly; and a name that is given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$", strict=True)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", strict=True)]
+    created: AwareDatetime | None = None
+    expires: AwareDatetime | None = None
+    images_per_second: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    burst: Annotated[float | None, Field(ge=1, allow_inf_nan=False)] = None
+
+    def key(self) -> ApiKey:
+        return ApiKey(self.name, bytes.fromhex(self.sha256), self.expires, self._allowance())
+
+    def _allowance(self) -> Allowance | None:
+        return None if self.images_per_second is None else allowance_of(self.images_per_second, self.burst)
+
+
+def allowance_of(images_per_second: float, burst: float | None) -> Allowance:
+    """A rate as it is written down: 0 is no limit, and a burst that is not given is `SECONDS_OF_BURST` of the rate."""
+    if not images_per_second:
+        return Allowance()
+    return Allowance(images_per_second, burst or max(1.0, SECONDS_OF_BURST * images_per_second))
+
+
+_ENTRIES: Final = TypeAdapter(Annotated[list[_Entry], Field(max_length=MAX_KEYS)])
+
+_ALLOWED: Final = {
+    "name": "1 to 64 of A-Z a-z 0-9 . _ @ -, beginning with a letter or digit",
+    "sha256": "64 hexadecimal digits in lower case, the SHA-256 of a key made by python -m service keys new",
+    "expires": "a date and time with its zone, such as 2027-11-22T00:00:00+00:00",
+}
+
+
+def _in_one_line(error: ValidationError, name: str) -> str:
+    """What is wrong first: file, entry, field, what is allowed. Never the value: it might be a key."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = first["loc"]
+    where = f"{name}, entry {int(place[0]) + 1}" if place else name
+    field = ".".join(str(part) for part in place[1:])
+    message = str(first["msg"])
+    if not place:
+        message = "a list of entries with name and sha256 is expected" if first["type"] == "list_type" else message
+    elif field in _ALLOWED and first["type"] != "missing":
+        message = f"must be {_ALLOWED[field]}"
+    return f"{where}: {f'{field}: ' if field else ''}{message[:1].lower()}{message[1:]}"
