@@ -40,6 +40,20 @@ def test_pixels_and_points_move_together(extent: float, side: int, mirrored: boo
     np.testing.assert_allclose(found, affine.apply(np.array([420.0, 220.0])), atol=0.12)
 
 
+@pytest.mark.parametrize("extent", [37.3, 90.0, 171.7, 400.0])
+def test_an_upright_crop_shows_what_a_hardly_turned_one_does(extent: float) -> None:
+    """The two are resampled by different means; the corners of the picture are in some of these crops."""
+    rows, columns = np.mgrid[:240, :320].astype(np.float64)
+    waves = 190 + 40 * np.sin(columns / 17) * np.cos(rows / 23)
+    picture = Image.fromarray(np.repeat(waves.astype(np.uint8)[..., None], 3, axis=-1))
+    box = Box(200.3 - extent / 3, 150.6 - extent / 3, extent, extent)
+    upright, turned = (warp(picture, crop_affine(box, (64, 64), radians=turn), (64, 64)) for turn in (0.0, 1e-6))
+    inside = (upright != PADDING_GREY).all(axis=-1) & (turned != PADDING_GREY).all(axis=-1)
+    assert inside.sum() > 0.3 * inside.size
+    assert np.abs(upright.astype(int) - turned)[inside].max() <= 3
+    assert ((upright == PADDING_GREY) != (turned == PADDING_GREY)).any(axis=-1).sum() <= 2 * 64  # along two edges
+
+
 def test_an_identity_map_changes_no_pixel() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
     np.testing.assert_array_equal(warp(Image.fromarray(pixels), Affine.identity(), (24, 16)), pixels)
