@@ -97,9 +97,8 @@ def _resized(pixels: Image.Image, to_pixels: Affine, input_size: tuple[int, int]
             min(float(pixels.width), x_scale * columns.stop + x_shift),
             min(float(pixels.height), y_scale * rows.stop + y_shift),
         )
-        canvas[rows.start : rows.stop, columns.start : columns.stop] = pixels.resize(
-            (len(columns), len(rows)), Image.Resampling.BILINEAR, box=box
-        )
+        shown = pixels.resize((len(columns), len(rows)), Image.Resampling.BILINEAR, box=box)
+        canvas[rows.start : rows.stop, columns.start : columns.stop] = np.asarray(shown)
     return canvas
 
 
