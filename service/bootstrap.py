@@ -35,6 +35,7 @@ from service.inference.predictor import Predictor
 from service.inference.routing import Router
 from service.inference.shadow import Shadow
 from service.inference.streaming import Streams
+from service.inference.tracing import NoTracer, Tracer
 from service.observability.metrics import PrometheusObserver
 from service.rest.app import create_app
 from service.rest.stream import stream_routes
@@ -49,6 +50,7 @@ _KEEP_ALIVE_S: Final = 75  # longer than the usual 60 s of the proxies in front,
 _LAST_WORDS_S: Final = 1.0  # to write the last problems out
 _FOLLOW_MODELS_EVERY_S: Final = 1.0
 _LOOK_FOR_MODELS_EVERY_S: Final = 2.0
+_LAST_TRACES_S: Final = 2.0  # for the collector, once everything is answered
 _FAREWELL_S: Final = 1.0  # for clients to hang up, once everything is answered
 _LOOK_AT_CONNECTIONS_EVERY_S: Final = 0.02
 _WARM_UP_SIZES: Final = (1, 2)  # a larger size costs tenths of a second more once; all of them, seconds at each start
@@ -81,10 +83,11 @@ async def serve(
     clock = _PreciseClock(asyncio.get_running_loop())
     try:
         with ExitStack() as resources:
+            tracer = resources.enter_context(_traces(settings))
             models = _models(settings, clock, resources, open_servable)
-            listener = resources.enter_context(_listen(settings.rest_host, settings.rest_port))
+            listener = resources.enter_context(_listen(settings.rest_host, settings.rest_port, settings.reuse_port))
             workers = resources.enter_context(_threads("worker", settings.worker_threads or os.cpu_count() or 1))
-            service = _build(settings, clock, workers, models)
+            service = _build(settings, clock, workers, models, tracer)
             await _live(service, listener, settings, on_ready)
     except (ServableError, RoutingFileError) as error:
         raise StartError(str(error)) from error
@@ -109,7 +112,7 @@ async def local_service(
         with ExitStack() as resources:
             models = _models(settings, clock, resources, open_servable)
             workers = resources.enter_context(_threads("worker", settings.worker_threads or os.cpu_count() or 1))
-            service = _build(settings, clock, workers, models)
+            service = _build(settings, clock, workers, models, NoTracer())
             try:
                 await models.come_up()
                 yield LocalService(service.predictor, service.streams, models.backend, clock)
@@ -246,8 +249,8 @@ class _Readiness:
         return "the service is shutting down" if self.stopping else await self.backend.not_ready()
 
 
-def _build(settings: Settings, clock: Clock, workers: Executor, models: _Models) -> _Service:
-    observer = PrometheusObserver(CollectorRegistry())
+def _build(settings: Settings, clock: Clock, workers: Executor, models: _Models, tracer: Tracer) -> _Service:
+    observer = _observer(settings)
     backend = models.backend
     router = Router(settings.default_reference())
     routing_file = RoutingFile(settings.routing_file, router) if settings.routing_file is not None else None
@@ -274,9 +277,10 @@ def _build(settings: Settings, clock: Clock, workers: Executor, models: _Models)
         workers=workers,
         default_model=lambda: router.default,
         policy=settings.rest(),
+        tracer=tracer,
     )
     streams = Streams(predictor.estimate, clock=clock, limits=settings.streams())
-    app.include_router(stream_routes(streams=streams, observer=observer, clock=clock))
+    app.include_router(stream_routes(streams=streams, observer=observer, clock=clock, tracer=tracer))
     rpc = RpcServer(
         HandPoseServicer(
             estimate=predictor.estimate,
@@ -285,6 +289,7 @@ def _build(settings: Settings, clock: Clock, workers: Executor, models: _Models)
             clock=clock,
             observer=observer,
             policy=settings.rpc(),
+            tracer=tracer,
         ),
         HealthServicer(not_ready=readiness, models=backend.models, service_names=(SERVICE_NAME,)),
         settings.rpc_server(),
@@ -339,6 +344,7 @@ async def _live(
         if told := set(server.server_state.tasks):
             await asyncio.wait(told, timeout=_LAST_WORDS_S)
         await service.models.close()
+        service.observer.stopped()
 
 
 async def _follow_models(service: _Service) -> None:
@@ -506,11 +512,38 @@ def _threads(name: str, number: int) -> Iterator[ThreadPoolExecutor]:
 
 
 @contextmanager
-def _listen(host: str, port: int) -> Iterator[socket.socket]:
+def _traces(settings: Settings) -> Iterator[Tracer]:
+    """Traces as the settings want them; on leaving, what has not been sent is sent. Raises StartError."""
+    url = settings.trace_url()
+    if url is None:
+        yield NoTracer()
+        return
+    try:
+        from service.observability.otlp import OtlpTracer
+    except ImportError as error:
+        raise StartError(f"HANDPOSE_TRACE_ENDPOINT needs pip install 'handpose[tracing]': {error}") from error
+    tracer = OtlpTracer(url, sample_ratio=settings.trace_sample_ratio)
+    try:
+        yield tracer
+    finally:
+        tracer.close(_LAST_TRACES_S)
+
+
+def _observer(settings: Settings) -> PrometheusObserver:
+    try:
+        observer = PrometheusObserver(CollectorRegistry())
+    except OSError as error:
+        raise StartError(f"PROMETHEUS_MULTIPROC_DIR cannot be used: {error}") from error
+    observer.backend_named(settings.backend, max_queue=settings.max_queue)
+    return observer
+
+
+@contextmanager
+def _listen(host: str, port: int, reuse_port: bool) -> Iterator[socket.socket]:
     """A socket that listens. Raises StartError if that cannot be."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG, reuse_port=reuse_port)
     except OSError as error:
         hints = {
             errno.EADDRINUSE: "the port is in use; HANDPOSE_REST_PORT chooses another",

@@ -8,6 +8,7 @@ Every setting is an environment variable with the prefix HANDPOSE_. `service.__m
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -40,6 +41,12 @@ class Settings(BaseModel):
     grpc_host: str = Field("127.0.0.1", min_length=1, description="address that gRPC listens on")
     grpc_port: int | None = Field(
         None, ge=0, le=65535, description="port that gRPC listens on; none: the one after REST's"
+    )
+
+    reuse_port: bool = Field(
+        False,
+        description="several gateway processes may listen on the same ports; the system spreads connections over them."
+        " PROMETHEUS_MULTIPROC_DIR, a folder that they share, makes each one's /metrics speak for all",
     )
 
     backend: Literal["embedded", "tensorflow_serving"] = Field(
@@ -83,6 +90,15 @@ class Settings(BaseModel):
 
     worker_threads: int = Field(0, ge=0, le=256, description="threads that decode images; 0: one a CPU core")
     tensorflow_threads: int = Field(0, ge=0, le=256, description="threads of one inference; 0: one a CPU core")
+
+    trace_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^/]+",
+        description="OTLP/HTTP collector of traces, http(s)://host:port; needs the extra tracing; none: no traces",
+    )
+    trace_sample_ratio: float = Field(
+        0.1, ge=0, le=1, description="share of requests that is traced where the caller's traceparent does not decide"
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["text", "json"] = Field("text", description="one readable line, or one JSON object, an event")
@@ -175,10 +191,18 @@ class Settings(BaseModel):
             host=self.grpc_host,
             port=after_rest if self.grpc_port is None else self.grpc_port,
             max_message_bytes=self.max_body_bytes,
+            reuse_port=self.reuse_port,
         )
 
     def streams(self) -> StreamLimits:
         return StreamLimits(max_streams=self.max_streams, frame_timeout_s=self.default_deadline_ms / 1000)
+
+    def trace_url(self) -> str | None:
+        """Where traces are sent: the endpoint with OTLP's own path, unless it has one."""
+        if self.trace_endpoint is None:
+            return None
+        has_path = bool(urlsplit(self.trace_endpoint).path.strip("/"))
+        return self.trace_endpoint if has_path else self.trace_endpoint.rstrip("/") + "/v1/traces"
 
     def default_reference(self) -> ModelReference:
         return ModelReference.parse(self.default_model)

@@ -8,6 +8,7 @@ import logging
 from typing import Final
 
 from service.inference.errors import ErrorKind, InternalError, ServiceError
+from service.inference.tracing import SPAN
 
 _INTERNAL_DETAIL: Final = "something failed inside the service; its log tells more under this request id"
 
@@ -29,7 +30,11 @@ def detail_of(error: ServiceError) -> str:
 
 
 def report(error: ServiceError, request_id: str) -> None:
-    """Log what the operator should know and the client is not told: our own failures, and what made us unavailable."""
+    """Log what the operator should know and the client is not told: our own failures, and what made us unavailable.
+
+    The trace learns of every failure.
+    """
+    SPAN.get().annotate(problem=error.code)
     if error.kind is ErrorKind.INTERNAL:
         _log.error("%s", error, exc_info=error, extra={"request_id": request_id})
     elif error.kind is ErrorKind.UNAVAILABLE and error.__cause__ is not None:

@@ -53,6 +53,9 @@ class PrometheusObserver:
 
     Args:
         registry: where the metrics are registered; one observer a registry.
+
+    Raises:
+        OSError: if the folder for shared counts cannot be made.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -267,6 +270,7 @@ class _SharedCounts:
 
     def __init__(self) -> None:
         self._folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])  # the library has read the same, at its import
+        self._folder.mkdir(parents=True, exist_ok=True)
 
     def collected(self) -> CollectorRegistry:
         """What all processes have counted. Gauges of a process that has crashed are forgotten first."""

@@ -32,6 +32,7 @@ class ServerOptions:
         keepalive_timeout_s: a connection that does not answer the ping for so long is dropped, with its calls.
         least_ping_interval_s: clients that ping more often are sent away.
         health_interval_s: how often watchers of grpc.health.v1 learn of changes.
+        reuse_port: whether other processes may listen on the same port; connections are then spread over all.
     """
 
     host: str = "127.0.0.1"
@@ -42,6 +43,7 @@ class ServerOptions:
     keepalive_timeout_s: float = 5.0
     least_ping_interval_s: float = 5.0
     health_interval_s: float = 1.0
+    reuse_port: bool = False
 
 
 class RpcServer:
@@ -107,7 +109,7 @@ def _channel_arguments(options: ServerOptions) -> list[tuple[str, Any]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", round(1000 * options.least_ping_interval_s)),
-        ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share it silently
+        ("grpc.so_reuseport", int(options.reuse_port)),  # unasked, a second server must fail, not share it silently
     ]
 
 
