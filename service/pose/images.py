@@ -1,25 +1,34 @@
 """From the bytes of an image file to upright RGB pixels, and nothing else.
 
-The format is found from the content, never from a file name or a declared type, and only formats of the list below are
-tried. Size is checked from the header, before any pixel is decoded. Orientation stored in EXIF is applied, so that
-coordinates are those of the picture as a person sees it.
+The format is found from the content, never from a file name or a declared type. What no picture needs is left out
+before a decoder looks at the file (`service.pose.containers`). Size, and the memory that decoding will take, are known
+from the header, before any pixel is decoded. Orientation stored in EXIF is applied, so that coordinates are those of
+the picture as a person sees it; so is a colour profile, so that colours are those of the picture as a screen shows it.
 """
 
 import io
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageCms
 
+from service.pose.containers import (
+    MAX_PROFILE_BYTES,
+    BrokenContainerError,
+    Cleaned,
+    Kind,
+    UnknownFormatError,
+    cleaned,
+    orientation_in,
+)
 from service.pose.geometry import Affine
 
-FORMATS: Final[tuple[str, ...]] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-"""Formats that are read, by Pillow's names. Of an animation the first frame counts."""
+FORMATS: Final[tuple[Kind, ...]] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+"""Formats that are read, by Pillow's names. Of an animation the first frame counts, of several pages the first."""
 
-_OPAQUE_MODES: Final = frozenset({"1", "L", "RGB", "CMYK", "YCbCr", "LAB", "HSV"})
-_SIGNATURES: Final = (b"\xff\xd8", b"\x89PNG", b"BM", b"GIF8", b"II*\x00", b"MM\x00*")
-_ORIENTATION_TAG: Final = int(ExifTags.Base.Orientation)
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -34,13 +43,21 @@ _LEFT_WAS_RIGHT_OR_BOTTOM: Final = frozenset({2, 3, 6, 7})  # orientations whose
 _TOP_WAS_RIGHT_OR_BOTTOM: Final = frozenset({3, 4, 7, 8})
 _PAPER: Final = (255, 255, 255)  # what shows through transparent pixels
 
+_STRIP_PIXELS: Final = 1 << 20  # converted at a time, so that no second picture of the whole size is needed
+_ALPHA_MODES: Final = frozenset({"LA", "La", "RGBA", "RGBa", "PA"})
+_READ_MODES: Final = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L"}) | _ALPHA_MODES
+_PROFILE_SPACES: Final = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
+
+_RGB_BYTES: Final = 4  # of a pixel of three or four channels, as Pillow holds it
+_STRIP_BYTES: Final = 16 * _STRIP_PIXELS  # with its conversions
+
 
 class ImageError(ValueError):
     """The bytes are no image that we read. The message can be shown to whoever sent them."""
 
 
 class UnsupportedImageError(ImageError):
-    """The content is not of one of `FORMATS`."""
+    """The content is not of one of `FORMATS`, or of a rare sort of one that is not read."""
 
 
 class BrokenImageError(ImageError):
@@ -74,55 +91,125 @@ def decode_image(data: bytes, *, max_pixels: int = 50_000_000, enough_pixels: in
     Args:
         data: the file's bytes.
         max_pixels: largest width x height that is accepted, read from the header before decoding.
-        enough_pixels: if the caller needs no side of the picture longer than this, a JPEG may be decoded at 1/2, 1/4
-            or 1/8 of its size, never below this length of the longer side. This makes large photos cheap.
+        enough_pixels: see `OpenedImage.shrink`.
 
     Raises:
         UnsupportedImageError: not one of `FORMATS`.
         BrokenImageError: truncated or damaged.
         ImageTooLargeError: more than `max_pixels`.
     """
+    opened = open_image(data, max_pixels=max_pixels)
+    if enough_pixels is not None:
+        opened.shrink(enough_pixels)
+    return opened.decode()
+
+
+def open_image(data: bytes, *, max_pixels: int = 50_000_000) -> "OpenedImage":
+    """Read an image file's header. Arguments and errors are those of `decode_image`."""
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise _unreadable(data) from error
+        file = cleaned(data)
+    except UnknownFormatError as error:
+        raise _unsupported(str(error)) from error
+    except BrokenContainerError as error:
+        raise BrokenImageError(f"{_broken(data)}: {error}") from error
+    try:
+        picture = Image.open(io.BytesIO(file.data), formats=[file.kind])
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLargeError(f"the image has too many pixels; at most {max_pixels} are allowed") from error
     except MemoryError:
         raise
     except Exception as error:
         raise BrokenImageError(_broken(data)) from error
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise ImageTooLargeError(
+            f"the image has {width} x {height} = {width * height} pixels; at most {max_pixels} are allowed"
+        )
+    if picture.mode not in _READ_MODES:
+        raise _unsupported("its samples have more than 16 bits, or are no colours")
+    return OpenedImage(picture, file)
 
-    with picture:
-        width, height = picture.size
-        if width * height > max_pixels:
-            raise ImageTooLargeError(
-                f"the image has {width} x {height} = {width * height} pixels; at most {max_pixels} are allowed"
-            )
+
+class OpenedImage:
+    """An image file whose header was read, and which can be decoded once.
+
+    Attributes:
+        width: of the full upright picture, in pixels.
+        height: of the full upright picture, in pixels.
+    """
+
+    def __init__(self, picture: Image.Image, file: Cleaned) -> None:
+        self._picture: Image.Image | None = picture
+        self._file_bytes = len(file.data)
+        self._kind = file.kind
+        self._full = picture.size
+        self._factor = 1.0
+        in_exif = orientation_in(picture.info.get("exif", b"")) if file.orientation is None else file.orientation
+        self._orientation = in_exif if in_exif in _TURNS else 1
+        turned = self._orientation >= 5
+        self.width, self.height = self._full[::-1] if turned else self._full
+
+    def shrink(self, enough_pixels: int) -> None:
+        """Allow a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, which makes large photos cheap.
+
+        Args:
+            enough_pixels: the longer side of the picture need not be longer than this; it never becomes shorter.
+        """
+        if self._kind != "JPEG" or self._picture is None:
+            return
+        width, height = self._full
+        shrink = max(1.0, max(width, height) / enough_pixels)
+        drafted = self._picture.draft(None, (round(width / shrink), round(height / shrink)))
+        self._factor = 1.0 if drafted is None else width / drafted[1][2]
+
+    @property
+    def bytes_needed(self) -> int:
+        """An upper bound of the memory that `decode` takes at its height, in bytes, its result included."""
+        if self._picture is None:
+            return 0
+        full, held = math.prod(self._full), math.prod(self._picture.size)
+        needed = self._file_bytes + _decoder_bytes(self._kind, self._picture, full) + held * _RGB_BYTES
+        if self._orientation != 1 or not _is_rgb(self._picture):
+            needed += held * _RGB_BYTES + _STRIP_BYTES
+        return needed
+
+    def decode(self) -> DecodedImage:
+        """Decode the pixels.
+
+        Raises:
+            BrokenImageError: truncated or damaged.
+        """
+        picture, self._picture = self._picture, None
+        if picture is None:
+            raise ValueError("the image was decoded already")
         try:
-            factor = 1.0 if enough_pixels is None else _decode_smaller(picture, enough_pixels)
             picture.load()
-            orientation = _orientation(picture)
-            if orientation >= 5:  # a quarter turn
-                width, height = height, width
             pixels = _to_rgb(picture)
-            if orientation != 1:
-                pixels = pixels.transpose(_TURNS[orientation])
+            del picture
+            if self._orientation != 1:
+                pixels = pixels.transpose(_TURNS[self._orientation])
         except MemoryError:
             raise
         except Exception as error:
-            raise BrokenImageError(_broken(data)) from error
-    return DecodedImage(pixels, width, height, _image_to_pixels(pixels.size, (width, height), factor, orientation))
+            raise BrokenImageError(_broken_after(self._file_bytes)) from error
+        full = (self.width, self.height)
+        to_pixels = _image_to_pixels(pixels.size, full, self._factor, self._orientation)
+        return DecodedImage(pixels, *full, to_pixels)
 
 
-def _decode_smaller(picture: Image.Image, enough_pixels: int) -> float:
-    """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size if that is enough; by how much it will be smaller."""
-    if picture.format != "JPEG":
-        return 1.0
-    width, height = picture.size
-    shrink = max(1.0, max(width, height) / enough_pixels)
-    drafted = picture.draft(None, (round(width / shrink), round(height / shrink)))
-    return 1.0 if drafted is None else width / drafted[1][2]
+def _decoder_bytes(kind: Kind, picture: Image.Image, pixels: int) -> int:
+    """What a format's decoder holds beside its result, as measured (`benchmarks/decoding.py`)."""
+    match kind:
+        case "JPEG":  # a progressive one is held whole as coefficients of 16 bits, whatever size comes out
+            return 2 * len(picture.getbands()) * pixels if picture.info.get("progressive") else 0
+        case "WEBP":
+            return 13 * pixels
+        case "AVIF":
+            return 14 * pixels
+        case "TIFF":  # a strip may be the whole picture
+            return 8 * pixels
+        case _:
+            return 0
 
 
 def _image_to_pixels(held: tuple[int, int], full: tuple[int, int], factor: float, orientation: int) -> Affine:
@@ -140,35 +227,77 @@ def _image_to_pixels(held: tuple[int, int], full: tuple[int, int], factor: float
     )
 
 
-def _orientation(picture: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 (upright) where there is none or its record is damaged."""
-    try:
-        value = picture.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # noqa: BLE001 -- EXIF is a small file format of its own, and cameras damage it
-        return 1
-    return value if value in _TURNS else 1
+# Colours
+
+
+def _is_rgb(picture: Image.Image) -> bool:
+    """Whether its pixels are sRGB as they are."""
+    return picture.mode == "RGB" and "transparency" not in picture.info and not picture.info.get("icc_profile")
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    """8-bit RGB, with transparency over white and 16-bit samples scaled rather than clipped."""
-    if picture.mode.startswith("I"):
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode in _OPAQUE_MODES and "transparency" not in picture.info:
-        return picture.convert("RGB")
-    layer = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, (*_PAPER, 255)), layer).convert("RGB")
+    """8-bit sRGB: transparency over white, 16-bit samples scaled rather than clipped, the colour profile applied."""
+    if _is_rgb(picture):
+        return picture
+    has_alpha = picture.mode in _ALPHA_MODES or "transparency" in picture.info
+    to_srgb = _profile_to_srgb(picture)
+    if picture.mode == "RGB" and not has_alpha and to_srgb is None:
+        return picture
+    width, height = picture.size
+    rgb = Image.new("RGB", picture.size, _PAPER)
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        strip = picture.crop((0, top, width, min(height, top + rows)))
+        mask = None
+        if picture.mode.startswith("I;16"):
+            strip = Image.fromarray((np.asarray(strip) >> 8).astype(np.uint8))
+        elif has_alpha:
+            strip = strip.convert("RGBA")
+            alpha = strip.getchannel("A")
+            mask = None if alpha.getextrema() == (255, 255) else alpha
+        if to_srgb is not None:
+            strip = to_srgb(strip)
+        rgb.paste(strip.convert("RGB"), (0, top), mask)
+    return rgb
 
 
-def _unreadable(data: bytes) -> ImageError:
-    """Why nothing could be opened: a known format that is damaged, or no known format at all."""
-    is_webp_or_avif = (data[:4] == b"RIFF" and data[8:12] == b"WEBP") or data[4:12] in (
-        b"ftypavif",
-        b"ftypavis",
-    )
-    if is_webp_or_avif or data.startswith(_SIGNATURES):
-        return BrokenImageError(_broken(data))
-    return UnsupportedImageError(f"the content is not an image of a supported format ({', '.join(FORMATS)})")
+def _profile_to_srgb(picture: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
+    """How a strip of the picture gets from its embedded profile's colours to sRGB; None if it has them already.
+
+    Profiles that are damaged, or for other colours than the picture has, are ignored, as browsers do.
+    """
+    profile = picture.info.get("icc_profile")
+    if not isinstance(profile, bytes) or not 128 < len(profile) <= MAX_PROFILE_BYTES:
+        return None
+    mode = {"CMYK": "CMYK", "L": "L", "1": "L", "LA": "L", "I;16": "L", "I;16B": "L"}.get(picture.mode, "RGB")
+    if profile[16:20].decode("latin-1") != _PROFILE_SPACES[mode]:
+        return None
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(source).lower():
+            return None
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+
+    def to_srgb(strip: Image.Image) -> Image.Image:
+        converted = ImageCms.applyTransform(strip.convert(mode), transform)
+        return converted if converted is not None else strip
+
+    return to_srgb
+
+
+# Words
+
+
+def _unsupported(what_it_is: str) -> UnsupportedImageError:
+    reason = f": {what_it_is}" if what_it_is else ""
+    return UnsupportedImageError(f"the content is not an image of a supported format ({', '.join(FORMATS)}){reason}")
 
 
 def _broken(data: bytes) -> str:
-    return f"the image could not be decoded: the file ({len(data)} bytes) is truncated or damaged"
+    return _broken_after(len(data))
+
+
+def _broken_after(size: int) -> str:
+    return f"the image could not be decoded: the file ({size} bytes) is truncated or damaged"
