@@ -75,7 +75,8 @@ def tiff_with_tags(number: int, *, big: bool) -> bytes:
     extra = struct.pack(kind, 0xC000, 3, 1, 0) * (number - real)
     directory = struct.pack("<Q" if big else "<H", number) + entries + extra + bytes(8 if big else 4)
     pointer = struct.pack("<Q" if big else "<I", len(data))
-    return data[: 8 if big else 4] + pointer + data[16 if big else 8 :] + directory
+    parts: list[bytes] = [data[: 8 if big else 4], pointer, data[16 if big else 8 :], directory]
+    return b"".join(parts)
 
 
 def tiff_with_pages(number: int) -> bytes:
