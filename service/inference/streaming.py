@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from service.inference.access import charge
 from service.inference.batching import Priority
 from service.inference.errors import (
     ErrorKind,
@@ -333,6 +334,7 @@ class _Stream:
         try:
             # A stream may go on for hours: each frame's trace is its own, and points to the stream's.
             with entered(SPAN.get().linked("frame", frame_id=waiting.frame.id)):
+                charge()
                 if self._options.tracking or self._options.smoothing is not None:
                     outcome = await self._tracker.next(request, time_s=waiting.time_s)
                 else:

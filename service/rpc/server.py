@@ -1,6 +1,7 @@
 """The gRPC server: address, limits, keepalive, and its beginning and end. It runs on the same event loop as REST."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -53,12 +54,24 @@ class RpcServer:
         servicer: the methods.
         state: the state of the whole and of each model.
         options: address, limits, keepalive.
+        interceptors: see every call before it is handled, the first of them first.
+        credentials: for TLS; None: plain text.
     """
 
-    def __init__(self, servicer: HandPoseServicer, state: HealthServicer, options: ServerOptions) -> None:
+    def __init__(
+        self,
+        servicer: HandPoseServicer,
+        state: HealthServicer,
+        options: ServerOptions,
+        *,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         self._servicer = servicer
         self._health = state
         self._options = options
+        self._interceptors = interceptors
+        self._credentials = credentials
         self._server: grpc.aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -71,14 +84,18 @@ class RpcServer:
         server = grpc.aio.server(
             options=_channel_arguments(self._options),
             maximum_concurrent_rpcs=self._options.max_concurrent_calls,
-            interceptors=(RefuseUnreadable(),),
+            interceptors=(*self._interceptors, RefuseUnreadable()),
         )
         hand_pose_pb2_grpc.add_HandPoseServiceServicer_to_server(  # type: ignore[no-untyped-call]  # generated
             self._servicer, server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        port = server.add_insecure_port(f"{_bracketed(self._options.host)}:{self._options.port}")
+        address = f"{_bracketed(self._options.host)}:{self._options.port}"
+        if self._credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, self._credentials)
         await self._health.refresh()
         await server.start()
         self._server = server

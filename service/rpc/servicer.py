@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn, Protocol
 
 import grpc
 
+from service.inference.access import charge
 from service.inference.batching import Priority
 from service.inference.errors import ErrorKind, InvalidInputError, ServiceError, TooLargeError
 from service.inference.failures import FrameFailures, as_service_error, detail_of, report
@@ -123,6 +124,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
             try:
                 self._check_size(request.ByteSize())
                 self._check_number(len(request.requests))
+                charge(len(request.requests), counted=1)
                 async with asyncio.TaskGroup() as group:
                     results = (self._result(index, each, call) for index, each in enumerate(request.requests))
                     tasks = [group.create_task(result) for result in results]

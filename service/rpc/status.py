@@ -3,7 +3,7 @@
 The codes and details are those of the HTTP problems; only the way they travel differs.
 """
 
-from typing import Final
+from typing import Any, Final, NoReturn
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -66,6 +66,18 @@ def rich_status(error: ServiceError, request_id: str) -> status_pb2.Status:
         any_detail.Pack(detail)
         packed.append(any_detail)
     return status_pb2.Status(code=status_number(error), message=detail_of(error), details=packed)
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ServiceError, request_id: str) -> NoReturn:
+    """End a call with the error's status and its details."""
+    await context.abort(
+        STATUS_OF[error.kind],
+        detail_of(error),
+        trailing_metadata=(
+            (STATUS_DETAILS, rich_status(error, request_id).SerializeToString()),
+            ("x-request-id", request_id),
+        ),
+    )
 
 
 def _fields_of(error: ServiceError) -> tuple[FieldError, ...]:
