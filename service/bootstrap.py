@@ -38,6 +38,7 @@ from service.inference.streaming import Streams
 from service.inference.tracing import NoTracer, Tracer
 from service.observability.metrics import PrometheusObserver
 from service.rest.app import create_app
+from service.rest.connections import HttpConnection, WebSocketConnection
 from service.rest.stream import stream_routes
 from service.routing_file import RoutingFile, RoutingFileError
 from service.rpc.health import HealthServicer
@@ -452,8 +453,8 @@ def _server(app: ASGIApp, max_message_bytes: int) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
-            http="httptools",
-            ws="websockets-sansio",  # reads a message only when the one before it was taken
+            http=HttpConnection,
+            ws=WebSocketConnection,  # reads a message only when the one before it was taken
             ws_max_size=max_message_bytes,
             ws_per_message_deflate=False,  # pictures are compressed
             lifespan="off",

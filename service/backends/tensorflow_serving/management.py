@@ -165,7 +165,7 @@ def read_config(path: Path) -> wire.ModelServerConfig:
         return text_format.Parse(path.read_text(), wire.ModelServerConfig())
     except OSError as error:
         raise ManagementError(f"{path} cannot be read: {error.strerror}") from error
-    except text_format.ParseError as error:
+    except (text_format.ParseError, UnicodeDecodeError) as error:
         # Something this command does not know would be lost when it writes the file.
         raise ManagementError(f"{path} is not a configuration that can be changed here: {error}") from error
 

@@ -1,0 +1,40 @@
+"""Uvicorn's connections, with what it leaves to strangers put right.
+
+Both classes only change what happens when a client breaks its protocol: the answer to that is uvicorn's, but the log
+stays quiet, because a traceback for each such client would bury what the operator should see.
+"""
+
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+
+class HttpConnection(HttpToolsProtocol):
+    """HTTP/1.1. A request that is still being answered when its connection turns out broken counts as abandoned."""
+
+    def send_400_response(self, msg: str) -> None:
+        super().send_400_response(msg)  # which closes the connection
+        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]  # first: None
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
+
+class WebSocketConnection(WebSocketsSansIOProtocol):
+    """A WebSocket. Text that is not UTF-8 closes it with 1007."""
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not _is_text(self.frames):
+            self.frames = []
+            self.conn.send_close(1007)
+            self.handle_parser_exception()
+            return
+        super().send_receive_event_to_app()
+
+
+def _is_text(parts: list[Any]) -> bool:
+    try:
+        b"".join(parts).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
