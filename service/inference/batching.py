@@ -35,7 +35,7 @@ from service.inference.errors import (
     ServiceError,
     UnavailableError,
 )
-from service.inference.ports import Clock, DropReason, ReleaseReason
+from service.inference.ports import Clock, DropReason, RejectReason, ReleaseReason
 
 _SMOOTHING: Final = 0.2  # weight of the newest batch in the running estimate of the service time
 _LEAST_RETRY_S: Final = 0.05
@@ -79,7 +79,7 @@ class BatchObserver(Protocol):
 
     def request_dropped(self, reason: DropReason) -> None: ...
 
-    def request_rejected(self, reason: str) -> None: ...
+    def request_rejected(self, reason: RejectReason) -> None: ...
 
 
 Item = TypeVar("Item")
@@ -162,7 +162,7 @@ class MicroBatcher(Generic[Item, Result]):
         if self._closed:
             raise UnavailableError("this model is being unloaded; send the request again", retry_after_s=1.0)
         if self.depth + places > self._policy.max_queue:
-            self._observer.request_rejected("queue_full")
+            self._observer.request_rejected(RejectReason.QUEUE_FULL)
             raise OverloadedError(
                 f"{self.depth} requests are waiting for this model, and at most {self._policy.max_queue} may",
                 retry_after_s=self._time_to_serve(self.depth + places - self._policy.max_queue),
@@ -171,7 +171,7 @@ class MicroBatcher(Generic[Item, Result]):
         ahead += self._abandoned()
         late_s = self._expected_s(ahead + places) * _CAUTION - (deadline - self._clock.time())
         if ahead and late_s > 0:
-            self._observer.request_rejected("deadline")
+            self._observer.request_rejected(RejectReason.DEADLINE)
             raise OverloadedError(
                 f"{ahead} requests are waiting for this model, more than it can answer in the time that this one has",
                 retry_after_s=max(_LEAST_RETRY_S, late_s),

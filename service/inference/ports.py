@@ -61,6 +61,13 @@ class DropReason(StrEnum):
     CANCELLED = "cancelled"
 
 
+class RejectReason(StrEnum):
+    """Why a request got no place in the queue."""
+
+    QUEUE_FULL = "queue_full"
+    DEADLINE = "deadline"
+
+
 class Stage(StrEnum):
     """The parts of a request's time."""
 
@@ -81,7 +88,7 @@ class Observer(Protocol):
 
     def request_dropped(self, model: ServedModel, reason: DropReason) -> None: ...
 
-    def request_rejected(self, model: ServedModel, reason: str) -> None: ...
+    def request_rejected(self, model: ServedModel, reason: RejectReason) -> None: ...
 
     def hand_found(self, model: ServedModel, scores: NDArray[np.floating]) -> None:
         """One hand's keypoint scores [21]."""

@@ -30,7 +30,7 @@ from service.inference.errors import (
     UnsupportedTypeError,
 )
 from service.inference.models import ModelReference, ServedModel
-from service.inference.ports import Backend, Clock, DropReason, Observer, ReleaseReason, Stage
+from service.inference.ports import Backend, Clock, DropReason, Observer, RejectReason, ReleaseReason, Stage
 from service.inference.routing import Route, RoutedBy, Router
 from service.inference.shadow import Shadow
 from service.inference.tracing import SPAN, Span, entered, part
@@ -380,7 +380,7 @@ class _ModelObserver:
     def request_dropped(self, reason: DropReason) -> None:
         self.observer.request_dropped(self.model, reason)
 
-    def request_rejected(self, reason: str) -> None:
+    def request_rejected(self, reason: RejectReason) -> None:
         self.observer.request_rejected(self.model, reason)
 
 

@@ -21,7 +21,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from service.inference.models import VARIANTS, ModelReference, ServedModel
-from service.inference.ports import DropReason, ReleaseReason, Stage
+from service.inference.ports import DropReason, RejectReason, ReleaseReason, Stage
 from service.inference.tracing import SPAN
 
 SECONDS: Final = (0.005, 0.0075, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0, 1.5, 2.5, 5.0)
@@ -33,6 +33,8 @@ STAGE_SECONDS: Final = (0.0005, 0.001, 0.0025, *SECONDS)
 BATCH_SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
 DISTANCES: Final = (0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 SCORES: Final = tuple(round(0.1 * step, 1) for step in range(1, 11))
+
+OK: Final = "ok"
 
 UNKNOWN: Final = "unknown"
 """Label of requests that failed before it was known which model they meant."""
@@ -179,8 +181,8 @@ class PrometheusObserver:
     def request_dropped(self, model: ServedModel, reason: DropReason) -> None:
         self._drops.labels(*_of(model), reason.value).inc()
 
-    def request_rejected(self, model: ServedModel, reason: str) -> None:
-        self._rejections.labels(*_of(model), reason).inc()
+    def request_rejected(self, model: ServedModel, reason: RejectReason) -> None:
+        self._rejections.labels(*_of(model), reason.value).inc()
 
     def hand_found(self, model: ServedModel, scores: NDArray[np.floating]) -> None:
         histogram = self._scores.labels(*_of(model))
@@ -245,6 +247,19 @@ class PrometheusObserver:
         for labels in listed:
             self._models.labels(*labels).set(1)
         self._listed = listed
+        for model in models:
+            self._begin_at_zero(model)
+
+    def _begin_at_zero(self, model: ServedModel) -> None:
+        """A counter that appeared with its first event would hide that event from `rate`."""
+        self._requests.labels(*_of(model), OK)
+        self._depths.labels(*_of(model))
+        for release in ReleaseReason:
+            self._releases.labels(*_of(model), release.value)
+        for drop in DropReason:
+            self._drops.labels(*_of(model), drop.value)
+        for rejection in RejectReason:
+            self._rejections.labels(*_of(model), rejection.value)
 
     def stopped(self) -> None:
         """This process serves no more: where several share their counts, its gauges no longer count."""

@@ -4,7 +4,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.inference.ports import DropReason, Observer, ReleaseReason, Stage
+from service.inference.ports import DropReason, Observer, RejectReason, ReleaseReason, Stage
 from service.observability.metrics import PrometheusObserver
 from tests.support.models import served_model
 
@@ -32,7 +32,7 @@ def test_what_the_use_case_reports_is_counted_by_variant_and_version() -> None:
     use_case.batch_released(LIGHT, 3, ReleaseReason.FULL)
     use_case.queue_changed(LIGHT, 7)
     use_case.request_dropped(LIGHT, DropReason.EXPIRED)
-    use_case.request_rejected(LIGHT, "queue_full")
+    use_case.request_rejected(LIGHT, RejectReason.QUEUE_FULL)
     use_case.hand_found(LIGHT, np.linspace(0, 1, 21))
     found = samples(observer)
     model = {"variant": "lightweight", "version": "3"}
