@@ -29,6 +29,7 @@ from service.settings import Settings
 _ERROR_OF: Final[Mapping[ErrorKind, type[client_errors.HandPoseError]]] = {
     ErrorKind.OVERLOADED: client_errors.TryAgainError,
     ErrorKind.UNAVAILABLE: client_errors.TryAgainError,
+    ErrorKind.TOO_SLOW: client_errors.TimedOutError,
     ErrorKind.DEADLINE_EXCEEDED: client_errors.TimedOutError,
     ErrorKind.INTERNAL: client_errors.ServerFailedError,
 }

@@ -9,6 +9,7 @@
     ├── UnknownModelError            your input: no such variant, version or label
     ├── OverloadedError              try later: the queue is full
     ├── UnavailableError             try later: no model can answer now
+    ├── TooSlowError                 your input: it came in too slowly
     ├── DeadlineExceededError        out of time: expired while waiting or running
     └── InternalError                our fault; details go to the log only
 
@@ -35,6 +36,7 @@ class ErrorKind(StrEnum):
     UNKNOWN_MODEL = "unknown_model"
     OVERLOADED = "overloaded"
     UNAVAILABLE = "unavailable"
+    TOO_SLOW = "too_slow"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     INTERNAL = "internal"
 
@@ -125,6 +127,12 @@ class UnavailableError(ServiceError):
     """No model can answer at the moment."""
 
     kind = ErrorKind.UNAVAILABLE
+
+
+class TooSlowError(ServiceError):
+    """The request did not come in at the least rate that is waited for."""
+
+    kind = ErrorKind.TOO_SLOW
 
 
 class DeadlineExceededError(ServiceError):

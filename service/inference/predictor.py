@@ -6,9 +6,11 @@ library; it speaks to `service.inference.ports` and calls the pure functions of 
 """
 
 import asyncio
+import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Final, TypeVar
@@ -29,6 +31,7 @@ from service.inference.errors import (
     UnknownModelError,
     UnsupportedTypeError,
 )
+from service.inference.memory import DECODING_BYTES, SMALL_IMAGE_BYTES, DecodingRoom, Hold
 from service.inference.models import ModelReference, ServedModel
 from service.inference.ports import Backend, Clock, DropReason, Observer, RejectReason, ReleaseReason, Stage
 from service.inference.routing import Route, RoutedBy, Router
@@ -37,11 +40,11 @@ from service.inference.tracing import SPAN, Span, entered, part
 from service.pose.geometry import Affine, Box
 from service.pose.heatmaps import STRIDE, DecodedKeypoints, decode
 from service.pose.images import (
-    DecodedImage,
     ImageError,
     ImageTooLargeError,
+    OpenedImage,
     UnsupportedImageError,
-    decode_image,
+    open_image,
 )
 from service.pose.keypoints import CHANNEL_COUNT
 from service.pose.preprocessing import crop, hand_box_to_crop
@@ -204,6 +207,7 @@ class Predictor:
         workers: threads for decoding and other work that must not block the event loop.
         batching: sizes and waits of every model's queue.
         limits: what one request may ask for.
+        room: turns for decoding large images; None: as many bytes as by default, for one thread.
         shadow: sends copies of requests where the router says so; None sends none.
     """
 
@@ -217,6 +221,7 @@ class Predictor:
         workers: Executor,
         batching: BatchingPolicy,
         limits: Limits,
+        room: DecodingRoom | None = None,
         shadow: Shadow | None = None,
     ) -> None:
         self._backend = backend
@@ -226,6 +231,7 @@ class Predictor:
         self._workers = workers
         self._batching = batching
         self._limits = limits
+        self._room = room or DecodingRoom(DECODING_BYTES, clock)
         self._shadow = shadow
         self._batchers: dict[tuple[str, int], Batcher] = {}
         self._draining = False
@@ -275,7 +281,7 @@ class Predictor:
         with batcher.reserve(max(1, len(request.rois)), deadline=request.deadline, priority=request.priority):
             spans = _Spans(SPAN.get(), SPAN.get())
             with part("decode", image_bytes=len(request.image), hands=max(1, len(request.rois))) as decoding:
-                picture, crops = await self._in_thread(self._decode_and_crop, request, model, spans)
+                picture, crops = await self._decode_and_crop(request, model, spans)
                 decoding.annotate(image_width=picture.width, image_height=picture.height)
             decode_s = self._clock.time() - started
             spans.queue = spans.request.child("queue")
@@ -322,24 +328,34 @@ class Predictor:
             )
         return self._batchers[key]
 
-    def _decode_and_crop(
+    async def _decode_and_crop(
         self, request: EstimateRequest, model: ServedModel, spans: _Spans
     ) -> tuple[Picture, list[_Crop]]:
+        ready = await self._in_thread(self._open, request, model, spans)
+        if not isinstance(ready, _Large):
+            return ready
+        keep = request.full_picture
+        async with self._room.turn(ready.image.bytes_needed, deadline=request.deadline, keep=keep) as hold:
+            picture, crops = await self._in_thread(_cut, ready.image, ready.regions, model, spans, keep=keep)
+        if picture.pixels is not None:
+            _release_with(picture.pixels, hold, asyncio.get_running_loop())
+        return picture, crops
+
+    def _open(
+        self, request: EstimateRequest, model: ServedModel, spans: _Spans
+    ) -> "tuple[Picture, list[_Crop]] | _Large":
+        """Read the header. An image that takes little memory is decoded and cropped right away."""
         if self._clock.time() >= request.deadline:
             raise DeadlineExceededError("the request's time was up before its image could be decoded")
-        # A crop of a part of the picture needs more of its pixels than the picture as a whole does.
-        reducible = not request.rois and not request.full_picture
-        image = _decode(
-            request.image,
-            max_pixels=self._limits.max_pixels,
-            enough_pixels=max(model.input_size) if reducible else None,
-        )
-        crops = []
-        for box, region in _regions_to_show(request.rois, image):
-            pixels, image_to_input = crop(image, region, model.input_size)
-            crops.append(_Crop(box, pixels, image_to_input, spans))
-        # The pixels can be a hundred megabytes: they are let go before the wait, unless somebody draws on them.
-        return Picture(image.width, image.height, image.pixels if request.full_picture else None), crops
+        with _image_errors():
+            image = open_image(request.image, max_pixels=self._limits.max_pixels)
+        regions = _regions_to_show(request.rois, image)
+        if request.full_picture:
+            return _Large(image, regions)
+        # The smaller a region, the more of the picture's pixels its crop needs.
+        least = min(max(region.width, region.height) for _, region in regions)
+        image.shrink(math.ceil(max(model.input_size) * max(image.width, image.height) / least))
+        return _Large(image, regions) if image.bytes_needed > SMALL_IMAGE_BYTES else _cut(image, regions, model, spans)
 
     async def _run_batch(
         self, model: ServedModel, crops: Sequence[_Crop], deadline: float
@@ -354,8 +370,9 @@ class Predictor:
         shares = [_Maps(maps[start : start + _DECODED_TOGETHER]) for start in range(0, len(maps), _DECODED_TOGETHER)]
         return [(shares[index // _DECODED_TOGETHER], index % _DECODED_TOGETHER) for index in range(len(maps))]
 
-    async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        work = partial(function, *arguments, **named)
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
 
     def _report(self, model: ServedModel, hands: Sequence[Hand], timings: Timings) -> None:
         for stage in Stage:
@@ -403,9 +420,42 @@ def _in_the_spans_of(crops: Sequence[_Crop], model: ServedModel) -> Iterator[Non
         yield
 
 
-def _decode(data: bytes, *, max_pixels: int, enough_pixels: int | None) -> DecodedImage:
+@dataclass(frozen=True, slots=True)
+class _Large:
+    """An image that waits for its turn to be decoded, and the boxes and regions that are asked about."""
+
+    image: OpenedImage
+    regions: list[tuple[Box, Box]]
+
+
+def _cut(
+    image: OpenedImage, regions: Sequence[tuple[Box, Box]], model: ServedModel, spans: _Spans, *, keep: bool = False
+) -> tuple[Picture, list[_Crop]]:
+    with _image_errors():
+        decoded = image.decode()
+    crops = []
+    for box, region in regions:
+        pixels, image_to_input = crop(decoded, region, model.input_size)
+        crops.append(_Crop(box, pixels, image_to_input, spans))
+    # The pixels can be a hundred megabytes: they are let go before the wait, unless somebody draws on them.
+    return Picture(image.width, image.height, decoded.pixels if keep else None), crops
+
+
+def _release_with(pixels: Image.Image, hold: Hold, loop: asyncio.AbstractEventLoop) -> None:
+    """Give the hold back when the picture, which outlives the request here, is forgotten; in whatever thread."""
+
+    def release() -> None:
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            loop.call_soon_threadsafe(hold.release)
+
+    weakref.finalize(pixels, release).atexit = False
+
+
+@contextmanager
+def _image_errors() -> Iterator[None]:
+    """What is wrong with an image, in the words of the tree."""
     try:
-        return decode_image(data, max_pixels=max_pixels, enough_pixels=enough_pixels)
+        yield
     except UnsupportedImageError as error:
         raise UnsupportedTypeError(str(error), code="unsupported_image_format") from error
     except ImageTooLargeError as error:
@@ -414,7 +464,7 @@ def _decode(data: bytes, *, max_pixels: int, enough_pixels: int | None) -> Decod
         raise UndecodableImageError(str(error)) from error
 
 
-def _regions_to_show(rois: Sequence[Box], picture: DecodedImage) -> list[tuple[Box, Box]]:
+def _regions_to_show(rois: Sequence[Box], picture: OpenedImage) -> list[tuple[Box, Box]]:
     """For each hand, the box that was asked about and the region to show to the model, both in the image."""
     if not rois:
         whole = Box(0.0, 0.0, float(picture.width), float(picture.height))
@@ -429,7 +479,7 @@ def _regions_to_show(rois: Sequence[Box], picture: DecodedImage) -> list[tuple[B
     return [(roi, hand_box_to_crop(roi)) for roi in rois]
 
 
-def _whats_wrong_with(roi: Box, picture: DecodedImage) -> str | None:
+def _whats_wrong_with(roi: Box, picture: OpenedImage) -> str | None:
     if not np.isfinite((roi.x, roi.y, roi.width, roi.height)).all():
         return "x, y, width and height must be finite numbers"
     if roi.width < 1 or roi.height < 1:

@@ -134,6 +134,7 @@ _READING: Final = (
     ErrorKind.INVALID_INPUT,
     ErrorKind.TOO_LARGE,
     ErrorKind.UNSUPPORTED_TYPE,
+    ErrorKind.TOO_SLOW,
 )
 _ANSWERING: Final = (
     ErrorKind.UNDECODABLE_IMAGE,

@@ -13,6 +13,7 @@ from fastapi import Request, Response
 
 from service.inference.errors import ErrorKind, FieldError, ServiceError
 from service.inference.failures import detail_of, report
+from service.inference.keys import without_keys
 from service.rest.schemas import FieldProblem, Problem
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -38,6 +39,7 @@ PROBLEM_TYPES: Final[Mapping[ErrorKind, ProblemType]] = {
     ErrorKind.UNKNOWN_MODEL: ProblemType(404, "There is no such model"),
     ErrorKind.OVERLOADED: ProblemType(429, "The service is busy"),
     ErrorKind.UNAVAILABLE: ProblemType(503, "The service cannot answer now"),
+    ErrorKind.TOO_SLOW: ProblemType(408, "The request came in too slowly"),
     ErrorKind.DEADLINE_EXCEEDED: ProblemType(504, "The request's time was up"),
     ErrorKind.INTERNAL: ProblemType(500, "The service failed"),
 }
@@ -47,10 +49,10 @@ class HttpError(Exception):
     """What only HTTP can get wrong: no such path, no such method, no acceptable answer."""
 
     def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(detail)
+        super().__init__(without_keys(detail))
         self.status = status
         self.code = code
-        self.detail = detail
+        self.detail = without_keys(detail)
         self.headers = dict(headers or {})
 
 
@@ -69,7 +71,7 @@ def problem_of(error: ServiceError, *, instance: str, request_id: str) -> Proble
         title=kind.title,
         status=kind.status,
         detail=detail_of(error),
-        instance=instance,
+        instance=without_keys(instance),
         code=error.code,
         request_id=request_id,
         **where_they_apply,
@@ -90,7 +92,7 @@ def http_problem(error: HttpError, *, instance: str, request_id: str) -> Problem
         title=HTTPStatus(error.status).phrase,
         status=error.status,
         detail=error.detail,
-        instance=instance,
+        instance=without_keys(instance),
         code=error.code,
         request_id=request_id,
     )

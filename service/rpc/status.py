@@ -27,6 +27,7 @@ STATUS_OF: Final[dict[ErrorKind, grpc.StatusCode]] = {
     ErrorKind.UNKNOWN_MODEL: grpc.StatusCode.NOT_FOUND,
     ErrorKind.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ErrorKind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    ErrorKind.TOO_SLOW: grpc.StatusCode.DEADLINE_EXCEEDED,
     ErrorKind.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
     ErrorKind.INTERNAL: grpc.StatusCode.INTERNAL,
 }

@@ -23,6 +23,7 @@ from service.inference.errors import (
     UnknownModelError,
     UnsupportedTypeError,
 )
+from service.inference.memory import DECODING_BYTES, DecodingRoom
 from service.inference.models import ModelReference
 from service.inference.ports import Stage
 from service.inference.predictor import EstimateRequest, Limits, Predictor
@@ -56,10 +57,12 @@ class Kitchen:
         *,
         limits: Limits | None = None,
         batching: BatchingPolicy | None = None,
+        decoding_bytes: int = DECODING_BYTES,
     ) -> None:
         self.backend = backend or FakeBackend()
         self.observer = RecordingObserver()
         self.clock = ManualClock()
+        self.room = DecodingRoom(decoding_bytes, self.clock)
         self.predictor = Predictor(
             backend=self.backend,
             router=Router(DEFAULT),
@@ -68,6 +71,7 @@ class Kitchen:
             workers=workers,
             batching=batching or BatchingPolicy(),
             limits=limits or Limits(),
+            room=self.room,
         )
 
 
@@ -343,3 +347,56 @@ async def test_versions_of_one_variant_have_queues_of_their_own(workers: ThreadP
         estimate = await kitchen.predictor.estimate(EstimateRequest(image_bytes(), FAR, asked_for=wish))
         assert str(estimate.model.version) in "12"
     assert [call.model.version for call in backend.calls] == [1, 2]
+
+
+@pytest.fixture(scope="module")
+def poster() -> bytes:
+    """More than a small image takes to be decoded, and not to be had smaller."""
+    return image_bytes(picture(5000, 4000), "PNG")
+
+
+async def test_a_large_image_waits_for_room_and_is_answered(workers: ThreadPoolExecutor, poster: bytes) -> None:
+    kitchen = Kitchen(workers)
+    estimate = await kitchen.predictor.estimate(EstimateRequest(poster, FAR))
+    assert (estimate.picture.width, estimate.picture.height) == (5000, 4000)
+    assert kitchen.room.most_held >= 5000 * 4000 * 4
+
+
+async def test_a_large_image_that_there_can_be_no_room_for_is_too_large(
+    workers: ThreadPoolExecutor, poster: bytes
+) -> None:
+    kitchen = Kitchen(workers, decoding_bytes=70_000_000)
+    with pytest.raises(TooLargeError) as refused:
+        await kitchen.predictor.estimate(EstimateRequest(poster, FAR))
+    assert refused.value.code == "too_many_pixels"
+
+
+async def test_a_large_photo_needs_little_room_because_it_is_decoded_smaller(workers: ThreadPoolExecutor) -> None:
+    photo = image_bytes(picture(5000, 4000), "JPEG")
+    kitchen = Kitchen(workers, decoding_bytes=1)
+    await kitchen.predictor.estimate(EstimateRequest(photo, FAR))
+    await kitchen.predictor.estimate(EstimateRequest(photo, FAR, rois=(Box(0, 0, 2000, 2000), Box(9, 9, 1500, 1800))))
+    with pytest.raises(TooLargeError):
+        await kitchen.predictor.estimate(EstimateRequest(photo, FAR, rois=(Box(0, 0, 100, 100),)))
+
+
+async def test_a_roi_of_a_photo_that_is_decoded_smaller_comes_back_in_place(workers: ThreadPoolExecutor) -> None:
+    kitchen = Kitchen(workers, FakeBackend(answer=hand_where_crop_is_marked), decoding_bytes=1)
+    photo = image_bytes(marked_picture(4800, 3600, (2380, 1780, 2420, 1820)), "JPEG")
+    estimate = await kitchen.predictor.estimate(EstimateRequest(photo, FAR, rois=(Box(2000, 1400, 1000, 800),)))
+    np.testing.assert_allclose(estimate.hands[0].keypoints_in_image[0], (2400, 1800), atol=4)
+
+
+async def test_pixels_to_draw_on_give_their_room_back_when_they_are_forgotten(workers: ThreadPoolExecutor) -> None:
+    kitchen = Kitchen(workers, decoding_bytes=1_500_000)
+    request = EstimateRequest(IMAGE_640_480, FAR, full_picture=True)
+    for _ in range(3):
+        estimate = await kitchen.predictor.estimate(request)
+        waiting = asyncio.ensure_future(kitchen.predictor.estimate(request))
+        await settle()
+        assert not waiting.done()
+        del estimate
+        await waiting
+        del waiting
+        await settle()
+    assert kitchen.room.most_held <= 1_500_000

@@ -46,7 +46,7 @@ def test_document_describes_all_kinds_of_body(document: Document) -> None:
 def test_document_describes_all_answers(document: Document) -> None:
     responses = document["paths"][HAND_POSE]["post"]["responses"]
     assert set(responses) == {
-        *("200", "400", "404", "406", "413", "415", "422", "429", "500", "503", "504"),
+        *("200", "400", "404", "406", "408", "413", "415", "422", "429", "500", "503", "504"),
     }
     assert set(responses["200"]["content"]) == {"application/json", "image/png", "image/jpeg"}
     assert set(responses["200"]["headers"]) == {"X-Request-Id", "X-Model-Variant"}

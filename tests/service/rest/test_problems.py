@@ -20,6 +20,7 @@ STATUS = {
     ErrorKind.UNKNOWN_MODEL: 404,
     ErrorKind.OVERLOADED: 429,
     ErrorKind.UNAVAILABLE: 503,
+    ErrorKind.TOO_SLOW: 408,
     ErrorKind.DEADLINE_EXCEEDED: 504,
     ErrorKind.INTERNAL: 500,
 }
