@@ -108,6 +108,12 @@ def save_averaged(folder: Path, progress: Progress, model: keras.Model) -> None:
     _write(folder / AVERAGED, named, asdict(progress))
 
 
+def read_averaged_progress(path: Path) -> Progress:
+    """Of which network averaged weights (a file, or a run's folder) are, and how far it was trained."""
+    path = path / AVERAGED if path.is_dir() else path
+    return Progress(**_read(path, names=(_STATE,))[1])
+
+
 def load_averaged(path: Path, model: keras.Model) -> Progress:
     """Copies averaged weights (a file, or a run's folder) into a model of the same variant and widths."""
     path = path / AVERAGED if path.is_dir() else path

@@ -27,8 +27,8 @@ from trainer.data.sample import OnBad, Sample, SkippedSamples, refuse_bad
 from trainer.data.sources import Source, read_sources
 from trainer.errors import RefusedError
 from trainer.evaluate import evaluate_samples, network_of_weights, report
-from trainer.run_record import RunRecord
-from trainer.train import RUNS_FOLDER, build_training_model, whole_network
+from trainer.run_network import build_training_model, whole_network
+from trainer.run_record import RUNS_FOLDER, RunRecord
 
 
 def write_weights(
@@ -74,6 +74,8 @@ def _provenance(record: RunRecord, progress: Progress) -> dict[str, Any]:
         "input_sizes": [list(entry) for entry in config.input_sizes],
         "part": config.part,
         "warm_start": record.warm_start,
+        "teacher": record.teacher,
+        "distil_weight": config.distil_weight,
         "split": config.split,
         "held_out_file_names": list(config.holdout),
         "left_out_bad_samples": record.skip_bad,

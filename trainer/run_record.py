@@ -22,6 +22,7 @@ from trainer.data.sample import Sample
 from trainer.data.sources import WeightedSamples
 from trainer.errors import RefusedError
 
+RUNS_FOLDER = Path("runs")
 FILE_NAME = "run.json"
 FORMAT = 1
 
@@ -46,9 +47,10 @@ class RunRecord:
         skip_bad: whether unusable samples were left out.
         hands: hands trained on by data set, now.
         digest: of the training samples now, in order, with their weights.
-        trained_on: every picture that any piece of the run, or the run it started from, has trained on.
+        trained_on: every picture that any piece of the run, the run it started from, or its teacher has trained on.
         held_out: pictures kept for validation now.
         warm_start: name of the run that the weights started from.
+        teacher: name of the run whose beliefs are mixed into the targets.
         notes: what a reader of the results has to know.
     """
 
@@ -60,6 +62,7 @@ class RunRecord:
     trained_on: frozenset[Picture]
     held_out: frozenset[Picture]
     warm_start: str | None = None
+    teacher: str | None = None
     notes: tuple[str, ...] = ()
 
     def measured(self, samples: Iterable[Sample]) -> list[Sample]:
@@ -102,13 +105,21 @@ def record_of(
 
 def started_from(record: RunRecord, warm_start: Path) -> RunRecord:
     """The record of a run that takes its first weights from the run in folder `warm_start`."""
-    named = replace(record, warm_start=warm_start.name)
-    if not (warm_start / FILE_NAME).is_file():
-        return replace(
-            named, notes=(*record.notes, f"{warm_start.name} has no {FILE_NAME}: what it was trained on is not known")
-        )
-    before = read(warm_start)
-    return replace(named, trained_on=record.trained_on | before.trained_on, notes=(*before.notes, *record.notes))
+    return _after(replace(record, warm_start=warm_start.name), warm_start)
+
+
+def taught_by(record: RunRecord, teacher: Path) -> RunRecord:
+    """The record of a run that learns from the run in folder `teacher` as well as from the labels."""
+    return _after(replace(record, teacher=teacher.name), teacher)
+
+
+def _after(record: RunRecord, run: Path) -> RunRecord:
+    """`record`, with what an earlier run knew before this one began."""
+    if not (run / FILE_NAME).is_file():
+        note = f"{run.name} has no {FILE_NAME}: what it was trained on is not known"
+        return replace(record, notes=(*record.notes, note))
+    before = read(run)
+    return replace(record, trained_on=record.trained_on | before.trained_on, notes=(*before.notes, *record.notes))
 
 
 def continued(record: RunRecord, folder: Path, *, changed: bool) -> RunRecord:
@@ -147,6 +158,8 @@ def _differing(before: RunRecord, now: RunRecord) -> list[str]:
         for field in fields(TrainConfig)
         if field.name not in _MAY_CHANGE and getattr(now.config, field.name) != getattr(before.config, field.name)
     ]
+    if now.teacher != before.teacher:
+        differing.append(f"the teacher is {now.teacher or 'nobody'}, it was {before.teacher or 'nobody'}")
     if now.digest != before.digest:
         differing.append(f"the training samples are others ({dict(now.hands)}, before {dict(before.hands)})")
     return differing
@@ -164,6 +177,7 @@ def write(record: RunRecord, folder: Path) -> None:
         "trained_on": _by_source(record.trained_on),
         "held_out": _by_source(record.held_out),
         "warm_start": record.warm_start,
+        "teacher": record.teacher,
         "notes": record.notes,
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,6 +202,7 @@ def read(folder: Path) -> RunRecord:
             trained_on=_pictures(content["trained_on"]),
             held_out=_pictures(content["held_out"]),
             warm_start=content["warm_start"],
+            teacher=content.get("teacher"),  # records from before there were teachers
             notes=tuple(content["notes"]),
         )
     except FileNotFoundError:

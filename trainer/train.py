@@ -1,15 +1,14 @@
 """Trains one network from a configuration: `python -m trainer train --config first --data coco:DIR --run NAME`.
 
 The loop is a plain recipe on Keras alone, so that it runs on any of its backends. It writes everything into the run's
-folder: what the run is (`trainer.run_record`), checkpoints (`trainer.checkpoints`), `log.csv` with the curve, and
-`validation.png` with what the network sees.
-It can be stopped at any time and goes on with the same command. Weights for serving are written by `finish`.
+folder: what the run is (`trainer.run_record`), checkpoints (`trainer.checkpoints`), the curve (`trainer.run_log`), and
+`validation.png` with what the network sees. It can be stopped, or cut into pieces of minutes, at any time and goes on
+with the same command. Weights for serving are written by `finish`.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import signal
 import time
@@ -24,38 +23,28 @@ from trainer import run_record
 from trainer.checkpoints import (
     Progress,
     TrainingError,
-    load_averaged,
     load_checkpoint,
     save_averaged,
     save_checkpoint,
     to_numpy,
 )
 from trainer.configs import TrainConfig, load_config
-from trainer.data.pipeline import ImageStore, Prefetcher, TrainingBatches, readable, to_model_input
+from trainer.data.pipeline import ImageStore, Prefetcher, TrainingBatches, readable
 from trainer.data.sample import OnBad, Sample, SkippedSamples, refuse_bad
 from trainer.data.sources import Source, WeightedSamples, read_sources, split_8_1_1, split_by_name
+from trainer.data.worker_process import available_cores
+from trainer.devices import jit_pays, share_batches_among_devices
 from trainer.errors import RefusedError
+from trainer.run_log import RunLog
+from trainer.run_network import build_training_model, served_from_bytes
+from trainer.run_record import RUNS_FOLDER
+from trainer.teacher import Teacher, TrainedTeacher, mixed_targets
 
 if TYPE_CHECKING:
     import keras
 
-RUNS_FOLDER = Path("runs")
-LOG_COLUMNS = (
-    "step",
-    "samples",
-    "minutes",
-    "input_size",
-    "learning_rate",
-    "loss",
-    "loss_stage1",
-    "loss_stage2",
-    "loss_stage3",
-    "images_per_second",
-    "minutes_left",
-    "pck_at_0_1",
-    "pck_at_0_2",
-    "epe_px",
-)
+EXIT_UNFINISHED = 3
+"""Exit code of a piece that ended before the schedule did; the same command goes on."""
 
 
 def learning_rate_at(config: TrainConfig, step: int, share_done: float) -> float:
@@ -72,56 +61,19 @@ def input_size_at(config: TrainConfig, share_done: float) -> int:
     return [size for begin, size in config.input_sizes if share_done >= begin][-1]
 
 
-def build_training_model(config: TrainConfig, warm_start: Path | None = None) -> keras.Model:
-    """The network that is trained, with every stage's belief maps as outputs.
-
-    For part "stages" it is a lightweight feature extractor and stage 1, frozen, with the standard network's stages 2
-    and 3 on them: the standard network computes the same, only slower.
-    """
-    from trainer.models import build
-
-    variant = config.variant if config.part == "all" else "lightweight"
-    model = build(variant, batch_norm=True, width_multiplier=config.width_multiplier)
-    if warm_start is not None:
-        load_averaged(warm_start, model)
-    return model if config.part == "all" else stages_on_frozen_features(model)
-
-
-def stages_on_frozen_features(lightweight: keras.Model) -> keras.Model:
-    """Fresh stages 2 and 3 of the standard network on a frozen lightweight network's features and stage 1."""
-    import keras
-
-    from trainer.models import architecture_of
-    from trainer.models.layers import apply_table, stage_table
-
-    widths = architecture_of(lightweight).widths
-    lightweight.trainable = False
-    features = lightweight.get_layer("conv5_3_relu").output
-    belief_maps = [lightweight.get_layer("belief_maps_stage1").output]
-    for stage in (2, 3):
-        stage_input = keras.layers.Concatenate(name=f"stage{stage}_input")([belief_maps[-1], features])
-        x = apply_table(stage_input, stage_table("standard", stage, widths), batch_norm=True)
-        belief_maps.append(keras.layers.Identity(dtype="float32", name=f"belief_maps_stage{stage}")(x))
-    return keras.Model(lightweight.inputs[0], belief_maps, name="cpm_standard_stages")
-
-
-def whole_network(model: keras.Model, config: TrainConfig) -> keras.Model:
-    """The network of `config.variant` that computes what the training model does; itself unless part "stages"."""
-    if config.part == "all":
-        return model
-    from trainer.models import build
-    from trainer.models.warm_start import standard_from_lightweight
-
-    lightweight = build("lightweight", batch_norm=True, width_multiplier=config.width_multiplier)
-    for layer in lightweight.layers:
-        if layer.weights and not layer.name.startswith(("stage2", "stage3")):
-            layer.set_weights(model.get_layer(layer.name).get_weights())
-    standard = build("standard", batch_norm=True, width_multiplier=config.width_multiplier)
-    standard_from_lightweight(lightweight, standard)
-    for layer in standard.layers:
-        if layer.weights and layer.name.startswith(("stage2", "stage3")):
-            layer.set_weights(model.get_layer(layer.name).get_weights())
-    return standard
+def minutes_left(config: TrainConfig, share_done: float, minutes_done: float, images_per_second: float) -> float:
+    """How long the rest will take at this rate, counting that larger inputs take longer in proportion to their area."""
+    if config.steps is None:
+        return max(0.0, (config.minutes or 0.0) - minutes_done)
+    if not images_per_second > 0:
+        return math.nan
+    ends = [begin for begin, _ in config.input_sizes[1:]] + [1.0]
+    area_left = sum(
+        max(0.0, end - max(begin, share_done)) * size**2
+        for (begin, size), end in zip(config.input_sizes, ends, strict=True)
+    )
+    images = config.steps * config.batch_size * area_left / input_size_at(config, share_done) ** 2
+    return images / images_per_second / 60
 
 
 @dataclass(slots=True)
@@ -155,6 +107,7 @@ class Trainer:
         store: ImageStore,
         *,
         warm_start: Path | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         """Builds the model, or restores it from the folder's checkpoint. Raises RefusedError if it is of another."""
         import keras
@@ -166,20 +119,28 @@ class Trainer:
         self._store = store
         self._train = train
         self._validation = validation.samples
+        self._teacher = teacher
+        self._log = RunLog(folder)
         keras.utils.set_random_seed(config.seed)
         keras.mixed_precision.set_dtype_policy(config.precision)
         self._model = build_training_model(config, warm_start)
         self._optimizer = keras.optimizers.AdamW(
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
+            global_clipnorm=config.clip_norm,
             use_ema=True,
             ema_momentum=config.ema_momentum,
         )
-        self._model.compile(optimizer=self._optimizer, loss=[BeliefMapLoss() for _ in range(3)], jit_compile=False)
+        self._from_bytes = served_from_bytes(self._model)
+        self._from_bytes.compile(
+            optimizer=self._optimizer, loss=[BeliefMapLoss() for _ in range(3)], jit_compile=jit_pays()
+        )
         self._optimizer.build(self._model.trainable_variables)
         restored = load_checkpoint(folder, self._model, self._optimizer, variant=config.variant, part=config.part)
         if restored is None and warm_start is None and config.part == "stages":
             raise RefusedError("part 'stages' needs --warm-start with a run of the lightweight network")
+        if config.distil_weight > 0 and teacher is None:
+            raise RefusedError(f"distil_weight is {config.distil_weight}: name the run of the teacher with --teacher")
         self._progress = restored or Progress(config.variant, config.part)
         self._stop_asked = False
 
@@ -201,8 +162,17 @@ class Trainer:
             return self._progress.step / self._config.steps
         return seconds / (60 * (self._config.minutes or 1.0))
 
-    def run(self, *, workers: int = 2) -> Progress:
-        """Trains to the end of the schedule, or until asked to stop. Returns where it stands.
+    @property
+    def finished(self) -> bool:
+        """Whether the schedule is at its end."""
+        return self.share_done(self._progress.seconds) >= 1.0
+
+    def run(self, *, workers: int = 0, stop_after_s: float = math.inf) -> Progress:
+        """Trains to the end of the schedule, or until asked to stop, or for this many seconds. Returns where it stands.
+
+        Args:
+            workers: processes that make batches; 0 makes them in a thread of this one.
+            stop_after_s: the update in progress by then is the last of this piece.
 
         Raises:
             TrainingError: the loss or a weight is not a number, with the checkpoint of before intact.
@@ -213,18 +183,22 @@ class Trainer:
             self._train, self._store, batch_size=config.batch_size, seed=config.seed, config=config.augment
         )
         clock = _Clock(self._progress.seconds)
+        begun_at = self._progress.step
         samples_logged, seconds_logged = self._progress.samples, clock.seconds()
+        losses_since: list[list[float]] = []
         with Prefetcher(batches, workers=workers) as prefetcher:
             while (share := self.share_done(clock.seconds())) < 1.0 and not self._stop_asked:
+                if clock.seconds() - clock.seconds_before >= stop_after_s:
+                    break
                 step = self._progress.step
                 size = input_size_at(config, share)
                 batch = prefetcher.get(step, size)
                 self._optimizer.learning_rate = learning_rate_at(config, step, share)
-                losses = self._model.train_on_batch(batch.inputs, [batch.targets] * 3)
-                if not math.isfinite(float(losses[0])):
-                    raise TrainingError(
-                        f"the loss is {float(losses[0])} at update {step}; the checkpoint before it is intact"
-                    )
+                targets = mixed_targets(batch, self._teacher, config.distil_weight)
+                losses = [float(loss) for loss in self._from_bytes.train_on_batch(batch.crops, [targets] * 3)]
+                if not math.isfinite(losses[0]):
+                    raise TrainingError(f"the loss is {losses[0]} at update {step}; the checkpoint before it is intact")
+                losses_since.append(losses)
                 self._progress = replace(
                     self._progress,
                     step=step + 1,
@@ -233,18 +207,19 @@ class Trainer:
                     input_size=size,
                 )
                 if clock.due("log", config.log_seconds):
-                    seconds = clock.seconds()
-                    rate = (self._progress.samples - samples_logged) / (seconds - seconds_logged)
-                    self._log(losses, rate)
+                    rate = (self._progress.samples - samples_logged) / (clock.seconds() - seconds_logged)
+                    self._log_losses(np.mean(losses_since, axis=0).tolist(), rate)
                     samples_logged = self._progress.samples
-                    self._model.reset_metrics()
+                    losses_since.clear()
                     if clock.due("checkpoint", 60 * config.checkpoint_minutes):
                         self._save()
                     if clock.due("validate", 60 * config.validate_minutes):
                         self._validate(config.validation_samples)
                     seconds_logged = clock.seconds()
-        self._save()
-        if not self._stop_asked:
+        if self._progress.step > begun_at:
+            self._progress = replace(self._progress, seconds=clock.seconds())
+            self._save()
+        if self.finished and not self._stop_asked and not self._log.is_validated(self._progress.step):
             self._validate(len(self._validation))
         return self._progress
 
@@ -273,12 +248,12 @@ class Trainer:
         )
 
     def _predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.asarray(self._model.predict_on_batch(to_model_input(crops))[-1])
+        return np.asarray(self._from_bytes.predict_on_batch(crops)[-1])
 
-    def _log(self, losses: Any, rate: float) -> None:
-        total, *stages = (float(value) for value in losses)
-        share = self.share_done(self._progress.seconds)
-        left = self._progress.seconds * (1 / share - 1) / 60 if share > 0 else math.nan
+    def _log_losses(self, losses: list[float], rate: float) -> None:
+        total, *stages = losses
+        seconds = self._progress.seconds
+        left = minutes_left(self._config, self.share_done(seconds), seconds / 60, rate)
         self._write_row(
             {
                 "learning_rate": float(to_numpy(self._optimizer.learning_rate)),
@@ -294,23 +269,15 @@ class Trainer:
         )
 
     def _write_row(self, values: dict[str, float]) -> None:
-        path = self._folder / "log.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, LOG_COLUMNS)
-            if new:
-                writer.writeheader()
-            rounded = {name: f"{value:.6g}" for name, value in values.items()}
-            writer.writerow(
-                {
-                    "step": self._progress.step,
-                    "samples": self._progress.samples,
-                    "minutes": f"{self._progress.seconds / 60:.2f}",
-                    "input_size": self._progress.input_size,
-                    **rounded,
-                }
-            )
+        self._log.write(
+            {
+                "step": self._progress.step,
+                "samples": self._progress.samples,
+                "minutes": round(self._progress.seconds / 60, 2),
+                "input_size": self._progress.input_size,
+                **values,
+            }
+        )
 
 
 class _AveragedWeights:
@@ -351,10 +318,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--holdout", action="append", metavar="REGEX", help="picture names kept for validation; replaces the config's"
     )
-    parser.add_argument("--warm-start", type=Path, metavar="RUN", help="folder of a run to take weights from")
+    parser.add_argument(
+        "--warm-start",
+        type=Path,
+        metavar="RUN",
+        help="folder of a run to take weights from; of a lightweight one, a standard network takes the features",
+    )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="RUN",
+        help="folder of a run to learn from, where the config's distil_weight > 0",
+    )
     parser.add_argument("--variant", choices=("standard", "lightweight"), help="in place of the config's")
+    parser.add_argument("--steps", type=int, help="updates in all, in place of the config's length")
     parser.add_argument("--minutes", type=float, help="train by the clock, for this long")
-    parser.add_argument("--workers", type=int, default=2, help="threads that make batches (%(default)s)")
+    parser.add_argument(
+        "--stop-after-minutes",
+        type=float,
+        metavar="M",
+        help="end this piece after so long, start-up included, with exit code 3; the same command goes on",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=available_cores(),
+        help="processes that make batches, 0 for none but this one (default: one a core, %(default)s)",
+    )
     parser.add_argument(
         "--changed", action="store_true", help="go on although configuration or data differ, and note it in the run"
     )
@@ -363,15 +353,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, or goes on training, as the arguments say."""
-    if arguments.workers < 1:
-        raise RefusedError(f"--workers must be at least 1, got {arguments.workers}")
-    config = load_config(arguments.config)
-    if arguments.holdout:
-        config = replace(config, holdout=tuple(arguments.holdout))
-    if arguments.variant:
-        config = replace(config, variant=arguments.variant)
-    if arguments.minutes is not None:
-        config = replace(config, steps=None, minutes=arguments.minutes)
+    started = time.monotonic()
+    config = _config_of(arguments)
+    stop_after_s = math.inf if arguments.stop_after_minutes is None else 60 * arguments.stop_after_minutes
     skipped = SkippedSamples()
     on_bad: OnBad = skipped if arguments.skip_bad else refuse_bad
     data = read_sources([Source.parse(text) for text in arguments.data], on_bad)
@@ -387,24 +371,50 @@ def run(arguments: argparse.Namespace) -> int:
     record = run_record.record_of(config, arguments.data, train, validation, skip_bad=arguments.skip_bad)
     if arguments.warm_start:
         record = run_record.started_from(record, arguments.warm_start)
+    if arguments.teacher:
+        record = run_record.taught_by(record, arguments.teacher)
     record = run_record.continued(record, folder, changed=arguments.changed)
     for note in record.notes:
         _say(f"note: {note}")
-    trainer = Trainer(config, folder, train, validation, store, warm_start=arguments.warm_start)
+    devices = share_batches_among_devices(config.batch_size)
+    if devices > 1:
+        _say(f"every batch is shared among {devices} devices")
+    teacher = TrainedTeacher(arguments.teacher) if arguments.teacher else None
+    trainer = Trainer(config, folder, train, validation, store, warm_start=arguments.warm_start, teacher=teacher)
     run_record.write(record, folder)
     if trainer.progress.step:
         _say(f"going on from step {trainer.progress.step}")
-    progress = _run_until_told(trainer, arguments.workers)
+    progress = _run_until_told(trainer, arguments.workers, stop_after_s - (time.monotonic() - started))
     _say(f"stopped at step {progress.step}, {progress.samples} samples, {progress.seconds / 60:.1f} minutes")
-    return 0
+    return 0 if trainer.finished else EXIT_UNFINISHED
 
 
-def _run_until_told(trainer: Trainer, workers: int) -> Progress:
+def _config_of(arguments: argparse.Namespace) -> TrainConfig:
+    """The configuration with what the command line puts in its place; RefusedError for what cannot be."""
+    if arguments.workers < 0:
+        raise RefusedError(f"--workers must not be negative, got {arguments.workers}")
+    if arguments.steps is not None and arguments.minutes is not None:
+        raise RefusedError("give --steps or --minutes, not both")
+    config = load_config(arguments.config)
+    if arguments.teacher and not config.distil_weight:
+        raise RefusedError("--teacher teaches nothing while the configuration's distil_weight is 0")
+    if arguments.holdout:
+        config = replace(config, holdout=tuple(arguments.holdout))
+    if arguments.variant:
+        config = replace(config, variant=arguments.variant)
+    if arguments.steps is not None:
+        config = replace(config, steps=arguments.steps, minutes=None)
+    if arguments.minutes is not None:
+        config = replace(config, steps=None, minutes=arguments.minutes)
+    return config
+
+
+def _run_until_told(trainer: Trainer, workers: int, stop_after_s: float) -> Progress:
     """Trains; an interrupt or a polite kill ends it after the update in progress, with a checkpoint."""
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda *_: trainer.ask_to_stop()) for number in signals]
     try:
-        return trainer.run(workers=workers)
+        return trainer.run(workers=workers, stop_after_s=stop_after_s)
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)

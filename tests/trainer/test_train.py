@@ -130,12 +130,12 @@ def test_wrong_configurations_are_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(make_trainer: MakeTrainer) -> None:
     whole = make_trainer("whole")
-    whole.run(workers=1)
+    whole.run(workers=0)
 
-    assert make_trainer("pieces", trainer=_StopsAfterTwo).run(workers=2).step == 2
+    assert make_trainer("pieces", trainer=_StopsAfterTwo).run().step == 2
     second = make_trainer("pieces")
     assert second.progress.step == 2
-    assert second.run(workers=2).step == 4
+    assert second.run().step == 4
     for expected, actual in zip(_weights(whole), _weights(second), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
@@ -157,7 +157,7 @@ def test_a_run_leaves_a_curve_pictures_and_averaged_weights(make_trainer: MakeTr
 
 @pytest.mark.slow
 def test_stages_on_frozen_features_become_a_standard_network(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    from trainer.train import whole_network
+    from trainer.run_network import whole_network
 
     make_trainer("light", replace(TINY, steps=1)).run()
     config = replace(TINY, variant="standard", part="stages", steps=2)
@@ -242,7 +242,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., in
     )
 
     def run(name: str, *arguments: str, to: str = "tiny") -> int:
-        train = ["--config", "tiny.py", "--data", f"rhd:{tmp_path / 'rhd'}"] if name == "train" else []
+        train = ["--config", "tiny.py", "--data", f"rhd:{tmp_path / 'rhd'}", "--workers", "0"] if name == "train" else []
         return cli.main([name, "--run", to, *train, *arguments])
 
     return run
@@ -325,7 +325,7 @@ def test_a_run_is_not_gone_on_with_on_other_data_or_without_its_record(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--workers", "0"], "--workers must be at least 1, got 0"),
+        (["--workers", "-1"], "--workers must not be negative, got -1"),
         (["--minutes", "0"], "minutes and batch_size must be positive"),
         (["--holdout", "."], "leave no sample"),
     ],

@@ -38,6 +38,8 @@ class TrainConfig:
         final_rate_share: last rate over the highest one, of the cosine.
         rate_step: updates between divisions by ten, of the steps schedule.
         weight_decay: AdamW's; 0 makes it Adam.
+        clip_norm: largest norm of an update's whole gradient, which is scaled down to it; None leaves it as it is.
+        distil_weight: share of a teacher's belief maps in the targets, from 0 to 1; above 0 a teacher has to be given.
         ema_momentum: of the running average of the weights, which is what is evaluated and exported.
         part: "all", or "stages" to train a standard network's stages 2 and 3 alone on the frozen features of a trained
             lightweight one (which a standard network can hold exactly).
@@ -63,6 +65,8 @@ class TrainConfig:
     final_rate_share: float = 0.01
     rate_step: int = 10_000
     weight_decay: float = 1e-4
+    clip_norm: float | None = None
+    distil_weight: float = 0.0
     ema_momentum: float = 0.99
     part: Literal["all", "stages"] = "all"
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
@@ -86,6 +90,10 @@ class TrainConfig:
             raise ConfigError(f"input_sizes must begin at share 0 and ascend, got {self.input_sizes}")
         if any(size < 3 * STRIDE or size % STRIDE for size in sizes):
             raise ConfigError(f"input sizes must be multiples of {STRIDE} from {3 * STRIDE} on, got {sizes}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ConfigError(f"clip_norm must be above 0, or None, got {self.clip_norm}")
+        if not 0.0 <= self.distil_weight <= 1.0:
+            raise ConfigError(f"distil_weight must be in 0..1, got {self.distil_weight}")
         if self.part == "stages" and self.variant != "standard":
             raise ConfigError("part 'stages' trains the standard network on a lightweight one's features")
 

@@ -1,17 +1,22 @@
-"""From samples to training batches: decode once, crop and vary in threads, encode targets, stay ahead of the trainer.
+"""From samples to training batches: decode, crop, vary, encode targets, in processes that stay ahead of the trainer.
 
 Batch number k depends on the seed and on k only, never on what was built before it. So a resumed training sees exactly
 the batches that an uninterrupted one would have seen, and any number of workers gives the same batches.
 
-Everything is NumPy and Pillow; any Keras backend can be fed from it. Threads suffice, because Pillow releases the
-interpreter while it resamples.
+Everything is NumPy and Pillow; any Keras backend can be fed from it. Crops stay bytes until they are on the device: a
+quarter of what has to be moved between processes and to a GPU.
 """
 
+import copy
+import multiprocessing
+import pickle
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +26,11 @@ from service.pose.geometry import Affine
 from service.pose.heatmaps import STRIDE, encode
 from service.pose.images import DecodedImage, ImageError, decode_image
 from service.pose.preprocessing import show
+from trainer.data import worker_process
 from trainer.data.augment import NO_AUGMENTATION, AugmentConfig, draw, handedness_after, photometric
 from trainer.data.sample import BadSampleError, Handedness, OnBad, Sample, refuse_bad
 from trainer.data.sources import WeightedSamples
+from trainer.errors import TrainerError
 
 UNLABELLED_TARGET = -1.0
 """What a target map holds where nothing is known; losses leave such maps out. True beliefs are never negative."""
@@ -34,11 +41,11 @@ class Batch:
     """One step's worth of training data.
 
     Attributes:
-        inputs: float32 [N, H, W, 3], RGB in [-0.5, 0.5].
+        crops: uint8 RGB [N, H, W, 3].
         targets: float32 [N, H/8, W/8, 22], beliefs in [0, 1], or `UNLABELLED_TARGET` all over a map that is unknown.
     """
 
-    inputs: NDArray[np.float32]
+    crops: NDArray[np.uint8]
     targets: NDArray[np.float32]
 
 
@@ -57,9 +64,18 @@ class ImageStore:
             memory_bytes: pictures beyond this much are decoded each time instead of kept.
         """
         self._longest_side = longest_side
+        self._memory_bytes = memory_bytes
         self._memory_left = memory_bytes
         self._kept: dict[Path, DecodedImage] = {}
         self._lock = threading.Lock()
+
+    def share(self, parts: int) -> "ImageStore":
+        """An empty store with this one's settings and one of so many equal parts of its memory."""
+        return ImageStore(longest_side=self._longest_side, memory_bytes=self._memory_bytes // parts)
+
+    def __reduce__(self) -> tuple[Callable[[], "ImageStore"], tuple[()]]:
+        # Sent to another process, it arrives empty.
+        return partial(ImageStore, longest_side=self._longest_side, memory_bytes=self._memory_bytes), ()
 
     def get(self, path: Path) -> DecodedImage:
         """The upright picture. BadSampleError names the file if it is missing or broken."""
@@ -176,6 +192,12 @@ class TrainingBatches:
         self._seed = seed
         self._config = config
 
+    def in_parts(self, parts: int) -> "TrainingBatches":
+        """The same batches for one of so many processes: with a part of the memory for pictures."""
+        twin = copy.copy(self)
+        twin._store = self._store.share(parts)
+        return twin
+
     def build(self, number: int, input_size: int) -> Batch:
         """Batch `number` at this input size (pixels, a multiple of 8)."""
         rng = np.random.default_rng((self._seed, number))
@@ -188,7 +210,7 @@ class TrainingBatches:
             for sample, child in zip(samples, rng.spawn(len(samples)), strict=True)
         ]
         return Batch(
-            inputs=to_model_input(np.stack([crop.pixels for crop in crops])),
+            crops=np.stack([crop.pixels for crop in crops]),
             targets=target_maps(
                 np.stack([crop.keypoints_in_input for crop in crops]),
                 np.stack([sample.labelled for sample in samples]),
@@ -198,22 +220,33 @@ class TrainingBatches:
 
 
 class Prefetcher:
-    """Builds the coming batches in threads while the trainer works on the present one.
+    """Builds the coming batches while the trainer works on the present one.
 
-    A context manager; leaving it lets the threads finish their batch and end.
+    A context manager; leaving it lets what is being built be finished, and ends the workers.
     """
 
-    def __init__(self, batches: TrainingBatches, *, workers: int = 2, ahead: int = 4) -> None:
+    def __init__(self, batches: TrainingBatches, *, workers: int = 0, ahead: int | None = None) -> None:
         """
         Args:
             batches: where batches come from.
-            workers: threads that build them.
-            ahead: batches held ready, which bounds the memory used.
+            workers: processes that build them; 0 builds them in one thread of this process.
+            ahead: batches held ready or being built, which bounds the memory used; by default two more than workers.
         """
-        self._batches = batches
-        self._ahead = ahead
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
+        self._ahead = workers + 2 if ahead is None else ahead
         self._pending: deque[tuple[tuple[int, int], Future[Batch]]] = deque()
+        self._build: Callable[[int, int], Batch]
+        self._pool: Executor
+        if workers == 0:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+            self._build = batches.build
+            return
+        # Pickled once and not once for each worker: a large set takes seconds.
+        plan = pickle.dumps(batches.in_parts(workers))
+        self._pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker, (plan,))
+        self._build = _build_in_worker
+        with worker_process.one_thread_each():
+            for _ in range(workers):  # a process begins with a task that finds none idle
+                self._pool.submit(_ready)
 
     def __enter__(self) -> "Prefetcher":
         return self
@@ -224,15 +257,38 @@ class Prefetcher:
     def get(self, number: int, input_size: int) -> Batch:
         """Batch `number`; those after it are begun. Asking in order is fast, any order is right.
 
-        Raises what building the batch raised, BadSampleError included.
+        Raises what building the batch raised, BadSampleError included, and TrainerError if a worker was killed.
         """
         while self._pending and self._pending[0][0] != (number, input_size):
             self._pending.popleft()[1].cancel()
         first = self._pending[-1][0][0] + 1 if self._pending else number
-        for coming in range(first, number + self._ahead + 1):
-            future = self._pool.submit(self._batches.build, coming, input_size)
-            self._pending.append(((coming, input_size), future))
-        return self._pending.popleft()[1].result()
+        try:
+            for coming in range(first, number + self._ahead + 1):
+                future = self._pool.submit(self._build, coming, input_size)
+                self._pending.append(((coming, input_size), future))
+            return self._pending.popleft()[1].result()
+        except BrokenProcessPool as error:
+            raise TrainerError(
+                "a process that makes batches was killed, perhaps for want of memory; fewer --workers need less"
+            ) from error
+
+
+_batches: TrainingBatches | None = None
+
+
+def _begin_worker(plan: bytes) -> None:
+    global _batches  # noqa: PLW0603 -- a worker process has no other place for its state
+    worker_process.begin()
+    _batches = pickle.loads(plan)  # our own: from the process that started this one
+
+
+def _ready() -> None:
+    """Nothing: a task to start a process with."""
+
+
+def _build_in_worker(number: int, input_size: int) -> Batch:
+    assert _batches is not None
+    return _batches.build(number, input_size)
 
 
 def evaluation_crops(

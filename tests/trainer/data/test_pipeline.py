@@ -1,5 +1,7 @@
 """The input pipeline: labels on the pixels they name, batches that depend on their number only."""
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from tests.trainer.data.fake_samples import dotted_sample, fake_sample
 from trainer.data.augment import NO_AUGMENTATION, AugmentConfig
 from trainer.data.pipeline import (
     UNLABELLED_TARGET,
+    Batch,
     ImageStore,
     Prefetcher,
     TrainingBatches,
@@ -23,6 +26,7 @@ from trainer.data.pipeline import (
 )
 from trainer.data.sample import BadSampleError, Sample, SkippedSamples
 from trainer.data.sources import WeightedSamples
+from trainer.errors import TrainerError
 
 GEOMETRY_ONLY = AugmentConfig(colour_chance=0.0, grey_chance=0.0, blur_chance=0.0, noise_chance=0.0, patch_chance=0.0)
 
@@ -96,30 +100,30 @@ def test_a_batch_depends_on_seed_and_number_only(tmp_path: Path) -> None:
     in_order = batches(1)
     in_order.build(0, 32)
     first, again = in_order.build(5, 32), batches(1).build(5, 32)
-    np.testing.assert_array_equal(first.inputs, again.inputs)
+    np.testing.assert_array_equal(first.crops, again.crops)
     np.testing.assert_array_equal(first.targets, again.targets)
-    assert (batches(2).build(5, 32).inputs != first.inputs).any()
-    assert (in_order.build(6, 32).inputs != first.inputs).any()
+    assert (batches(2).build(5, 32).crops != first.crops).any()
+    assert (in_order.build(6, 32).crops != first.crops).any()
 
 
 def test_prefetched_batches_are_the_same_with_any_number_of_workers(tmp_path: Path) -> None:
     data = _weighted(*(dotted_sample(tmp_path, number) for number in range(3)))
     batches = TrainingBatches(data, ImageStore(), batch_size=2, seed=0, config=AugmentConfig())
-    expected = [batches.build(number, 32 if number < 3 else 48).inputs for number in range(6)]
-    for workers in (1, 3):
+    expected = [batches.build(number, 32 if number < 3 else 48).crops for number in range(6)]
+    for workers in (0, 2):
         with Prefetcher(batches, workers=workers, ahead=2) as prefetcher:
             for number in range(6):  # the input grows on the way
                 got = prefetcher.get(number, 32 if number < 3 else 48)
-                np.testing.assert_array_equal(got.inputs, expected[number])
+                np.testing.assert_array_equal(got.crops, expected[number])
 
 
 def test_batches_that_were_skipped_can_be_asked_for(tmp_path: Path) -> None:
     batches = TrainingBatches(
         _weighted(dotted_sample(tmp_path)), ImageStore(), batch_size=1, seed=0, config=AugmentConfig()
     )
-    with Prefetcher(batches, workers=1) as prefetcher:
+    with Prefetcher(batches) as prefetcher:
         for number in (0, 7, 2):
-            np.testing.assert_array_equal(prefetcher.get(number, 32).inputs, batches.build(number, 32).inputs)
+            np.testing.assert_array_equal(prefetcher.get(number, 32).crops, batches.build(number, 32).crops)
 
 
 def test_weights_say_how_often_a_sample_is_drawn(tmp_path: Path) -> None:
@@ -130,7 +134,7 @@ def test_weights_say_how_often_a_sample_is_drawn(tmp_path: Path) -> None:
         samples.append(fake_sample(image_path=tmp_path / f"{name}.png"))
     data = WeightedSamples(tuple(samples), (1.0, 3.0))
     batches = TrainingBatches(data, ImageStore(), batch_size=8, seed=0, config=NO_AUGMENTATION)
-    middles = np.concatenate([batches.build(number, 32).inputs[:, 16, 16, 0] for number in range(20)])
+    middles = np.concatenate([batches.build(number, 32).crops[:, 16, 16, 0] for number in range(20)])
     assert np.mean(middles > 0) == pytest.approx(0.75, abs=0.05)
 
 
@@ -161,10 +165,35 @@ def test_a_broken_picture_stops_the_batch_with_its_name(tmp_path: Path) -> None:
     data = _weighted(fake_sample(image_path=tmp_path / "broken.png"))
     batches = TrainingBatches(data, ImageStore(), batch_size=2, seed=0, config=AugmentConfig())
     with (
-        Prefetcher(batches, workers=1) as prefetcher,
+        Prefetcher(batches) as prefetcher,
         pytest.raises(BadSampleError, match=r"broken\.png"),
     ):
         prefetcher.get(0, 32)
+
+
+class _DiesAtBatchOne(TrainingBatches):
+    """Its process is killed while it builds the second batch, as for want of memory."""
+
+    def build(self, number: int, input_size: int) -> Batch:
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().build(number, input_size)
+
+
+def test_errors_and_a_killed_worker_are_told_across_processes(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"")
+    broken = _weighted(fake_sample(image_path=tmp_path / "broken.png"))
+    with (
+        Prefetcher(TrainingBatches(broken, ImageStore(), batch_size=2, seed=0, config=AugmentConfig()), workers=1) as p,
+        pytest.raises(BadSampleError, match=r"broken\.png"),
+    ):
+        p.get(0, 32)
+    good = _weighted(dotted_sample(tmp_path))
+    with (
+        Prefetcher(_DiesAtBatchOne(good, ImageStore(), batch_size=2, seed=0, config=AugmentConfig()), workers=1) as p,
+        pytest.raises(TrainerError, match="was killed"),
+    ):
+        [p.get(number, 32) for number in range(3)]
 
 
 def test_the_store_keeps_pictures_only_up_to_its_limit(tmp_path: Path) -> None:

@@ -4,11 +4,7 @@ Each process has its own OpenGL context. A sample depends only on the set's seed
 processes nor the order in which they finish shows in the result.
 """
 
-import contextlib
 import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -21,6 +17,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from trainer.data import worker_process
 from trainer.data.synthetic.asset import load_asset
 from trainer.data.synthetic.backgrounds import PhotoFolder
 from trainer.data.synthetic.gltf import load_hand_meshes
@@ -32,7 +29,6 @@ from trainer.data.synthetic.scene import Stock
 from trainer.data.synthetic.writer import Record, SetFolder, SetSettings, write_sample
 
 _CHUNK: Final = 6
-_ONE_THREAD: Final = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # Panoramas serve as light and as blurred backgrounds; more than this many would only fill the memory.
 _MOST_PANORAMAS: Final = 200
 
@@ -98,17 +94,7 @@ _plan: tuple[Path, SetSettings, Sources] | None = None
 def _begin_worker(folder: Path, settings: SetSettings, sources: Sources) -> None:
     global _plan  # noqa: PLW0603 - a worker process has no other place for its state
     _plan = (folder, settings, sources)
-    # Ctrl-C is for the parent, which then ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
-    # A killed parent would leave its workers waiting for ever.
-    parent.join()
-    os._exit(1)
+    worker_process.begin()
 
 
 def _make_in_worker(indices: list[int]) -> list[Record]:
@@ -117,21 +103,6 @@ def _make_in_worker(indices: list[int]) -> list[Record]:
         assert _plan is not None
         _maker = Maker(*_plan)
     return _maker.make(indices)
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set variables for processes started inside the block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _chunks(indices: list[int]) -> Iterator[list[int]]:
@@ -190,7 +161,7 @@ def _results(
         return
     waiting = _chunks(todo)
     context = multiprocessing.get_context("spawn")
-    with _environment(_ONE_THREAD):
+    with worker_process.one_thread_each():
         pool = ProcessPoolExecutor(workers, context, _begin_worker, (folder, settings, sources))
         try:
             running: set[Future[list[Record]]] = set()

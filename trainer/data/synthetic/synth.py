@@ -1,7 +1,6 @@
 """The command `synth`: arguments, checks and messages round `generate`."""
 
 import argparse
-import os
 import time
 from pathlib import Path
 from typing import Final
@@ -13,6 +12,7 @@ from trainer.data.synthetic.generate import Sources, generate
 from trainer.data.synthetic.gltf import mesh_files
 from trainer.data.synthetic.renderer import make_context
 from trainer.data.synthetic.writer import SetSettings, digest_of_files
+from trainer.data.worker_process import available_cores
 from trainer.errors import RefusedError
 
 _SMALLEST: Final = 32
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise RefusedError(f"--size must be in {_SMALLEST}..{_LARGEST}, got {size}")
     if seed < 0:
         raise RefusedError(f"--seed must not be negative, got {seed}")
-    workers = arguments.workers if arguments.workers is not None else _cores()
+    workers = arguments.workers if arguments.workers is not None else available_cores()
     if workers < 0:
         raise RefusedError(f"--workers must not be negative, got {workers}")
     settings, sources = _collect(arguments, size, seed)
@@ -64,10 +64,6 @@ def run(arguments: argparse.Namespace) -> int:
         speed = f", {outcome.rate:.1f} a second after start-up" if outcome.rate else ""
         print(f"{arguments.out}: made {outcome.made} of {count} pictures in {seconds:.1f} s{speed}")
     return 0
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _collect(arguments: argparse.Namespace, size: int, seed: int) -> tuple[SetSettings, Sources]:
