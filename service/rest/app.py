@@ -3,24 +3,39 @@
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from http import HTTPStatus
+from typing import Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
+from service.inference.access import Doorkeeper
 from service.inference.errors import FieldError, InvalidInputError, ServiceError
 from service.inference.models import ModelReference
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
 from service.inference.tracing import NoTracer, Tracer
+from service.rest.access import AccessGate, OriginCheck
 from service.rest.middleware import RequestFrame
 from service.rest.observing import RequestObserver
 from service.rest.openapi import describe
 from service.rest.pages import page_routes
 from service.rest.policy import RestPolicy
 from service.rest.problems import CLIENT_GONE, HttpError, http_problem, reported_problem, response_to
-from service.rest.routes import Metrics, hand_pose_routes, information_routes
+from service.rest.routes import Metrics, hand_pose_routes, information_routes, operation_routes
+
+_HEADERS_TO_SEND: Final = (
+    "Authorization",
+    "Content-Type",
+    "X-Model-Variant",
+    "X-Client-Id",
+    "X-Request-Timeout-Ms",
+    "X-Request-Id",
+    "traceparent",
+)
+_HEADERS_TO_READ: Final = ("X-Model-Variant", "X-Request-Id", "Retry-After")
 
 
 def create_app(
@@ -35,6 +50,7 @@ def create_app(
     default_model: Callable[[], ModelReference],
     policy: RestPolicy,
     tracer: Tracer | None = None,
+    doorkeeper: Doorkeeper | None = None,
 ) -> FastAPI:
     """The ASGI application.
 
@@ -49,22 +65,69 @@ def create_app(
         default_model: what the router answers requests with that name no model, now; shown in /v1/models.
         policy: what REST allows.
         tracer: keeps the traces of requests; None keeps none.
+        doorkeeper: knows the keys that requests need; None: they need none.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.include_router(
         hand_pose_routes(predictor=predictor, observer=observer, clock=clock, workers=workers, policy=policy)
     )
-    app.include_router(
-        information_routes(backend=backend, metrics=metrics, not_ready=not_ready, default_model=default_model)
-    )
+    app.include_router(information_routes(backend=backend, default_model=default_model))
+    app.include_router(operation_routes(metrics=metrics if policy.metrics else None, not_ready=not_ready))
     app.include_router(page_routes(lambda: describe(app)))
+    _add_exception_handlers(app)
+    _add_middleware(app, observer, clock, policy, tracer or NoTracer(), doorkeeper)
+    return app
+
+
+def create_admin_app(
+    *,
+    metrics: Metrics,
+    not_ready: Callable[[], Awaitable[str | None]],
+    clock: Clock,
+) -> FastAPI:
+    """The application of a listener of its own, for whoever runs the service: /metrics and health, without keys.
+
+    See `create_app` for the arguments.
+    """
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.include_router(operation_routes(metrics=metrics, not_ready=not_ready))
+    _add_exception_handlers(app)
+    app.add_middleware(RequestFrame, clock=clock, tracer=NoTracer())
+    return app
+
+
+def _add_exception_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(HttpError, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(ClientDisconnect, _sender_left)
-    app.add_middleware(RequestFrame, clock=clock, tracer=tracer or NoTracer())
-    return app
+
+
+def _add_middleware(
+    app: FastAPI,
+    observer: RequestObserver,
+    clock: Clock,
+    policy: RestPolicy,
+    tracer: Tracer,
+    doorkeeper: Doorkeeper | None,
+) -> None:
+    """What surrounds the routes, from the inside out."""
+    if doorkeeper is not None:
+        app.add_middleware(
+            AccessGate, doorkeeper=doorkeeper, observer=observer, clock=clock, metrics_open=policy.metrics_open
+        )
+    app.add_middleware(OriginCheck, allowed=policy.cors_origins)
+    if policy.cors_origins:
+        # Answers the browsers' questions before the door, for they come without a key. No cookies, so no credentials.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=policy.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=_HEADERS_TO_SEND,
+            expose_headers=_HEADERS_TO_READ,
+        )
+    app.add_middleware(RequestFrame, clock=clock, tracer=tracer, hsts_s=policy.hsts_s)
 
 
 async def _service_error(request: Request, error: Exception) -> Response:

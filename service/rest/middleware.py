@@ -30,6 +30,17 @@ REQUEST_ID_HEADER: Final = "X-Request-Id"
 
 _QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds by machines
 
+_LONGEST_PATH_SHOWN: Final = 256
+
+_SAFE_HEADERS: Final = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cache-Control", "no-store"),
+)
+"""What every answer says unless it says it better itself, as the pages do."""
+
 _METHODS: Final = frozenset(HTTPMethod)
 
 logger = logging.getLogger(__name__)
@@ -38,13 +49,16 @@ logger = logging.getLogger(__name__)
 class RequestFrame:
     """Frames every request; see the module.
 
-    Sets `request.state.request_id`, and `request.state.arrived` in the clock's time.
+    Sets `request.state.request_id`, and `request.state.arrived` in the clock's time. `hsts_s` is for how many seconds
+    browsers shall not come back without TLS; 0 says nothing.
     """
 
-    def __init__(self, app: ASGIApp, *, clock: Clock, tracer: Tracer) -> None:
+    def __init__(self, app: ASGIApp, *, clock: Clock, tracer: Tracer, hsts_s: int = 0) -> None:
         self._app = app
         self._clock = clock
         self._tracer = tracer
+        hsts = (("Strict-Transport-Security", f"max-age={hsts_s}"),) if hsts_s else ()
+        self._headers = (*_SAFE_HEADERS, *hsts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -63,7 +77,8 @@ class RequestFrame:
                 status = message["status"]
                 answer = MutableHeaders(scope=message)
                 answer[REQUEST_ID_HEADER] = request_id
-                answer["X-Content-Type-Options"] = "nosniff"
+                for name, value in self._headers:
+                    answer.setdefault(name, value)
             await send(message)
 
         try:
@@ -81,7 +96,7 @@ class RequestFrame:
             problem = problem_of(stopped, instance=scope["path"], request_id=request_id)
             await response_to(problem)(scope, receive, framed_send)
         except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"], extra={"request_id": request_id})
+            logger.exception("%s %s failed", scope["method"], _shown(scope["path"]), extra={"request_id": request_id})
             if status is not None:  # half an answer is out: all that is left is to cut it off
                 raise
             problem = problem_of(InternalError("unexpected"), instance=scope["path"], request_id=request_id)
@@ -91,13 +106,14 @@ class RequestFrame:
                 logging.DEBUG if scope["path"] in _QUIET_PATHS else logging.INFO,
                 "%s %s",
                 scope["method"],
-                scope["path"],
+                _shown(scope["path"]),
                 extra={
                     "status": status,
                     "duration_ms": round((self._clock.time() - arrived) * 1000, 1),
                     "request_id": request_id,
                     "trace_id": trace_id_of(span.traceparent),
                     "client": (scope.get("client") or (None,))[0],
+                    "key": scope["state"].get("key_name"),
                 },
             )
 
@@ -118,6 +134,11 @@ def _say_how_it_ended(span: RequestSpan, scope: Scope, status: int | None) -> No
         attributes["http.route"] = route
         name = f"{name} {route}"
     span.answered(name, attributes, failed=status is None or status >= HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _shown(path: str) -> str:
+    """A path as a log line shows it: a stranger's words may be long."""
+    return path if len(path) <= _LONGEST_PATH_SHOWN else f"{path[:_LONGEST_PATH_SHOWN]}..."
 
 
 def _method(scope: Scope) -> str:

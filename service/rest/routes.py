@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
+from service.inference.access import charge
 from service.inference.batching import Priority
 from service.inference.errors import InvalidInputError, ServiceError, UnavailableError
 from service.inference.failures import as_service_error
@@ -119,6 +120,7 @@ def hand_pose_routes(
                 images = await read_images(
                     request, max_body_bytes=policy.max_body_bytes, max_images=policy.max_batch_images
                 )
+                charge(len(images), counted=1)
             answers = (answer(index, image, deadline, client_id) for index, image in enumerate(images))
             items = await _unless_sender_leaves(request, _all(answers))
         batch = Batch(request_id=request_id, results=items)
@@ -137,11 +139,9 @@ def hand_pose_routes(
 def information_routes(
     *,
     backend: Backend,
-    metrics: Metrics,
-    not_ready: Callable[[], Awaitable[str | None]],
     default_model: Callable[[], ModelReference],
 ) -> APIRouter:
-    """What the service tells of itself; see `service.rest.app.create_app` for the arguments."""
+    """What the service tells of its answers; see `service.rest.app.create_app` for the arguments."""
     router = APIRouter()
 
     @router.get("/v1/models", tags=["about"], **openapi.MODELS)
@@ -152,6 +152,13 @@ def information_routes(
     @router.get("/v1/skeleton", tags=["about"], **openapi.SKELETON)
     async def show_skeleton() -> Skeleton:
         return skeleton()
+
+    return router
+
+
+def operation_routes(*, metrics: Metrics | None, not_ready: Callable[[], Awaitable[str | None]]) -> APIRouter:
+    """What whoever runs the service asks; without metrics there is no /metrics."""
+    router = APIRouter()
 
     @router.get("/livez", tags=["operation"], **openapi.LIVE)
     async def is_alive() -> Status:
@@ -164,10 +171,12 @@ def information_routes(
             raise UnavailableError(reason, code="not_ready", retry_after_s=_RETRY_WHEN_NOT_READY_S)
         return Status(status="ready")
 
-    @router.get("/metrics", tags=["operation"], response_class=Response, **openapi.METRICS)
-    async def show_metrics(request: Request) -> Response:
-        body, media_type = metrics(request.headers.get("accept"))
-        return Response(body, media_type=media_type)
+    if metrics is not None:
+
+        @router.get("/metrics", tags=["operation"], response_class=Response, **openapi.METRICS)
+        async def show_metrics(request: Request) -> Response:
+            body, media_type = metrics(request.headers.get("accept"))
+            return Response(body, media_type=media_type)
 
     return router
 

@@ -24,6 +24,7 @@ from service.inference.streaming import Frame, FrameAnswer, StreamOptions, Strea
 from service.inference.tracing import NoTracer, Tracer, client_id_from, entered, request_id_from, traceparent_from
 from service.pose.geometry import Box
 from service.pose.tracking import OneEuro
+from service.rest.access import STREAM_PROTOCOL
 from service.rest.observing import OK, RequestObserver, observed_request
 from service.rest.problems import problem_of
 from service.rest.rendering import hand_pose
@@ -114,7 +115,10 @@ def stream_routes(
     @router.websocket(PATH)
     async def stream_hands(websocket: WebSocket) -> None:
         connection = _Connection(websocket, observer, clock)
-        await websocket.accept(headers=[(b"x-request-id", connection.request_id.encode())])
+        await websocket.accept(
+            subprotocol=STREAM_PROTOCOL if STREAM_PROTOCOL in websocket.scope["subprotocols"] else None,
+            headers=[(b"x-request-id", connection.request_id.encode())],
+        )
         span = tracer.request(
             f"GET {PATH}",
             traceparent_from(websocket.headers.get("traceparent")),
