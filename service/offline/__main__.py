@@ -1,0 +1,131 @@
+"""`python -m service.offline INPUT --out DIR`: every picture of a folder or a bucket, on one machine or a Ray cluster.
+
+The predictor's settings are the service's environment variables. Stopped or killed, the same command goes on where it
+was.
+
+Exit codes: 0 every picture has its record; 1 something is missing, or the job could not be done; 2 the command line or
+a setting is wrong; 130 interrupted.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+from service.settings import PREFIX, Settings, SettingsError
+
+_INTERRUPTED: Final = 130
+
+T = TypeVar("T", int, float)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit code."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        settings = settings_for(parsed, os.environ)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        from service.offline.command import run
+    except ImportError as error:
+        print(f"{error.name} is missing: pip install 'handpose[service,embedded,ray]'", file=sys.stderr)
+        return 1
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: Ray is taken down in order
+    try:
+        return run(parsed, settings)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return _INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def settings_for(parsed: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
+    """The workers' settings: the environment's, as far as the command line and the kind of work do not say otherwise.
+
+    Raises:
+        SettingsError: if one has a value that is not allowed.
+    """
+    cores = str(parsed.cpus_per_worker)
+    given = {f"{PREFIX}WORKER_THREADS": cores, f"{PREFIX}TENSORFLOW_THREADS": cores, f"{PREFIX}LOG_LEVEL": "warning"}
+    given |= {name: value for name, value in environment.items() if value.strip()}
+    if parsed.model_repo is not None:
+        given[f"{PREFIX}MODEL_REPO"] = str(parsed.model_repo)
+    given.pop(f"{PREFIX}ROUTING_FILE", None)  # the job names its model, and sends no copies
+    settings = Settings.from_environment(given)
+    return settings.model_copy(update={"model_repo": settings.model_repo.absolute()})  # workers start elsewhere
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m service.offline",
+        description="Finds the hands of all pictures of a folder, a pattern or a bucket, and writes a record for each."
+        " Stopped or killed, the same command goes on where it was.",
+        epilog="exit codes: 0 every picture has its record, 1 something is missing, 2 wrong command line, 130"
+        " interrupted. Settings of the predictor: python -m service --help.",
+    )
+    parser.add_argument(
+        "input",
+        metavar="INPUT",
+        help="folder, quoted pattern ('photos/**/*.jpg') or URL (s3://, gs://, hdfs://, file://)",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder or URL for the records; goes on where it was"
+    )
+    parser.add_argument(
+        "--variant",
+        metavar="NAME",
+        help="standard or lightweight, perhaps with @version or @label (default: as the service)",
+    )
+    parser.add_argument(
+        "--format", choices=("jsonl", "parquet"), default="jsonl", help="of the records (default jsonl)"
+    )
+    parser.add_argument(
+        "--shard-size", type=_at_least(int, 1), metavar="N", help="pictures in one file of the output (default 500)"
+    )
+    parser.add_argument(
+        "--address",
+        default="local",
+        help="where Ray is: local starts it on this machine (default), auto, host:port or ray://host:port",
+    )
+    parser.add_argument(
+        "--workers", type=_at_least(int, 1), metavar="N", help="models at work at the same time (default: all that fit)"
+    )
+    parser.add_argument(
+        "--cpus-per-worker",
+        type=_at_least(int, 1),
+        default=min(2, os.cpu_count() or 1),
+        metavar="N",
+        help="processor cores for each (default %(default)s)",
+    )
+    parser.add_argument(
+        "--gpus-per-worker",
+        type=_at_least(float, 0.0),
+        default=0.0,
+        metavar="X",
+        help="graphics processors for each; a fraction shares one (default 0)",
+    )
+    parser.add_argument("--model-repo", type=Path, metavar="DIR", help="folder of servables, the same on every machine")
+    return parser
+
+
+def _at_least(kind: Callable[[str], T], least: T) -> Callable[[str], T]:
+    def parse(text: str) -> T:
+        try:
+            value = kind(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"a number is needed, got {text!r}") from error
+        if not least <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+        return value
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""A job: which pictures, which model, cut into which shards; written down before the work begins.
+
+A shard is a run of consecutive pictures and one file of output, named by its number. The file appears whole, so it is
+its own mark of being done: a shard that is repeated writes the same file again, and a job that was stopped goes on with
+the shards whose files are not there. What the job is about was written down at its start, so pictures that come or go
+meanwhile move nothing.
+"""
+
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.backends.repository import ModelRepository, as_served
+from service.inference.errors import UnknownModelError
+from service.inference.models import ModelReference
+from service.offline.records import Format
+from service.offline.storage import Place
+from service.settings import Settings
+
+DESCRIPTION: Final = "_job.json"
+LISTING: Final = "_images.json.gz"
+DEFAULT_SHARD_SIZE: Final = 500
+
+
+class JobError(Exception):
+    """The job cannot be done as asked. One line for whoever asked."""
+
+
+class Description(BaseModel):
+    """What is written down of a job. A job that goes on must be the same one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: Literal[1] = 1
+    input: str
+    model: Annotated[str, Field(description="variant[@version|@label]")]
+    form: Format
+    shard_size: Annotated[int, Field(ge=1)]
+    images: Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Consecutive pictures of a job, and the file that their records go to."""
+
+    number: int
+    first: int
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a worker has to know, on whichever machine it is: places as text, settings as values.
+
+    Attributes:
+        input: where the pictures are.
+        output: where the shards go.
+        description: of the job.
+        settings: of the predictor.
+    """
+
+    input: str
+    output: str
+    description: Description
+    settings: Settings
+
+    def file_name(self, shard: int) -> str:
+        """The name of a shard's file."""
+        return f"part-{shard:06d}.{self.description.form}"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job with its pictures, and the shards that are still to be done."""
+
+    work: Work
+    shards: tuple[Shard, ...]
+    done: frozenset[int]
+
+    @classmethod
+    def begin(
+        cls, source: str, target: str, settings: Settings, *, model: str, form: Format, shard_size: int | None = None
+    ) -> Self:
+        """Go on with the job that is written down in the target; if there is none, write one down.
+
+        Args:
+            source: folder, pattern or URL of the pictures.
+            target: folder or URL for the shards.
+            settings: of the predictor.
+            model: what answers.
+            form: of the shards' files.
+            shard_size: pictures in a shard; None: as the job has it, or the default.
+
+        Raises:
+            JobError: no pictures, or the target holds another job.
+            StorageError: a place cannot be used.
+        """
+        pictures, output = Place.at(source), Place.at(target)
+        there = output.names()
+        if DESCRIPTION in there:
+            description = _read_description(output)
+            asked = {"input": pictures.text, "model": model, "form": form, "shard_size": shard_size}
+            _check_same(description, {name: value for name, value in asked.items() if value is not None}, target)
+            images = _read_listing(output)
+        else:
+            if there:
+                raise JobError(f"{target}: holds files that are of no job; choose an empty folder")
+            images = pictures.pictures()
+            if not images:
+                raise JobError(f"{source}: no picture there")
+            description = Description(
+                input=pictures.text,
+                model=model,
+                form=form,
+                shard_size=shard_size or DEFAULT_SHARD_SIZE,
+                images=len(images),
+            )
+            output.files.create_dir(output.folder, recursive=True)
+            output.write(LISTING, gzip.compress(json.dumps(images).encode(), mtime=0))
+            output.write(DESCRIPTION, description.model_dump_json(indent=2).encode())  # last: now the job is there
+        work = Work(pictures.text, output.text, description, settings)
+        shards = _cut(images, description.shard_size)
+        return cls(work, shards, frozenset(each.number for each in shards if work.file_name(each.number) in there))
+
+    @property
+    def to_do(self) -> tuple[Shard, ...]:
+        """The shards whose files were not there when the job began or went on."""
+        return tuple(shard for shard in self.shards if shard.number not in self.done)
+
+    @property
+    def images_done(self) -> int:
+        """Pictures whose records were there already."""
+        return sum(len(shard.images) for shard in self.shards if shard.number in self.done)
+
+
+def pinned(text: str, settings: Settings) -> str:
+    """A model as the job names it: with its version, so that a later version does not take over in the middle.
+
+    Models of TensorFlow Serving are named as they were given; its versions are the model servers' business.
+
+    Args:
+        text: variant[@version|@label].
+        settings: which models there are.
+
+    Raises:
+        UnknownModelError: there is none of that name.
+        ServableError: there are no models, or a card does not fit.
+    """
+    reference = ModelReference.parse(text)
+    if settings.backend != "embedded":
+        return str(reference)
+    there = as_served(ModelRepository(settings.model_repo).newest(settings.versions_in_memory))
+    fitting = [
+        each.version
+        for each in there
+        if each.variant == reference.variant
+        and reference.version in {None, each.version}
+        and (reference.label is None or reference.label in each.labels)
+    ]
+    if not fitting:
+        names = ", ".join(f"{each.variant}@{each.version}" for each in there)
+        raise UnknownModelError(f"there is no model {reference}; there is {names}")
+    return f"{reference.variant}@{max(fitting)}"
+
+
+def _cut(images: Sequence[str], size: int) -> tuple[Shard, ...]:
+    starts = range(0, len(images), size)
+    return tuple(Shard(number, start, tuple(images[start : start + size])) for number, start in enumerate(starts))
+
+
+def _read_description(output: Place) -> Description:
+    try:
+        return Description.model_validate_json(output.read(DESCRIPTION))
+    except (OSError, ValidationError) as error:
+        raise JobError(f"{output.text}/{DESCRIPTION} is not readable as a job: {str(error).splitlines()[0]}") from error
+
+
+def _read_listing(output: Place) -> list[str]:
+    try:
+        images: list[str] = json.loads(gzip.decompress(output.read(LISTING)))
+    except (OSError, ValueError, EOFError) as error:
+        raise JobError(f"{output.text}/{LISTING} is not readable: {str(error).splitlines()[0]}") from error
+    return images
+
+
+def _check_same(description: Description, asked: dict[str, object], target: str) -> None:
+    for name, value in asked.items():
+        if (has := getattr(description, name)) != value:
+            raise JobError(
+                f"{target}: holds a job with {name} {has}, and {value} was asked for;"
+                " ask for the same to go on with it, or choose another folder"
+            )

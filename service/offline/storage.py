@@ -1,0 +1,145 @@
+"""Where a job's pictures come from and its records go: a folder of this machine, or an object store.
+
+Everything goes through pyarrow's file systems, so `s3://`, `gs://`, `hdfs://` and `file://` need no other package. What
+a picture is, is decided by the decoder and not here: of a folder files are chosen by suffix, else by the pattern.
+"""
+
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final, Self
+
+from fsspec.utils import glob_translate
+from PIL import Image
+from pyarrow import ArrowException
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
+
+from service.inference.errors import TooLargeError
+from service.pose.images import FORMATS
+
+TOO_LARGE: Final = "body_too_large"  # as the service calls it
+
+TEMPORARY: Final = "_temporary"
+"""Folder of what is only there while a job runs; `Place.tidy` removes it."""
+
+_WILD: Final = re.compile(r"[*?\[]")
+_WILD_IN_URL: Final = re.compile(r"[*\[]")  # "?" begins a URL's options
+
+
+class StorageError(Exception):
+    """A place cannot be used. One line for whoever named it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder or a prefix, as a path of its file system.
+
+    Attributes:
+        text: as it was given, made absolute.
+        pattern: of the names below it that are meant; None: every picture.
+    """
+
+    text: str
+    files: FileSystem
+    folder: str
+    pattern: str | None = None
+
+    @classmethod
+    def at(cls, text: str) -> Self:
+        """The place that a path, a pattern (`photos/**/*.jpg`) or a URL (`s3://bucket/photos`) names.
+
+        Raises:
+            StorageError: no such kind of URL, or its store cannot be opened.
+        """
+        if "://" not in text:
+            path = Path(text).absolute()
+            if _WILD.search(text) is None or path.exists():
+                return cls(str(path), LocalFileSystem(), path.as_posix())
+            base, pattern = _split(path.as_posix(), _WILD)
+            return cls(str(path), LocalFileSystem(), base, pattern)
+        address, _, options = text.partition("?")
+        wanted: str | None = None
+        if _WILD_IN_URL.search(address):
+            address, wanted = _split(address, _WILD_IN_URL)
+        try:
+            files, folder = FileSystem.from_uri(f"{address}?{options}" if options else address)
+        except (ArrowException, OSError, ValueError) as error:
+            raise StorageError(f"{text}: {_first_line(error)}") from error
+        return cls(text, files, folder.rstrip("/"), wanted)
+
+    def pictures(self) -> list[str]:
+        """The names of the pictures, relative to the folder, in order. Names that begin with a dot are none.
+
+        Raises:
+            StorageError: if there is no such folder, or it cannot be listed.
+        """
+        try:
+            found = self.files.get_file_info(FileSelector(self.folder, recursive=True))
+        except (ArrowException, OSError) as error:
+            raise StorageError(f"{self.text}: cannot be listed: {_first_line(error)}") from error
+        names = [info.path[len(self.folder) :].lstrip("/") for info in found if info.type == FileType.File]
+        shown = (name for name in names if not PurePosixPath(name).name.startswith("."))
+        if self.pattern is not None:
+            matches = re.compile(glob_translate(self.pattern)).match
+            return sorted(name for name in shown if matches(name))
+        suffixes = _picture_suffixes()
+        return sorted(name for name in shown if PurePosixPath(name).suffix.lower() in suffixes)
+
+    def names(self) -> set[str]:
+        """The names of the files directly in the folder; none if there is no such folder.
+
+        Raises:
+            StorageError: if it cannot be listed.
+        """
+        try:
+            found = self.files.get_file_info(FileSelector(self.folder, allow_not_found=True))
+        except (ArrowException, OSError) as error:
+            raise StorageError(f"{self.text}: cannot be listed: {_first_line(error)}") from error
+        return {info.base_name for info in found if info.type == FileType.File}
+
+    def read(self, name: str, *, at_most: int | None = None) -> bytes:
+        """A file's content.
+
+        Raises:
+            TooLargeError: it has more bytes than `at_most`; none of them has been read.
+            OSError: it cannot be read.
+        """
+        with self.files.open_input_file(f"{self.folder}/{name}") as file:
+            if at_most is not None and file.size() > at_most:
+                raise TooLargeError(f"the file has {file.size()} bytes; at most {at_most} are allowed", code=TOO_LARGE)
+            return bytes(file.read())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put a file there, whole or not at all; one of the same name is replaced. Raises OSError if that fails."""
+        temporary = f"{self.folder}/{TEMPORARY}/{uuid.uuid4().hex}"
+        self.files.create_dir(f"{self.folder}/{TEMPORARY}", recursive=True)
+        with self.files.open_output_stream(temporary) as file:
+            file.write(content)
+        self.files.move(temporary, f"{self.folder}/{name}")
+
+    def remove(self, name: str) -> None:
+        """Remove a file. Raises OSError if there is none."""
+        self.files.delete_file(f"{self.folder}/{name}")
+
+    def tidy(self) -> None:
+        """Remove what is only there while a job runs, and what writers that were killed left behind."""
+        path = f"{self.folder}/{TEMPORARY}"
+        if self.files.get_file_info(path).type == FileType.Directory:
+            self.files.delete_dir(path)
+
+
+def _split(path: str, wild: re.Pattern[str]) -> tuple[str, str]:
+    """The part of a path before the first component with a wildcard, and the rest."""
+    parts: Sequence[str] = path.split("/")
+    first = next(index for index, part in enumerate(parts) if wild.search(part))
+    return "/".join(parts[:first]) or "/", "/".join(parts[first:])
+
+
+def _picture_suffixes() -> frozenset[str]:
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,177 @@
+"""One worker: the predictor with its models, in a process of its own, doing one shard after the other.
+
+Knows nothing of Ray: `ShardWorker` is a class that is made once in each process and called with a row for each shard.
+The predictor lives on an event loop in a thread; pictures are read, decoded and batched while others run.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
+
+from service.backends.embedded import Run
+from service.backends.repository import Servable
+from service.bootstrap import LocalService, local_service
+from service.inference.batching import Priority
+from service.inference.errors import ErrorKind
+from service.inference.failures import as_service_error, report
+from service.inference.predictor import Estimate, EstimateRequest
+from service.observability.logs import configure_logging
+from service.offline.diary import Diary
+from service.offline.job import Work
+from service.offline.records import KILLED_WORKER, Record, answered, encode, fatal, refused, unreadable
+from service.offline.storage import Place
+
+_PATIENCE_S: Final = 600.0  # nobody waits for one picture; a model that takes longer is stuck
+_TRIES: Final = 3
+_PAUSE_S: Final = 0.5  # before the second try, and twice as long before the third
+_BATCHES_UNDER_WAY: Final = 3  # one runs, one is full, one is being read and decoded
+_PASSING: Final = frozenset({ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE_EXCEEDED})
+"""Failures that are not the picture's."""
+
+T = TypeVar("T")
+
+
+class ShardError(Exception):
+    """A shard could not be done, through no fault of its pictures. It can be done again."""
+
+
+class ShardWorker:
+    """Does shards. Made in the process that it works in.
+
+    Args:
+        work: the job.
+        open_servable: how embedded models are opened; None: with TensorFlow.
+        pause_s: before a picture that could not be read or answered is tried again.
+
+    Raises:
+        StartError: the models cannot be had here.
+    """
+
+    def __init__(
+        self, work: Work, open_servable: Callable[[Servable], Run] | None = None, pause_s: float = _PAUSE_S
+    ) -> None:
+        configure_logging(work.settings.log_level, work.settings.log_format)
+        self._work = work
+        self._pause_s = pause_s
+        self._input, self._output = Place.at(work.input), Place.at(work.output)
+        self._open_servable = open_servable
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._started: Future[LocalService] = Future()
+        self._thread = threading.Thread(target=self._live, name="hand-pose model", daemon=True)
+        self._thread.start()
+        self._service = self._started.result()
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Do one shard.
+
+        Args:
+            row: number of the shard, place of its first picture in the job, names of its pictures.
+
+        Returns:
+            The shard's number, how many pictures it has, the codes of those that got no keypoints, and the process.
+
+        Raises:
+            ShardError: the model or the store failed, and not the pictures; nothing was written.
+        """
+        number, images = int(row["shard"]), [str(name) for name in row["images"]]
+        file_name = self._work.file_name(number)
+        diary = Diary.open(self._output, file_name)
+        records = self._on_loop(self._shard(int(row["first"]), images, diary))
+        _check_pictures_are_to_blame(records)
+        self._output.write(file_name, encode(records, self._work.description.form))
+        diary.close()
+        failed = [record.problem.code for record in records if record.problem is not None]
+        return {"shard": number, "images": len(images), "failed": failed, "process": os.getpid()}
+
+    def close(self) -> None:
+        """Let the models go."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+
+    def _live(self) -> None:
+        async def live() -> None:
+            try:
+                async with local_service(self._work.settings, open_servable=self._open_servable) as service:
+                    self._started.set_result(service)
+                    await self._stop.wait()
+            except Exception as error:
+                if self._started.done():
+                    raise
+                self._started.set_exception(error)
+
+        try:
+            self._loop.run_until_complete(live())
+        finally:
+            self._loop.close()
+
+    def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _shard(self, first: int, images: Sequence[str], diary: Diary) -> list[Record]:
+        if diary.one_by_one:
+            return [await self._carefully(image, str(first + index), diary) for index, image in enumerate(images)]
+        settings = self._work.settings
+        under_way = asyncio.Semaphore(min(settings.max_queue, _BATCHES_UNDER_WAY * settings.max_batch_size))
+
+        async def one(index: int, image: str) -> Record:
+            async with under_way:
+                return await self._picture(image, request_id=str(first + index))
+
+        return list(await asyncio.gather(*(one(index, image) for index, image in enumerate(images))))
+
+    async def _carefully(self, image: str, request_id: str, diary: Diary) -> Record:
+        """A picture's record, where one of the shard kills processes."""
+        if image in diary.fatal:
+            return fatal(image, request_id)
+        await asyncio.to_thread(diary.looking_at, image)
+        return await self._picture(image, request_id)
+
+    async def _picture(self, image: str, request_id: str) -> Record:
+        """A picture's record. What may pass is tried again.
+
+        Raises:
+            ShardError: the model does not answer.
+        """
+        for attempt in range(1, _TRIES + 1):
+            last = attempt == _TRIES
+            try:
+                return answered(image, request_id, await self._estimate(image))
+            except OSError as error:
+                if last or isinstance(error, FileNotFoundError | PermissionError):
+                    return unreadable(image, request_id, error)
+            except Exception as error:
+                failure = as_service_error(error)
+                if failure.kind is ErrorKind.UNKNOWN_MODEL or (last and failure.kind in _PASSING):
+                    raise ShardError(f"the model does not answer: {failure}") from error
+                if failure.kind not in _PASSING:
+                    report(failure, request_id)
+                    return refused(image, request_id, failure)
+            await asyncio.sleep(self._pause_s * attempt)
+        raise AssertionError("the last try returns or raises")
+
+    async def _estimate(self, image: str) -> Estimate:
+        content = await asyncio.to_thread(self._input.read, image, at_most=self._work.settings.max_body_bytes)
+        return await self._service.predictor.estimate(
+            EstimateRequest(
+                image=content,
+                deadline=self._service.clock.time() + _PATIENCE_S,
+                asked_for=self._work.description.model,
+                priority=Priority.BULK,
+            )
+        )
+
+
+def _check_pictures_are_to_blame(records: Sequence[Record]) -> None:
+    """A shard whose every picture failed through no fault of its own says more about the machine than about them."""
+    problems = [
+        record.problem
+        for record in records
+        if record.problem is not None and record.status >= 500 and record.problem.code != KILLED_WORKER
+    ]
+    if len(problems) == len(records):
+        raise ShardError(f"every picture failed, the first with {problems[0].code}: {problems[0].detail}")
