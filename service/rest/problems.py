@@ -39,6 +39,7 @@ PROBLEM_TYPES: Final[Mapping[ErrorKind, ProblemType]] = {
     ErrorKind.UNKNOWN_MODEL: ProblemType(404, "There is no such model"),
     ErrorKind.OVERLOADED: ProblemType(429, "The service is busy"),
     ErrorKind.UNAVAILABLE: ProblemType(503, "The service cannot answer now"),
+    ErrorKind.TOO_SLOW: ProblemType(408, "The request came in too slowly"),
     ErrorKind.DEADLINE_EXCEEDED: ProblemType(504, "The request's time was up"),
     ErrorKind.INTERNAL: ProblemType(500, "The service failed"),
 }
