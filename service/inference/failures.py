@@ -8,6 +8,7 @@ import logging
 from typing import Final
 
 from service.inference.errors import ErrorKind, InternalError, ServiceError
+from service.inference.models import ServedModel
 from service.inference.tracing import SPAN
 
 _INTERNAL_DETAIL: Final = "something failed inside the service; its log tells more under this request id"
@@ -27,6 +28,17 @@ def as_service_error(error: Exception) -> ServiceError:
 def detail_of(error: ServiceError) -> str:
     """What a client is told: of an internal error, nothing but that."""
     return _INTERNAL_DETAIL if error.kind is ErrorKind.INTERNAL else error.detail
+
+
+def routed(error: BaseException, asked_for: str | None) -> tuple[ServedModel | None, str | None]:
+    """The model that a failed request had been routed to, and, where that is not known, what it asked for."""
+    match error.routed_to if isinstance(error, ServiceError) else None:
+        case ServedModel() as model:
+            return model, asked_for
+        case None:
+            return None, asked_for
+        case reference:
+            return None, str(reference)
 
 
 def report(error: ServiceError, request_id: str) -> None:

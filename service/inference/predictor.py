@@ -25,6 +25,7 @@ from service.inference.errors import (
     FieldError,
     InternalError,
     InvalidInputError,
+    ServiceError,
     TooLargeError,
     UnavailableError,
     UndecodableImageError,
@@ -246,7 +247,8 @@ class Predictor:
         self._check_number_of_rois(request.rois)
         route, model = self._choose_model(request)
         SPAN.get().annotate(variant=model.variant, version=model.version, routed_by=route.routed_by)
-        estimate = await self._estimate_with(model, request, route.routed_by)
+        with _failing_on(model):
+            estimate = await self._estimate_with(model, request, route.routed_by)
         if route.shadow is not None and self._shadow is not None:
             self._shadow.send(route.shadow, estimate, partial(self._repeat, request, route.shadow))
         return estimate
@@ -260,12 +262,13 @@ class Predictor:
 
     def _choose_model(self, request: EstimateRequest) -> tuple[Route, ServedModel]:
         route = self._router.route(request.asked_for, request.client_id)
-        try:
-            return route, self._backend.resolve(route.reference)
-        except (UnknownModelError, UnavailableError):
-            if route.otherwise is None:
-                raise
-            return route.otherwise, self._backend.resolve(route.otherwise.reference)
+        with _failing_on(route.reference):
+            try:
+                return route, self._backend.resolve(route.reference)
+            except (UnknownModelError, UnavailableError):
+                if route.otherwise is None:
+                    raise
+                return route.otherwise, self._backend.resolve(route.otherwise.reference)
 
     async def _repeat(self, request: EstimateRequest, reference: ModelReference, deadline: float) -> Estimate:
         """Answer a request that has been answered once more, with another model and behind everybody else."""
@@ -399,6 +402,16 @@ class _ModelObserver:
 
     def request_rejected(self, reason: RejectReason) -> None:
         self.observer.request_rejected(self.model, reason)
+
+
+@contextmanager
+def _failing_on(model: ServedModel | ModelReference) -> Iterator[None]:
+    """Whatever fails in this block says which model it was routed to."""
+    try:
+        yield
+    except ServiceError as error:
+        error.routed_to = model
+        raise
 
 
 @contextmanager

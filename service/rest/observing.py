@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from starlette.requests import ClientDisconnect
 
 from service.inference.errors import ErrorKind, ServiceError
+from service.inference.failures import routed
 from service.inference.models import ServedModel
 from service.inference.ports import Clock
 from service.rest.problems import HttpError
@@ -62,7 +63,8 @@ def observed_image(
     try:
         yield outcome
     except BaseException as error:
-        observer.image_answered(outcome.model, asked_for, _code_of(error), clock.time() - arrived)
+        model, asked_for = routed(error, asked_for)
+        observer.image_answered(outcome.model or model, asked_for, _code_of(error), clock.time() - arrived)
         raise
     observer.image_answered(outcome.model, asked_for, OK, clock.time() - arrived)
 

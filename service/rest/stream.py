@@ -18,7 +18,7 @@ from service.inference.errors import (
     InvalidInputError,
     ServiceError,
 )
-from service.inference.failures import FrameFailures, as_service_error, report
+from service.inference.failures import FrameFailures, as_service_error, report, routed
 from service.inference.ports import Clock
 from service.inference.streaming import Frame, FrameAnswer, StreamOptions, Streams
 from service.inference.tracing import NoTracer, Tracer, client_id_from, entered, request_id_from, traceparent_from
@@ -186,7 +186,7 @@ class _Connection:
         outcome, self._last_answer = answer.outcome, self._clock.time()
         self._failures.frame_ended(outcome if isinstance(outcome, ServiceError) else None)
         if isinstance(outcome, ServiceError):
-            self._observer.image_answered(None, self.asked_for, outcome.code, answer.seconds)
+            self._observer.image_answered(*routed(outcome, self.asked_for), outcome.code, answer.seconds)
             message = StreamAnswer(frame=answer.frame_id, skipped=answer.skipped, problem=self._problem(outcome))
         else:
             self._observer.image_answered(outcome.estimate.model, self.asked_for, OK, answer.seconds)
@@ -202,7 +202,8 @@ class _Connection:
     async def end(self, error: ServiceError) -> None:
         """Say why the stream cannot go on, and close it."""
         report(error, self.request_id)
-        self._observer.image_answered(None, self.asked_for, error.code, self._clock.time() - self._last_answer)
+        seconds = self._clock.time() - self._last_answer
+        self._observer.image_answered(*routed(error, self.asked_for), error.code, seconds)
         message = StreamAnswer(problem=self._problem(error))
         try:
             await self._websocket.send_text(message.model_dump_json(exclude_none=True))

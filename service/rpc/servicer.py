@@ -16,7 +16,7 @@ import grpc
 from service.inference.access import charge
 from service.inference.batching import Priority
 from service.inference.errors import ErrorKind, InvalidInputError, ServiceError, TooLargeError
-from service.inference.failures import FrameFailures, as_service_error, detail_of, report
+from service.inference.failures import FrameFailures, as_service_error, detail_of, report, routed
 from service.inference.models import ServedModel
 from service.inference.ports import Clock
 from service.inference.predictor import Estimate as ImageEstimate
@@ -182,7 +182,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
 
     async def _one(self, request: pb.EstimateRequest, call: "_Call", priority: Priority) -> ImageEstimate:
         started = self._clock.time()
-        model, code = None, "client_gone"
+        model, asked_for, code = None, call.asked_for, "client_gone"
         try:
             if not request.image:
                 raise InvalidInputError('"image" is empty; send the bytes of an image file', code="empty_image")
@@ -199,9 +199,10 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
             model, code = estimate.model, "ok"
         except Exception as error:
             call.counted, code = error, as_service_error(error).code
+            model, asked_for = routed(error, asked_for)
             raise
         finally:
-            self._observer.image_answered(model, call.asked_for, code, self._clock.time() - started)
+            self._observer.image_answered(model, asked_for, code, self._clock.time() - started)
         return estimate
 
     @contextlib.contextmanager
@@ -295,7 +296,7 @@ class _Call:
         outcome, self._last_answer = answer.outcome, self._clock.time()
         self._failures.frame_ended(outcome if isinstance(outcome, ServiceError) else None)
         if isinstance(outcome, ServiceError):
-            self._observer.image_answered(None, self.asked_for, outcome.code, answer.seconds)
+            self._observer.image_answered(*routed(outcome, self.asked_for), outcome.code, answer.seconds)
         else:
             self._observer.image_answered(outcome.estimate.model, self.asked_for, "ok", answer.seconds)
 
@@ -305,7 +306,7 @@ class _Call:
         report(failure, self.request_id)
         if error is not self.counted:
             seconds = self._clock.time() - self._last_answer
-            self._observer.image_answered(None, self.asked_for, failure.code, seconds)
+            self._observer.image_answered(*routed(failure, self.asked_for), failure.code, seconds)
         status = rich_status(failure, self.request_id)
         await self._context.abort(
             STATUS_OF[failure.kind],

@@ -71,11 +71,19 @@ async def test_metrics_are_read_by_the_prometheus_parser_and_count_what_happened
     }
     assert requests == {
         ("lightweight", "1", "ok"): 1,
-        ("standard", "unknown", "unsupported_image_format"): 1,
+        ("standard", "1", "unsupported_image_format"): 1,
         ("unknown", "unknown", "unknown_variant"): 1,
     }
     durations = [sample for sample in samples if sample.name == "handpose_request_duration_seconds_count"]
     assert sum(sample.value for sample in durations) == 3
+
+
+async def test_a_request_that_cannot_be_answered_counts_for_the_model_that_it_was_routed_to(workers: Executor) -> None:
+    """By default, and not by anything that it said."""
+    async with running_gateway(workers, backend=FakeBackend(served_model("standard"))) as gateway:
+        await gateway.client.post("/v1/hand-pose", content=image_bytes())
+        text = (await gateway.client.get("/metrics")).text
+    assert 'handpose_requests_total{code="unknown_version",variant="lightweight",version="unknown"} 1.0' in text
 
 
 async def test_request_id_of_the_caller_is_kept(gateway: Gateway) -> None:

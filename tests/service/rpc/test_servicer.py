@@ -273,9 +273,9 @@ async def test_every_image_is_reported_with_its_code(gateway: Gateway) -> None:
     await gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO))
     await gateway.stub().EstimateBatch(pb.EstimateBatchRequest(requests=[pb.EstimateRequest(image=b"x")]))
 
-    assert [(model is not None, code) for model, _, code in gateway.requests.images] == [
-        (True, "ok"),
-        (False, "unsupported_image_format"),
+    assert [(model and model.variant, code) for model, _, code in gateway.requests.images] == [
+        ("lightweight", "ok"),
+        ("lightweight", "unsupported_image_format"),
     ]
     assert gateway.requests.in_flight == 0
 
