@@ -5,13 +5,17 @@ Every setting is an environment variable with the prefix HANDPOSE_. `service.__m
 (`BatchingPolicy`, `Limits`, ...), never this class.
 """
 
+import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from service.access.key_file import allowance_of
+from service.inference.access import AccessPolicy
 from service.inference.batching import BatchingPolicy
 from service.inference.errors import UnknownModelError
 from service.inference.models import ModelReference
@@ -22,6 +26,8 @@ from service.rpc.server import ServerOptions
 from service.rpc.servicer import RpcPolicy
 
 PREFIX: Final = "HANDPOSE_"
+
+_ORIGIN: Final = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:.]+\](:\d{1,5})?")
 
 Count = Annotated[int, Field(ge=1)]
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -100,6 +106,44 @@ class Settings(BaseModel):
         0.1, ge=0, le=1, description="share of requests that is traced where the caller's traceparent does not decide"
     )
 
+    api_keys_file: Path | None = Field(
+        None, description="YAML file of API keys, followed when it changes; none: whoever can connect may ask"
+    )
+    key_images_per_second: float = Field(
+        0, ge=0, allow_inf_nan=False, description="images that one key may have estimated a second; 0: no limit"
+    )
+    key_burst: float | None = Field(
+        None, ge=1, allow_inf_nan=False, description="images of one key at once; none: two seconds' worth"
+    )
+    wrong_keys: Count = Field(10, description="wrong keys that one address may show before it has to wait")
+    wrong_keys_per_minute: float = Field(
+        30, gt=0, allow_inf_nan=False, description="wrong keys that one address may show in the long run, a minute"
+    )
+    metrics_open: bool = Field(False, description="/metrics needs no key where other calls do")
+    admin_host: str = Field("127.0.0.1", min_length=1, description="address of the admin listener")
+    admin_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port of a listener for /metrics, /livez and /readyz without keys or TLS; /metrics is there only"
+        " then; none: no such listener",
+    )
+
+    tls_cert_file: Path | None = Field(
+        None, description="certificate chain in PEM for REST and gRPC, followed when it changes; none: plain text"
+    )
+    tls_key_file: Path | None = Field(None, description="the certificate's private key in PEM, not encrypted")
+    tls_client_ca_file: Path | None = Field(
+        None, description="authorities in PEM; clients must show a certificate of one of them; none: they need none"
+    )
+    hsts_max_age_s: int = Field(
+        15_552_000, ge=0, description="seconds for which browsers shall use TLS only, told where TLS is on; 0: not told"
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (),
+        description="sites whose pages may ask from a browser: https://host[:port] by commas, or *; none: only ours",
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["text", "json"] = Field("text", description="one readable line, or one JSON object, an event")
 
@@ -112,7 +156,15 @@ class Settings(BaseModel):
             raise ValueError(error.detail) from error
         return value
 
-    @field_validator("tfs_addresses", mode="before")
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"origins are http(s)://host[:port], in lower case and without a path, got {origin!r}")
+        return value
+
+    @field_validator("tfs_addresses", "cors_origins", mode="before")
     @classmethod
     def _by_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -138,6 +190,20 @@ class Settings(BaseModel):
                 f"{PREFIX}MAX_ROIS={self.max_rois}: must not be above {PREFIX}MAX_QUEUE={self.max_queue}, because a"
                 " request's rois wait together"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tls_files_go_together(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError(f"{PREFIX}TLS_CERT_FILE and {PREFIX}TLS_KEY_FILE: set both or neither")
+        if self.tls_client_ca_file is not None and self.tls_cert_file is None:
+            raise ValueError(f"{PREFIX}TLS_CLIENT_CA_FILE={self.tls_client_ca_file}: needs {PREFIX}TLS_CERT_FILE, too")
+        return self
+
+    @model_validator(mode="after")
+    def _burst_has_a_rate(self) -> Self:
+        if self.key_burst is not None and not self.key_images_per_second:
+            raise ValueError(f"{PREFIX}KEY_BURST={self.key_burst:g}: needs {PREFIX}KEY_IMAGES_PER_SECOND, too")
         return self
 
     @classmethod
@@ -174,7 +240,22 @@ class Settings(BaseModel):
             max_rois=self.max_rois,
             default_deadline_s=self.default_deadline_ms / 1000,
             max_deadline_s=self.max_deadline_ms / 1000,
+            metrics=self.admin_port is None,
+            metrics_open=self.metrics_open,
+            cors_origins=self.cors_origins,
+            hsts_s=self.hsts_max_age_s if self.tls_cert_file is not None else 0,
         )
+
+    def access(self) -> AccessPolicy:
+        return AccessPolicy(
+            allowance=allowance_of(self.key_images_per_second, self.key_burst),
+            failures=self.wrong_keys,
+            failures_per_second=self.wrong_keys_per_minute / 60,
+        )
+
+    def listens_beyond_this_machine(self) -> bool:
+        """Whether others than processes on this machine can connect."""
+        return not all(_is_loopback(host) for host in (self.rest_host, self.grpc_host))
 
     def rpc(self) -> RpcPolicy:
         return RpcPolicy(
@@ -206,6 +287,13 @@ class Settings(BaseModel):
 
     def default_reference(self) -> ModelReference:
         return ModelReference.parse(self.default_model)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def unknown_names(environment: Mapping[str, str]) -> list[str]:
