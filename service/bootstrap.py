@@ -13,11 +13,11 @@ import select
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -25,10 +25,13 @@ from prometheus_client import CollectorRegistry
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.access.key_file import KeyFile, KeyFileError
+from service.access.tls import TlsFileError, TlsFiles
 from service.backends.embedded import EmbeddedBackend, Run
 from service.backends.native_log import native_chatter_dropped
 from service.backends.repository import ModelRepository, Servable, ServableError
 from service.backends.tensorflow_serving.backend import TensorFlowServingBackend
+from service.inference.access import Doorkeeper
 from service.inference.errors import ServiceError
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
@@ -37,13 +40,15 @@ from service.inference.shadow import Shadow
 from service.inference.streaming import Streams
 from service.inference.tracing import NoTracer, Tracer
 from service.observability.metrics import PrometheusObserver
-from service.rest.app import create_app
+from service.rest.app import create_admin_app, create_app
 from service.rest.connections import HttpConnection, WebSocketConnection
 from service.rest.stream import stream_routes
 from service.routing_file import RoutingFile, RoutingFileError
+from service.rpc.access import AccessInterceptor
 from service.rpc.health import HealthServicer
 from service.rpc.server import SERVICE_NAME, RpcServer
 from service.rpc.servicer import HandPoseServicer
+from service.rpc.tls import server_credentials
 from service.settings import Settings
 
 _BACKLOG: Final = 2048
@@ -86,11 +91,18 @@ async def serve(
         with ExitStack() as resources:
             tracer = resources.enter_context(_traces(settings))
             models = _models(settings, clock, resources, open_servable)
-            listener = resources.enter_context(_listen(settings.rest_host, settings.rest_port, settings.reuse_port))
+            access = _access(settings, clock)
+            listener = resources.enter_context(
+                _listen("REST", settings.rest_host, settings.rest_port, reuse_port=settings.reuse_port)
+            )
+            if settings.admin_port is not None:
+                access.admin_listener = resources.enter_context(
+                    _listen("ADMIN", settings.admin_host, settings.admin_port, reuse_port=settings.reuse_port)
+                )
             workers = resources.enter_context(_threads("worker", settings.worker_threads or os.cpu_count() or 1))
-            service = _build(settings, clock, workers, models, tracer)
+            service = _build(settings, clock, workers, models, tracer, access)
             await _live(service, listener, settings, on_ready)
-    except (ServableError, RoutingFileError) as error:
+    except (ServableError, RoutingFileError, KeyFileError, TlsFileError) as error:
         raise StartError(str(error)) from error
     logger.info("stopped")
 
@@ -113,7 +125,7 @@ async def local_service(
         with ExitStack() as resources:
             models = _models(settings, clock, resources, open_servable)
             workers = resources.enter_context(_threads("worker", settings.worker_threads or os.cpu_count() or 1))
-            service = _build(settings, clock, workers, models, NoTracer())
+            service = _build(settings, clock, workers, models, NoTracer(), _Access())
             try:
                 await models.come_up()
                 yield LocalService(service.predictor, service.streams, models.backend, clock)
@@ -135,10 +147,13 @@ class LocalService:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the service listens: one host and port for each protocol."""
+    """Where the service listens: one host and port for each protocol, and what it takes to be heard there."""
 
     rest: tuple[str, int]
     grpc: tuple[str, int]
+    admin: tuple[str, int] | None = None
+    tls: bool = False
+    keys: bool = False
 
 
 class _Models(Protocol):
@@ -237,6 +252,22 @@ class _Service:
     predictor: Predictor
     observer: PrometheusObserver
     readiness: "_Readiness"
+    access: "_Access"
+    admin_app: FastAPI
+
+
+@dataclass(slots=True)
+class _Access:
+    """Who is let in: keys and certificates, where there are any, and a listener for whoever runs the service."""
+
+    doorkeeper: Doorkeeper | None = None
+    key_file: KeyFile | None = None
+    tls: TlsFiles | None = None
+    admin_listener: socket.socket | None = None
+
+    def followers(self) -> list[Coroutine[Any, Any, None]]:
+        """What keeps them those of their files, for ever."""
+        return [file.watch() for file in (self.key_file, self.tls) if file is not None]
 
 
 @dataclass(slots=True)
@@ -250,7 +281,33 @@ class _Readiness:
         return "the service is shutting down" if self.stopping else await self.backend.not_ready()
 
 
-def _build(settings: Settings, clock: Clock, workers: Executor, models: _Models, tracer: Tracer) -> _Service:
+def _access(settings: Settings, clock: Clock) -> _Access:
+    """Read the keys and certificates, and say what an operator may not have meant."""
+    access = _Access()
+    if settings.tls_cert_file is not None and settings.tls_key_file is not None:
+        access.tls = TlsFiles(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
+        access.tls.warn()
+    if settings.api_keys_file is not None:
+        access.doorkeeper = Doorkeeper(settings.access(), time=clock.time)
+        access.key_file = KeyFile(settings.api_keys_file, access.doorkeeper)
+        access.key_file.load()
+        if not access.doorkeeper.names:
+            logger.warning("there is no key in %s: nobody is let in", settings.api_keys_file)
+    if settings.listens_beyond_this_machine():
+        if access.doorkeeper is None and settings.tls_client_ca_file is None:
+            logger.warning(
+                "anybody who can connect may use the service: HANDPOSE_API_KEYS_FILE names a file of keys that they need"
+            )
+        elif access.doorkeeper is not None and access.tls is None:
+            logger.warning(
+                "keys travel as plain text, unless something in front of the service does TLS: see HANDPOSE_TLS_CERT_FILE"
+            )
+    return access
+
+
+def _build(
+    settings: Settings, clock: Clock, workers: Executor, models: _Models, tracer: Tracer, access: _Access
+) -> _Service:
     observer = _observer(settings)
     backend = models.backend
     router = Router(settings.default_reference())
@@ -266,6 +323,7 @@ def _build(settings: Settings, clock: Clock, workers: Executor, models: _Models,
         batching=settings.batching(),
         limits=settings.limits(),
         shadow=Shadow(observer, clock),
+        second_look=settings.second_look,
     )
     readiness = _Readiness(backend)
     app = create_app(
@@ -279,7 +337,9 @@ def _build(settings: Settings, clock: Clock, workers: Executor, models: _Models,
         default_model=lambda: router.default,
         policy=settings.rest(),
         tracer=tracer,
+        doorkeeper=access.doorkeeper,
     )
+    admin_app = create_admin_app(metrics=observer.exposition, not_ready=readiness, clock=clock)
     streams = Streams(predictor.estimate, clock=clock, limits=settings.streams())
     app.include_router(stream_routes(streams=streams, observer=observer, clock=clock, tracer=tracer))
     rpc = RpcServer(
@@ -294,8 +354,10 @@ def _build(settings: Settings, clock: Clock, workers: Executor, models: _Models,
         ),
         HealthServicer(not_ready=readiness, models=backend.models, service_names=(SERVICE_NAME,)),
         settings.rpc_server(),
+        interceptors=[] if access.doorkeeper is None else [AccessInterceptor(access.doorkeeper, observer)],
+        credentials=None if access.tls is None else server_credentials(access.tls.now),
     )
-    return _Service(app, rpc, streams, models, routing_file, predictor, observer, readiness)
+    return _Service(app, rpc, streams, models, routing_file, predictor, observer, readiness, access, admin_app)
 
 
 async def _live(
@@ -308,12 +370,17 @@ async def _live(
     loop = asyncio.get_running_loop()
     grpc_port = await _start_rpc(service.rpc, settings)
     service.app.state.grpc_port = grpc_port  # for the code that the demo page shows
-    server = _server(_HangUpWhenStopping(service.app, service.readiness), settings.max_body_bytes)
+    access = service.access
+    server = _server(_HangUpWhenStopping(service.app, service.readiness), settings.max_body_bytes, access.tls)
+    admin = _server(service.admin_app, settings.max_body_bytes, None)
+    administering = None
+    if access.admin_listener is not None:
+        administering = loop.create_task(admin.serve(sockets=[access.admin_listener]))
     signals = _Signals(loop)
     serving = loop.create_task(server.serve(sockets=[listener]))
     loading = loop.create_task(service.models.come_up())
     stop = loop.create_task(signals.first.wait())
-    following = []
+    following = [loop.create_task(each) for each in access.followers()]
     try:
         await asyncio.wait((loading, stop, serving), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
@@ -323,7 +390,15 @@ async def _live(
             if service.routing_file is not None:
                 following.append(loop.create_task(service.routing_file.watch()))
             host, port = listener.getsockname()[:2]
-            on_ready(Addresses(rest=(host, port), grpc=(settings.grpc_host, grpc_port)))
+            on_ready(
+                Addresses(
+                    rest=(host, port),
+                    grpc=(settings.grpc_host, grpc_port),
+                    admin=access.admin_listener and access.admin_listener.getsockname()[:2],
+                    tls=access.tls is not None,
+                    keys=access.doorkeeper is not None,
+                )
+            )
             await asyncio.wait((stop, serving), return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in (loading, stop, *following):
@@ -345,6 +420,9 @@ async def _live(
         if told := set(server.server_state.tasks):
             await asyncio.wait(told, timeout=_LAST_WORDS_S)
         await service.models.close()
+        if administering is not None:  # to the last, so that whoever watches sees how it ends
+            admin.should_exit = admin.force_exit = True
+            await administering
         service.observer.stopped()
 
 
@@ -449,7 +527,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: ASGIApp, max_message_bytes: int) -> _Server:
+def _server(app: ASGIApp, max_message_bytes: int, tls: TlsFiles | None) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
@@ -465,6 +543,7 @@ def _server(app: ASGIApp, max_message_bytes: int) -> _Server:
             proxy_headers=False,
             backlog=_BACKLOG,
             timeout_keep_alive=_KEEP_ALIVE_S,
+            ssl_context_factory=None if tls is None else lambda _config, _default: tls.server_context(),
         )
     )
 
@@ -540,16 +619,16 @@ def _observer(settings: Settings) -> PrometheusObserver:
 
 
 @contextmanager
-def _listen(host: str, port: int, reuse_port: bool) -> Iterator[socket.socket]:
-    """A socket that listens. Raises StartError if that cannot be."""
+def _listen(setting: str, host: str, port: int, *, reuse_port: bool) -> Iterator[socket.socket]:
+    """A socket that listens. Raises StartError, naming the settings HANDPOSE_<setting>_..., if that cannot be."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG, reuse_port=reuse_port)
     except OSError as error:
         hints = {
-            errno.EADDRINUSE: "the port is in use; HANDPOSE_REST_PORT chooses another",
+            errno.EADDRINUSE: f"the port is in use; HANDPOSE_{setting}_PORT chooses another",
             errno.EACCES: "not permitted; ports below 1024 usually need privileges",
-            errno.EADDRNOTAVAIL: "this machine has no such address; see HANDPOSE_REST_HOST",
+            errno.EADDRNOTAVAIL: f"this machine has no such address; see HANDPOSE_{setting}_HOST",
         }
         reason = hints.get(error.errno or 0, error.strerror or str(error))
         raise StartError(f"cannot listen on {host}:{port}: {reason}") from error

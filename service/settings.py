@@ -72,6 +72,12 @@ class Settings(BaseModel):
     versions_in_memory: int = Field(1, ge=1, le=16, description="newest versions of each model that are loaded")
     default_model: str = Field("lightweight", description="model of requests that name none: variant[@version|@label]")
 
+    second_look: bool = Field(
+        True,
+        description="look again, in a crop of its own, at a hand that was found in a whole picture; costs a second"
+        " inference where the hand does not fill the picture and there is time",
+    )
+
     max_batch_size: int = Field(8, ge=1, le=256, description="crops in one micro-batch at the most")
     max_wait_ms: float = Field(
         5.0,

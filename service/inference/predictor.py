@@ -13,13 +13,13 @@ from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.inference.batching import BatchingPolicy, MicroBatcher, Priority
+from service.inference.batching import Answer, BatchingPolicy, MicroBatcher, Priority
 from service.inference.errors import (
     DeadlineExceededError,
     FieldError,
@@ -41,6 +41,7 @@ from service.inference.tracing import SPAN, Span, entered, part
 from service.pose.geometry import Affine, Box
 from service.pose.heatmaps import STRIDE, DecodedKeypoints, decode
 from service.pose.images import (
+    DecodedImage,
     ImageError,
     ImageTooLargeError,
     OpenedImage,
@@ -49,6 +50,7 @@ from service.pose.images import (
 )
 from service.pose.keypoints import CHANNEL_COUNT
 from service.pose.preprocessing import crop, hand_box_to_crop
+from service.pose.second_look import ENOUGH, LEAST_SHARE, region_to_look_closer, small_copy
 
 T = TypeVar("T")
 
@@ -210,6 +212,7 @@ class Predictor:
         limits: what one request may ask for.
         room: turns for decoding large images; None: as many bytes as by default, for one thread.
         shadow: sends copies of requests where the router says so; None sends none.
+        second_look: whether a hand found in a whole picture is looked at again in a crop of its own.
     """
 
     def __init__(
@@ -224,6 +227,7 @@ class Predictor:
         limits: Limits,
         room: DecodingRoom | None = None,
         shadow: Shadow | None = None,
+        second_look: bool = False,
     ) -> None:
         self._backend = backend
         self._router = router
@@ -234,6 +238,7 @@ class Predictor:
         self._limits = limits
         self._room = room or DecodingRoom(DECODING_BYTES, clock)
         self._shadow = shadow
+        self._second_look = second_look
         self._batchers: dict[tuple[str, int], Batcher] = {}
         self._draining = False
 
@@ -284,7 +289,7 @@ class Predictor:
         with batcher.reserve(max(1, len(request.rois)), deadline=request.deadline, priority=request.priority):
             spans = _Spans(SPAN.get(), SPAN.get())
             with part("decode", image_bytes=len(request.image), hands=max(1, len(request.rois))) as decoding:
-                picture, crops = await self._decode_and_crop(request, model, spans)
+                picture, crops, to_look_at_again = await self._decode_and_crop(request, model, spans)
                 decoding.annotate(image_width=picture.width, image_height=picture.height)
             decode_s = self._clock.time() - started
             spans.queue = spans.request.child("queue")
@@ -294,16 +299,49 @@ class Predictor:
             with part("postprocess"):
                 # A quarter of a millisecond a hand: in a thread it would wait behind images that are being decoded.
                 hands = _find_hands(crops, [answer.result for answer in answers])
+            postprocess_s = self._clock.time() - answered
+            queue_s = max(answer.queued_s for answer in answers)
+            inference_s = max(answer.ran_s for answer in answers)
+            if to_look_at_again is not None and self._is_time_for_another(request, started):
+                with part("second_look"):
+                    closer = await self._look_closer(batcher, model, request, to_look_at_again, hands[0])
+                if closer is not None:
+                    hands, again = closer
+                    queue_s, inference_s = queue_s + again.queued_s, inference_s + again.ran_s
         finished = self._clock.time()
         timings = Timings(
             decode=decode_s,
-            queue=max(answer.queued_s for answer in answers),
-            inference=max(answer.ran_s for answer in answers),
-            postprocess=finished - answered,
+            queue=queue_s,
+            inference=inference_s,
+            postprocess=postprocess_s,
             total=finished - started,
         )
         self._report(model, hands, timings)
         return Estimate(model, routed_by, picture, hands, timings)
+
+    def _is_time_for_another(self, request: EstimateRequest, started: float) -> bool:
+        """Whether there is time for as long again as everything so far has taken. Under load there is not."""
+        now = self._clock.time()
+        return request.deadline - now > 2 * (now - started)
+
+    async def _look_closer(
+        self, batcher: Batcher, model: ServedModel, request: EstimateRequest, image: DecodedImage, first: Hand
+    ) -> tuple[tuple[Hand, ...], Answer[tuple[_Maps, int]]] | None:
+        """The hand as a crop of its own shows it; None where there is none to make, or it tells less than the whole.
+
+        The place in the queue is the one that the whole picture had. If anything fails, the first look stands.
+        """
+        region = region_to_look_closer(first.keypoints_in_image, first.scores, (image.width, image.height))
+        if region is None:
+            return None
+        spans = _Spans(SPAN.get(), SPAN.get().child("queue"))
+        with suppress(ServiceError), entered(spans.queue):
+            pixels, image_to_input = await self._in_thread(crop, image, region, model.input_size)
+            shown = _Crop(first.box_in_image, pixels, image_to_input, spans)
+            answer = await batcher.submit(shown, deadline=request.deadline, priority=request.priority)
+            hands = _find_hands([shown], [answer.result])
+            return (hands, answer) if hands[0].score >= LEAST_SHARE * first.score else None
+        return None
 
     def _refuse_while_draining(self) -> None:
         if self._draining:
@@ -331,34 +369,31 @@ class Predictor:
             )
         return self._batchers[key]
 
-    async def _decode_and_crop(
-        self, request: EstimateRequest, model: ServedModel, spans: _Spans
-    ) -> tuple[Picture, list[_Crop]]:
+    async def _decode_and_crop(self, request: EstimateRequest, model: ServedModel, spans: _Spans) -> "_Cut":
         ready = await self._in_thread(self._open, request, model, spans)
         if not isinstance(ready, _Large):
             return ready
         keep = request.full_picture
         async with self._room.turn(ready.image.bytes_needed, deadline=request.deadline, keep=keep) as hold:
-            picture, crops = await self._in_thread(_cut, ready.image, ready.regions, model, spans, keep=keep)
-        if picture.pixels is not None:
-            _release_with(picture.pixels, hold, asyncio.get_running_loop())
-        return picture, crops
+            cut = await self._in_thread(_cut, ready, model, spans, keep=keep)
+        if cut.picture.pixels is not None:
+            _release_with(cut.picture.pixels, hold, asyncio.get_running_loop())
+        return cut
 
-    def _open(
-        self, request: EstimateRequest, model: ServedModel, spans: _Spans
-    ) -> "tuple[Picture, list[_Crop]] | _Large":
+    def _open(self, request: EstimateRequest, model: ServedModel, spans: _Spans) -> "_Cut | _Large":
         """Read the header. An image that takes little memory is decoded and cropped right away."""
         if self._clock.time() >= request.deadline:
             raise DeadlineExceededError("the request's time was up before its image could be decoded")
         with _image_errors():
             image = open_image(request.image, max_pixels=self._limits.max_pixels)
-        regions = _regions_to_show(request.rois, image)
+        again = max(model.input_size) * ENOUGH if self._second_look and not request.rois else None
+        large = _Large(image, _regions_to_show(request.rois, image), again)
         if request.full_picture:
-            return _Large(image, regions)
+            return large
         # The smaller a region, the more of the picture's pixels its crop needs.
-        least = min(max(region.width, region.height) for _, region in regions)
-        image.shrink(math.ceil(max(model.input_size) * max(image.width, image.height) / least))
-        return _Large(image, regions) if image.bytes_needed > SMALL_IMAGE_BYTES else _cut(image, regions, model, spans)
+        least = min(max(region.width, region.height) for _, region in large.regions)
+        image.shrink(again or math.ceil(max(model.input_size) * max(image.width, image.height) / least))
+        return large if image.bytes_needed > SMALL_IMAGE_BYTES else _cut(large, model, spans)
 
     async def _run_batch(
         self, model: ServedModel, crops: Sequence[_Crop], deadline: float
@@ -435,23 +470,37 @@ def _in_the_spans_of(crops: Sequence[_Crop], model: ServedModel) -> Iterator[Non
 
 @dataclass(frozen=True, slots=True)
 class _Large:
-    """An image that waits for its turn to be decoded, and the boxes and regions that are asked about."""
+    """An image that waits for its turn to be decoded, and what is asked about.
+
+    Attributes:
+        image: its header has been read.
+        regions: for each hand, the box that was asked about and the region to show.
+        again: how long the longer side of a copy to look at again is, in pixels; None for no copy.
+    """
 
     image: OpenedImage
     regions: list[tuple[Box, Box]]
+    again: int | None
 
 
-def _cut(
-    image: OpenedImage, regions: Sequence[tuple[Box, Box]], model: ServedModel, spans: _Spans, *, keep: bool = False
-) -> tuple[Picture, list[_Crop]]:
+class _Cut(NamedTuple):
+    """What an image becomes: crops for the model, and perhaps a small copy of it to look at again."""
+
+    picture: Picture
+    crops: list[_Crop]
+    again: DecodedImage | None
+
+
+def _cut(large: _Large, model: ServedModel, spans: _Spans, *, keep: bool = False) -> _Cut:
     with _image_errors():
-        decoded = image.decode()
+        decoded = large.image.decode()
     crops = []
-    for box, region in regions:
+    for box, region in large.regions:
         pixels, image_to_input = crop(decoded, region, model.input_size)
         crops.append(_Crop(box, pixels, image_to_input, spans))
     # The pixels can be a hundred megabytes: they are let go before the wait, unless somebody draws on them.
-    return Picture(image.width, image.height, decoded.pixels if keep else None), crops
+    picture = Picture(decoded.width, decoded.height, decoded.pixels if keep else None)
+    return _Cut(picture, crops, None if large.again is None else small_copy(decoded, large.again))
 
 
 def _release_with(pixels: Image.Image, hold: Hold, loop: asyncio.AbstractEventLoop) -> None:
