@@ -6,7 +6,7 @@ BIN    := .venv/bin
 SETUP  := $(PYTHON) deploy/setup_venv.py
 
 SERVE_EXTRAS := service embedded trainer
-ALL_EXTRAS   := $(SERVE_EXTRAS) synth video ray dev
+ALL_EXTRAS   := $(SERVE_EXTRAS) synth video ray tracing dev
 
 # Generates the code for both contracts in proto/ below a folder. A virtual path stands for each proto folder, so that
 # the generated imports name our packages.
