@@ -18,9 +18,11 @@ from service.access.key_file import allowance_of
 from service.inference.access import AccessPolicy
 from service.inference.batching import BatchingPolicy
 from service.inference.errors import UnknownModelError
+from service.inference.memory import DECODING_BYTES, SMALL_IMAGE_BYTES, UPLOAD_BYTES
 from service.inference.models import ModelReference
 from service.inference.predictor import Limits
 from service.inference.streaming import StreamLimits
+from service.rest.limits import ConnectionLimits
 from service.rest.policy import RestPolicy
 from service.rpc.server import ServerOptions
 from service.rpc.servicer import RpcPolicy
@@ -30,6 +32,7 @@ PREFIX: Final = "HANDPOSE_"
 _ORIGIN: Final = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:.]+\](:\d{1,5})?")
 
 Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -93,6 +96,39 @@ class Settings(BaseModel):
     max_rois: Count = Field(16, description="regions of interest in one request")
     max_batch_images: Count = Field(32, description="images in one batch request")
     max_streams: Count = Field(256, description="streams open at the same time")
+    max_rpc_streams: Count = Field(
+        64, description="of these, streams over gRPC, each of which may be receiving a message of MAX_BODY_BYTES"
+    )
+    max_frame_bytes: Count = Field(4 * 1024 * 1024, description="size of a WebSocket message, in bytes")
+
+    upload_bytes: Count = Field(
+        UPLOAD_BYTES,
+        description="memory for bodies and frames from their first byte to their answer, all together, in bytes; where"
+        " it is spent, requests get 429",
+    )
+    decode_bytes: Count = Field(
+        DECODING_BYTES,
+        description="memory for decoding large images, all together, in bytes; they wait for their turn. Images that"
+        f" take less than {SMALL_IMAGE_BYTES >> 20} MiB are bounded by WORKER_THREADS instead",
+    )
+
+    max_connections: Count = Field(1000, description="REST and WebSocket connections; more get 503")
+    max_head_bytes: int = Field(32 * 1024, ge=256, description="size of a request's line and headers, in bytes")
+    max_url_bytes: int = Field(8 * 1024, ge=128, description="size of a request's target, in bytes")
+    max_headers: int = Field(100, ge=8, description="headers in one request")
+    head_timeout_s: Seconds = Field(10.0, description="time for a request's head, and for the handshake of TLS")
+    body_timeout_s: Seconds = Field(
+        20.0, description="time for a body or WebSocket message beyond what its size takes at MIN_BYTES_PER_S"
+    )
+    min_bytes_per_s: Count = Field(16 * 1024, description="least rate at which senders and readers are waited for")
+    keep_alive_s: Seconds = Field(
+        75.0,
+        description="how long an idle connection stays open; longer than the usual 60 s of the proxies in front, so"
+        " that they hang up and not we",
+    )
+    rpc_idle_s: Seconds = Field(300.0, description="how long a gRPC connection without calls stays open")
+    max_rpc_calls: Count = Field(1024, description="gRPC calls at the same time, streams included")
+    max_rpc_calls_per_connection: Count = Field(100, description="gRPC calls at the same time on one connection")
 
     default_deadline_ms: Milliseconds = Field(10_000, description="time for a request that sets none, in milliseconds")
     max_deadline_ms: Milliseconds = Field(60_000, description="most time that a request may ask for, in milliseconds")
@@ -212,6 +248,15 @@ class Settings(BaseModel):
             raise ValueError(f"{PREFIX}KEY_BURST={self.key_burst:g}: needs {PREFIX}KEY_IMAGES_PER_SECOND, too")
         return self
 
+    @model_validator(mode="after")
+    def _a_body_fits_the_uploads(self) -> Self:
+        if max(self.max_body_bytes, self.max_frame_bytes) > self.upload_bytes:
+            raise ValueError(
+                f"{PREFIX}UPLOAD_BYTES={self.upload_bytes}: must be at least {PREFIX}MAX_BODY_BYTES="
+                f"{self.max_body_bytes} and {PREFIX}MAX_FRAME_BYTES={self.max_frame_bytes}"
+            )
+        return self
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Read the settings from environment variables; those that are empty count as not set.
@@ -279,6 +324,17 @@ class Settings(BaseModel):
             port=after_rest if self.grpc_port is None else self.grpc_port,
             max_message_bytes=self.max_body_bytes,
             reuse_port=self.reuse_port,
+        )
+
+    def connections(self) -> ConnectionLimits:
+        return ConnectionLimits(
+            max_connections=self.max_connections,
+            max_head_bytes=self.max_head_bytes,
+            max_url_bytes=self.max_url_bytes,
+            max_headers=self.max_headers,
+            head_timeout_s=self.head_timeout_s,
+            body_timeout_s=self.body_timeout_s,
+            min_bytes_per_s=self.min_bytes_per_s,
         )
 
     def streams(self) -> StreamLimits:

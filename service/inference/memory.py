@@ -19,6 +19,9 @@ from service.inference.ports import Clock
 SMALL_IMAGE_BYTES: Final = 64 * 1024 * 1024
 """An image that takes no more than this to be decoded does not wait for its turn."""
 
+UPLOAD_BYTES: Final = 256 * 1024 * 1024
+"""What request bodies and frames may hold by default, all together: a dozen of the largest, or hundreds of photos."""
+
 DECODING_BYTES: Final = 512 * 1024 * 1024
 """What large images may take by default while they are decoded: one of 50 megapixels at a time."""
 
@@ -93,6 +96,10 @@ class Hold:
         """Hold more. Raises OverloadedError if there is no room; what is held stays held."""
         self._change(by)
         self._size += by
+
+    def resize(self, size: int) -> None:
+        """Hold so many bytes from now on. Raises OverloadedError as `grow` does."""
+        self.grow(size - self._size)
 
     def release(self) -> None:
         """Give everything back; more often than once does no harm."""

@@ -5,6 +5,7 @@ Contract of `Streams.run`
     * At most `max_waiting` frames wait, and at most `max_under_way` are being estimated. A frame is taken from the
       sender only when there is room, and estimated only when the reader has taken the answers before it, so neither a
       fast sender nor a slow reader makes memory grow.
+    * What frames hold counts as uploads. Where there is no memory for one, the stream ends with OverloadedError.
     * With `latest_only` a new frame replaces the one that waits, and the answer says how many were skipped.
     * A frame that fails is answered with its error and the stream goes on. Errors that every frame would meet (no such
       model, no key) end it.
@@ -30,6 +31,7 @@ from service.inference.errors import (
     ServiceError,
     UnavailableError,
 )
+from service.inference.memory import UPLOAD_BYTES, ByteBudget, Hold
 from service.inference.ports import Clock
 from service.inference.predictor import EstimateRequest
 from service.inference.tracing import SPAN, entered
@@ -130,6 +132,7 @@ class Streams:
         clock: time; frame deadlines are in its time.
         limits: what streams may hold.
         follow: when a tracked hand counts as lost.
+        uploads: what frames may hold, from their arrival to their answer; None: as many bytes as by default.
     """
 
     def __init__(
@@ -139,11 +142,13 @@ class Streams:
         clock: Clock,
         limits: StreamLimits | None = None,
         follow: FollowPolicy | None = None,
+        uploads: ByteBudget | None = None,
     ) -> None:
         self._estimate = estimate
         self._clock = clock
         self._limits = limits or StreamLimits()
         self._follow = follow
+        self._uploads = uploads or ByteBudget(UPLOAD_BYTES)
         self._open: set[_Stream] = set()
         self._all_closed = asyncio.Event()
         self._all_closed.set()
@@ -174,7 +179,7 @@ class Streams:
             raise OverloadedError(
                 f"{len(self._open)} streams are open, and at most {self._limits.max_streams} may be", retry_after_s=1.0
             )
-        stream = _Stream(self._estimate, options, self._clock, self._limits, self._follow)
+        stream = _Stream(self._estimate, options, self._clock, self._limits, self._follow, self._uploads)
         self._open.add(stream)
         self._all_closed.clear()
         try:
@@ -197,6 +202,7 @@ class _Waiting:
     """A frame in the buffer: when it was taken (by its sender), when it arrived and its deadline (by our clock)."""
 
     frame: Frame
+    memory: Hold
     time_s: float
     arrived: float
     deadline: float
@@ -213,6 +219,7 @@ class _Stream:
         clock: Clock,
         limits: StreamLimits,
         follow: FollowPolicy | None,
+        uploads: ByteBudget,
     ) -> None:
         self._estimate = estimate
         self._options = options
@@ -223,6 +230,7 @@ class _Stream:
         self._max_under_way = 1 if one_by_one else limits.max_under_way
         self._max_waiting = 1 if options.latest_only else limits.max_waiting
         self._tracker = HandTracker(estimate, smoothing=options.smoothing, follow=options.tracking, policy=follow)
+        self._uploads = uploads
         self._waiting: deque[_Waiting] = deque()
         self._skipped = 0
         self._last_time_s = float("-inf")
@@ -252,6 +260,8 @@ class _Stream:
                     self._reader.cancel()
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
+        finally:
+            self._forget_waiting()
         if self._failure is not None:
             raise self._failure
         if self._stopped:
@@ -262,7 +272,7 @@ class _Stream:
         try:
             while True:
                 while self._waiting and len(under_way) < self._max_under_way:
-                    under_way.append(asyncio.create_task(self._answer(self._take())))
+                    under_way.append(self._begin(self._take()))
                 if under_way:
                     await self._next_to_do(under_way)
                     if under_way[0].done():
@@ -310,16 +320,27 @@ class _Stream:
         self._last_time_s = time_s
         if self._options.latest_only and self._waiting:
             self._skipped += len(self._waiting)
-            self._waiting.clear()
-        self._waiting.append(_Waiting(frame, time_s, now, now + self._timeout_s, self._skipped))
+            self._forget_waiting()
+        memory = self._uploads.hold(len(frame.image))
+        self._waiting.append(_Waiting(frame, memory, time_s, now, now + self._timeout_s, self._skipped))
         if not self._options.latest_only and len(self._waiting) >= self._max_waiting:
             self._room.clear()
         self._changed.set()
+
+    def _forget_waiting(self) -> None:
+        for each in self._waiting:
+            each.memory.release()
+        self._waiting.clear()
 
     def _take(self) -> _Waiting:
         self._room.set()
         self._skipped = 0
         return self._waiting.popleft()
+
+    def _begin(self, waiting: _Waiting) -> "asyncio.Task[FrameAnswer]":
+        task = asyncio.create_task(self._answer(waiting))
+        task.add_done_callback(lambda _: waiting.memory.release())  # even if it is cancelled before it began
+        return task
 
     async def _answer(self, waiting: _Waiting) -> FrameAnswer:
         request = EstimateRequest(
