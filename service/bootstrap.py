@@ -296,12 +296,10 @@ def _access(settings: Settings, clock: Clock) -> _Access:
     if settings.listens_beyond_this_machine():
         if access.doorkeeper is None and settings.tls_client_ca_file is None:
             logger.warning(
-                "anybody who can connect may use the service: HANDPOSE_API_KEYS_FILE names a file of keys that they need"
+                "anybody who can connect may use the service: HANDPOSE_API_KEYS_FILE names a file of keys to ask for"
             )
         elif access.doorkeeper is not None and access.tls is None:
-            logger.warning(
-                "keys travel as plain text, unless something in front of the service does TLS: see HANDPOSE_TLS_CERT_FILE"
-            )
+            logger.warning("keys travel as plain text, unless something in front does TLS: see HANDPOSE_TLS_CERT_FILE")
     return access
 
 
@@ -394,7 +392,7 @@ async def _live(
                 Addresses(
                     rest=(host, port),
                     grpc=(settings.grpc_host, grpc_port),
-                    admin=access.admin_listener and access.admin_listener.getsockname()[:2],
+                    admin=None if access.admin_listener is None else access.admin_listener.getsockname()[:2],
                     tls=access.tls is not None,
                     keys=access.doorkeeper is not None,
                 )

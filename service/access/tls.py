@@ -74,6 +74,10 @@ class TlsFiles:
         self._outer.sni_callback = choose
         return self._outer
 
+    def now(self) -> TlsMaterial:
+        """What the files hold; for those who ask at each connection."""
+        return self.current
+
     def load(self) -> bool:
         """Follow the files as they are now; whether they have changed since.
 

@@ -15,7 +15,7 @@ from service.inference.tracing import request_id_from
 from service.rpc.status import abort
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler = Any  # grpc.RpcMethodHandler, which is generic in its type only
 
 _OPEN: Final = "/grpc.health.v1.Health/"
 _ONE_IMAGE_AT_LEAST: Final = ("/Estimate", "/EstimateBatch")
