@@ -53,8 +53,9 @@ class OtlpTracer:
             resource=Resource.create({SERVICE_NAME: "handpose-gateway"}),  # and what OTEL_RESOURCE_ATTRIBUTES says
             shutdown_on_exit=False,
         )
+        self._exporter = _QuietExporter(OTLPSpanExporter(endpoint, timeout=_SEND_WITHIN_S), endpoint)
         self._processor = BatchSpanProcessor(
-            _QuietExporter(OTLPSpanExporter(endpoint, timeout=_SEND_WITHIN_S), endpoint),
+            self._exporter,
             max_queue_size=_QUEUE,
             max_export_batch_size=_BATCH,
             schedule_delay_millis=send_every_ms,
@@ -70,11 +71,12 @@ class OtlpTracer:
 
     def close(self, within_s: float) -> None:
         """Send what is queued, and stop. Blocks for `within_s` seconds at the most, whatever the collector does."""
-        # The library bounds its wait for the thread, but not for a call that is under way.
-        closing = threading.Thread(target=self._processor.shutdown, args=(round(within_s * 900),), daemon=True)
+        # The library has a bound of its own, of half a minute; its threads do not keep the process from ending.
+        closing = threading.Thread(target=self._processor.shutdown, daemon=True)
         closing.start()
         closing.join(within_s)
         if closing.is_alive():
+            self._exporter.shutdown()  # tries no more
             logger.warning("some traces could not be sent in %g s and are lost", within_s)
 
 

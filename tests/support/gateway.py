@@ -19,6 +19,7 @@ from service.inference.models import ModelReference, ServedModel
 from service.inference.predictor import Limits, Predictor
 from service.inference.routing import Router
 from service.inference.streaming import StreamLimits, Streams
+from service.inference.tracing import Tracer
 from service.rest.app import create_app
 from service.rest.policy import RestPolicy
 from service.rest.stream import stream_routes
@@ -70,6 +71,7 @@ class Gateway:
         limits: Limits | None = None,
         stream_limits: StreamLimits | None = None,
         options: ServerOptions | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         clock = asyncio.get_running_loop()
         self.backend = backend or FakeBackend()
@@ -104,8 +106,9 @@ class Gateway:
                 default_deadline_s=self.policy.default_deadline_s,
                 max_deadline_s=self.policy.max_deadline_s,
             ),
+            tracer=tracer,
         )
-        self.app.include_router(stream_routes(streams=self.streams, observer=self.requests, clock=clock))
+        self.app.include_router(stream_routes(streams=self.streams, observer=self.requests, clock=clock, tracer=tracer))
         self.server = RpcServer(
             HandPoseServicer(
                 estimate=self.predictor.estimate,
@@ -114,6 +117,7 @@ class Gateway:
                 clock=clock,
                 observer=self.requests,
                 policy=self.policy,
+                tracer=tracer,
             ),
             self.health,
             options or ServerOptions(port=0, max_message_bytes=self.policy.max_body_bytes),
