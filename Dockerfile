@@ -28,9 +28,9 @@ WORKDIR /app
 # ---- what has to be installed, by extra: changes with pyproject.toml, but the layers below only with its own extra
 FROM base AS requirements
 COPY pyproject.toml deploy/image/requirements.py /build/
-RUN for extra in service embedded trainer; do \
-      python3 /build/requirements.py /build/pyproject.toml "$extra" > "/build/$extra.txt" || exit 1; \
-    done
+RUN python3 /build/requirements.py /build/pyproject.toml service tracing > /build/gateway.txt \
+ && python3 /build/requirements.py /build/pyproject.toml embedded > /build/embedded.txt \
+ && python3 /build/requirements.py /build/pyproject.toml trainer > /build/trainer.txt
 
 # ---- the gateway's packages
 FROM base AS packages
@@ -38,9 +38,9 @@ FROM base AS packages
 ARG PIP_INDEX_URL
 ARG SOURCE_DATE_EPOCH=315532800
 COPY constraints.txt /build/
-COPY --from=requirements /build/service.txt /build/
+COPY --from=requirements /build/gateway.txt /build/
 RUN pip --python /opt/handpose/bin/python --disable-pip-version-check install --no-cache-dir \
-      --only-binary :all: --constraint /build/constraints.txt --requirement /build/service.txt
+      --only-binary :all: --constraint /build/constraints.txt --requirement /build/gateway.txt
 
 # ---- gateway
 FROM packages AS gateway

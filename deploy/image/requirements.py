@@ -1,4 +1,4 @@
-"""Prints what the named extras of pyproject.toml need, one requirement a line: `requirements.py pyproject.toml service`.
+"""Prints what the named extras need, one requirement a line: `requirements.py pyproject.toml service`.
 
 The images install packages and code in separate layers, so that a change of the code does not install TensorFlow
 again; pip itself can only install a project's requirements together with the project. Standard library only: it runs

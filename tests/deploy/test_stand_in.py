@@ -1,0 +1,44 @@
+"""The stand-in for TensorFlow Serving's binary: what the stack check could otherwise be fooled by."""
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.tensorflow_model_server import Metrics, batching_parameters, monitoring_path, parser
+
+
+def test_a_flag_that_tensorflow_serving_is_not_known_to_have_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--model_config_file=a", "--enable_batchng=true"])
+    assert "--enable_batchng=true" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sizes", [[1, 2, 4], [8, 1]])
+def test_batch_sizes_that_do_not_rise_to_the_largest_are_refused(sizes: list[int]) -> None:
+    values = "max_batch_size { value: 8 } max_enqueued_batches { value: 4 } num_batch_threads { value: 2 }"
+    text = values + "".join(f"\nallowed_batch_sizes: {size}" for size in sizes)
+    with pytest.raises(ValueError, match="must rise and end with max_batch_size"):
+        batching_parameters(text)
+
+
+def test_monitoring_that_is_not_switched_on_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not switch Prometheus on"):
+        monitoring_path('prometheus_config { enable: false path: "/metrics" }')
+
+
+def test_latencies_are_exported_in_microseconds_and_of_successes_only() -> None:
+    metrics = Metrics()
+    metrics.request_ended("cpm_standard", "OK", 0.25)
+    metrics.request_ended("cpm_standard", "OK", 0.5)
+    metrics.request_ended("cpm_standard", "UNAVAILABLE", 9.0)
+
+    families = {each.name: each for each in text_string_to_metric_families(metrics.exposition())}
+    latency = {
+        sample.name.rsplit("_", 1)[-1]: sample.value
+        for sample in families[":tensorflow:serving:request_latency"].samples
+        if sample.labels.get("le") in {None, "+Inf"}
+    }
+    assert latency == {"bucket": 2.0, "sum": pytest.approx(750_000), "count": 2.0}
+    counted = {
+        sample.labels["status"]: sample.value for sample in families[":tensorflow:serving:request_count"].samples
+    }
+    assert counted == {"OK": 2.0, "UNAVAILABLE": 1.0}
