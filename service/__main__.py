@@ -1,6 +1,7 @@
 """`python -m service`: reads the settings, runs the service, and says in one line what went wrong if it cannot.
 
-`python -m service models …` manages versions and labels on TensorFlow Serving instead.
+`python -m service models …` manages versions and labels on TensorFlow Serving instead, and `python -m service keys …`
+the file of API keys.
 
 Exit codes: 0 stopped or done as asked, 1 could not start or not be done, 2 a setting is wrong.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 import uvloop
 from prometheus_client import disable_created_metrics
 
+from service.access import commands as key_commands
 from service.backends.tensorflow_serving import management
 from service.bootstrap import Addresses, StartError, serve
 from service.observability.logs import configure_logging
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     if parsed.subcommand == "models":
         return _manage_models(parsed, settings)
+    if parsed.subcommand == "keys":
+        return _manage_keys(parsed, settings)
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, of no use
     configure_logging(settings.log_level, settings.log_format)
     for name in unknown_names(os.environ):
@@ -64,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     management.add_arguments(
         subcommands.add_parser("models", help="list, promote and roll back model versions on TensorFlow Serving")
     )
+    key_commands.add_arguments(subcommands.add_parser("keys", help="make, list and revoke API keys"))
     return parser
 
 
@@ -81,10 +86,21 @@ def _manage_models(arguments: argparse.Namespace, settings: Settings) -> int:
     return management.run(arguments, servers)
 
 
+def _manage_keys(arguments: argparse.Namespace, settings: Settings) -> int:
+    path = arguments.file or settings.api_keys_file
+    if path is None:
+        print(f"{PREFIX}API_KEYS_FILE or --file must name the file of keys", file=sys.stderr)
+        return 2
+    return key_commands.run(arguments, path)
+
+
 def _say_ready(addresses: Addresses) -> None:
     """Tell whoever started the service where it is and how to try it."""
-    url, rpc_url = f"http://{_reachable(*addresses.rest)}", f"grpc://{_reachable(*addresses.grpc)}"
-    print(f"\nHand pose is ready: {url}  (API: {url}/docs; gRPC: {rpc_url})\n\n  {_command_to_try(url)}\n", flush=True)
+    s = "s" if addresses.tls else ""
+    url, rpc_url = f"http{s}://{_reachable(*addresses.rest)}", f"grpc{s}://{_reachable(*addresses.grpc)}"
+    admin = f"; admin: http://{_reachable(*addresses.admin)}" if addresses.admin is not None else ""
+    command = _command_to_try(url, with_key=addresses.keys)
+    print(f"\nHand pose is ready: {url}  (API: {url}/docs; gRPC: {rpc_url}{admin})\n\n  {command}\n", flush=True)
 
 
 def _reachable(host: str, port: int) -> str:
@@ -93,13 +109,14 @@ def _reachable(host: str, port: int) -> str:
     return f"{known.get(host, f'[{host}]' if ':' in host else host)}:{port}"
 
 
-def _command_to_try(url: str) -> str:
+def _command_to_try(url: str, *, with_key: bool) -> str:
+    curl = 'curl -H "Authorization: Bearer $HANDPOSE_API_KEY"' if with_key else "curl"
     example = Path(str(files("service.rest").joinpath("static", "example.jpg")))
     if not example.is_file():
-        return f"curl {url}/v1/models"
+        return f"{curl} {url}/v1/models"
     here = Path.cwd()
     path = example.relative_to(here) if example.is_relative_to(here) else example
-    return f"curl -H 'X-Model-Variant: lightweight' -F {shlex.quote(f'image=@{path}')} {url}/v1/hand-pose"
+    return f"{curl} -H 'X-Model-Variant: lightweight' -F {shlex.quote(f'image=@{path}')} {url}/v1/hand-pose"
 
 
 if __name__ == "__main__":

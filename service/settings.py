@@ -29,6 +29,8 @@ from service.rpc.servicer import RpcPolicy
 
 PREFIX: Final = "HANDPOSE_"
 
+_OF_THE_CLIENT: Final = f"{PREFIX}API_KEY"
+
 _ORIGIN: Final = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:.]+\](:\d{1,5})?")
 
 Count = Annotated[int, Field(ge=1)]
@@ -360,7 +362,7 @@ def _is_loopback(host: str) -> bool:
 
 def unknown_names(environment: Mapping[str, str]) -> list[str]:
     """Variables that look like settings of the gateway but are none: perhaps misspelt."""
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {_OF_THE_CLIENT}
     return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
 
 

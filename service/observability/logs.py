@@ -1,7 +1,9 @@
 """Log lines: readable text for a terminal, or one JSON object an event for a collector.
 
 What an event carries besides its message (request id, status, duration, ...) is passed as logging's `extra` and becomes
-a field of its own. No image, no body and no key is ever passed there.
+a field of its own. What is logged while a request is being answered also carries the id of its trace. No image, no body
+and no key is ever passed there; and what looks like a key is taken out of every line all the same, for a stranger may
+have put one where it does not belong, such as in a path.
 """
 
 import json
@@ -9,6 +11,9 @@ import logging
 import sys
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
+
+from service.inference.keys import without_keys
+from service.inference.tracing import SPAN, trace_id_of
 
 LogFormat = Literal["text", "json"]
 
@@ -44,7 +49,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             event["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(event, default=str, ensure_ascii=False)
+        return without_keys(json.dumps(event, default=str, ensure_ascii=False))
 
 
 class TextFormatter(logging.Formatter):
@@ -54,12 +59,15 @@ class TextFormatter(logging.Formatter):
         fields = "".join(f" {name}={_on_one_line(value)}" for name, value in _fields(record).items())
         message = _on_one_line(record.getMessage())
         line = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower():7} {message}{fields}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return without_keys(f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What was passed as `extra`, without what is None."""
-    return {name: value for name, value in vars(record).items() if name not in _BUILT_IN and value is not None}
+    """What was passed as `extra`, without what is None, and the trace that the event belongs to."""
+    fields = {name: value for name, value in vars(record).items() if name not in _BUILT_IN and value is not None}
+    if (trace_id := trace_id_of(SPAN.get().traceparent)) is not None:
+        fields.setdefault("trace_id", trace_id)
+    return fields
 
 
 def _on_one_line(value: object) -> str:

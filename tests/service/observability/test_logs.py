@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from service.inference.keys import new_key
+from service.inference.tracing import Untraced, entered
 from service.observability.logs import LogFormat, configure_logging
 
 
@@ -37,6 +39,14 @@ def test_json_line_holds_the_message_and_the_events_own_fields() -> None:
         "status": 200,
         "request_id": "abc",
     }
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_whatever_is_logged_for_a_request_names_its_trace(style: LogFormat) -> None:
+    with entered(Untraced("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")):
+        inside = logged(style, "the model server is slow")
+    assert "4bf92f3577b34da6a3ce929d0e0e4736" in inside
+    assert "trace_id" not in logged(style, "nobody asked")
 
 
 def test_text_line_reads_message_first_and_fields_after() -> None:
@@ -72,3 +82,18 @@ def test_level_holds_for_the_service_and_others_stay_at_warnings() -> None:
     logging.getLogger("another").warning("their trouble")
     assert [line.split()[2:] for line in stream.getvalue().splitlines()] == [["ours"], ["their", "trouble"]]
     assert logged("text", "quiet", level="error") == ""
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_keys_are_in_no_line_wherever_they_came_from(style: LogFormat) -> None:
+    key = new_key()
+    stream = io.StringIO()
+    configure_logging("info", style, stream)
+    try:
+        raise ValueError(f'header "Authorization: Bearer {key}"')
+    except ValueError:
+        logging.getLogger("service").exception("GET /v1/%s failed", key, extra={"client": f"x {key}", "id": [key]})
+    assert key not in stream.getvalue()
+    assert stream.getvalue().count("[key]") == 4
+    if style == "json":
+        assert json.loads(stream.getvalue())["message"] == "GET /v1/[key] failed"
