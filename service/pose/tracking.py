@@ -6,11 +6,17 @@ Pure state and arithmetic. Asking a model about a box, and what to do when a han
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.pose.geometry import Box
+
+LARGEST_PARAMETER: Final = 1e6
+"""Of a one-euro filter: far above any sense, and its products stay finite."""
+
+_ELAPSED_S: Final = (1e-6, 1e6)  # what time between two frames counts as; likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,8 @@ class OneEuro:
         values = (self.min_cutoff_hz, self.beta, self.derivative_cutoff_hz)
         if not np.isfinite(values).all() or self.beta < 0 or min(self.min_cutoff_hz, self.derivative_cutoff_hz) <= 0:
             raise ValueError(f"the cut-off frequencies must be positive, beta not negative, and all finite: {self}")
+        if max(values) > LARGEST_PARAMETER:
+            raise ValueError(f"the cut-off frequencies and beta must be at most {LARGEST_PARAMETER:g}: {self}")
 
 
 class OneEuroFilter:
@@ -176,6 +184,7 @@ class OneEuroFilter:
         elapsed = time_s - self._time_s
         if not elapsed > 0:
             raise ValueError(f"frames must be in order of time: {time_s:g} s came after {self._time_s:g} s")
+        elapsed = min(max(elapsed, _ELAPSED_S[0]), _ELAPSED_S[1])
         velocities = (points - self._points) / elapsed
         weight = _weight(np.float64(self._parameters.derivative_cutoff_hz), elapsed)
         self._velocities = self._velocities + weight * (velocities - self._velocities)

@@ -23,7 +23,7 @@ from service.inference.ports import Clock
 from service.inference.streaming import Frame, FrameAnswer, StreamOptions, Streams
 from service.inference.tracing import NoTracer, Tracer, client_id_from, entered, request_id_from, traceparent_from
 from service.pose.geometry import Box
-from service.pose.tracking import OneEuro
+from service.pose.tracking import LARGEST_PARAMETER, OneEuro
 from service.rest.access import STREAM_PROTOCOL
 from service.rest.observing import OK, RequestObserver, observed_request
 from service.rest.problems import problem_of
@@ -54,9 +54,9 @@ class StreamQuery(BaseModel):
     client_id: str | None = None
     tracking: Annotated[bool, Field(description="take the crop of a frame from the frame before")] = True
     smoothing: Annotated[Literal["off", "on"], Field(description="one-euro filter on the keypoints")] = "off"
-    min_cutoff_hz: Annotated[float, Field(gt=0)] = _DEFAULT_FILTER.min_cutoff_hz
-    beta: Annotated[float, Field(ge=0)] = _DEFAULT_FILTER.beta
-    derivative_cutoff_hz: Annotated[float, Field(gt=0)] = _DEFAULT_FILTER.derivative_cutoff_hz
+    min_cutoff_hz: Annotated[float, Field(gt=0, le=LARGEST_PARAMETER)] = _DEFAULT_FILTER.min_cutoff_hz
+    beta: Annotated[float, Field(ge=0, le=LARGEST_PARAMETER)] = _DEFAULT_FILTER.beta
+    derivative_cutoff_hz: Annotated[float, Field(gt=0, le=LARGEST_PARAMETER)] = _DEFAULT_FILTER.derivative_cutoff_hz
     latest_only: Annotated[bool, Field(description="answer the newest frame and skip those it overtook")] = False
     frame_timeout_ms: Annotated[float | None, Field(gt=0)] = None
 

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from service.pose.geometry import Box
-from service.pose.tracking import FollowPolicy, OneEuro, OneEuroFilter, box_to_follow, next_box
+from service.pose.tracking import (
+    LARGEST_PARAMETER,
+    FollowPolicy,
+    OneEuro,
+    OneEuroFilter,
+    box_to_follow,
+    next_box,
+)
 
 SIZE = (640, 480)
 SURE = np.full(21, 0.9)
@@ -149,8 +156,15 @@ def test_the_filter_refuses_time_that_stands_still() -> None:
         smoother.smooth(np.zeros((21, 2)), 1.0, 100.0)
 
 
+def test_points_stay_finite_whatever_time_passes_between_two_frames() -> None:
+    smoother = OneEuroFilter(OneEuro(LARGEST_PARAMETER, LARGEST_PARAMETER, LARGEST_PARAMETER))
+
+    for time_s, value in ((-1e308, 0.0), (0.0, 1e5), (1e-320, -1e5), (1e308, 1e5)):
+        assert np.isfinite(smoother.smooth(np.full((21, 2), value), time_s, 1.0)).all()
+
+
 @pytest.mark.parametrize(
-    ("min_cutoff_hz", "beta", "derivative_cutoff_hz"), [(0, 1, 1), (1, -1, 1), (1, 1, 0), (np.nan, 1, 1)]
+    ("min_cutoff_hz", "beta", "derivative_cutoff_hz"), [(0, 1, 1), (1, -1, 1), (1, 1, 0), (np.nan, 1, 1), (1e308, 1, 1)]
 )
 def test_impossible_filter_parameters_are_refused(
     min_cutoff_hz: float, beta: float, derivative_cutoff_hz: float
