@@ -7,6 +7,7 @@ micro-batch queue.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol
@@ -30,6 +31,7 @@ from service.inference.tracing import (
     entered,
     part,
     request_id_from,
+    trace_id_of,
     traceparent_from,
 )
 from service.inference.tracking import Estimator
@@ -37,6 +39,8 @@ from service.rpc import convert
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
 from service.rpc.status import STATUS_DETAILS, STATUS_OF, rich_status, status_number
+
+logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -220,10 +224,12 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
             with entered(span):
                 try:
                     yield
+                    call.code = "ok"
                 finally:
-                    _say_how_it_ended(span, name, call.failure)
+                    _say_how_it_ended(span, name, call)
         finally:
             self._observer.request_ended()
+            call.log(name, span)
 
     def _check_size(self, size: int) -> None:
         if size > self._policy.max_body_bytes:
@@ -253,8 +259,12 @@ async def _frames(
         yield convert.to_frame(message.frame)
 
 
-def _say_how_it_ended(span: RequestSpan, name: str, failure: ServiceError | None) -> None:
-    status = 0 if failure is None else status_number(failure)
+def _say_how_it_ended(span: RequestSpan, name: str, call: "_Call") -> None:
+    failure = call.failure
+    if failure is not None:
+        status = status_number(failure)
+    else:
+        status = (grpc.StatusCode.OK if call.code == "ok" else grpc.StatusCode.CANCELLED).value[0]
     span.answered(name, {"rpc.grpc.status_code": status}, failed=failure is not None and failure.kind in _OURS)
 
 
@@ -266,6 +276,7 @@ class _Call:
         asked_for: the model that the client names, if any.
         deadline: the clock's time after which the answer is of no use.
         counted: the last error that the observer was told of as an image's.
+        code: how it ended, as it is counted; a call that has not ended when its method has was cancelled.
         failure: how it ended, if not well.
     """
 
@@ -273,10 +284,11 @@ class _Call:
         self._context = context
         self._observer = observer
         self._clock = clock
-        self._last_answer = clock.time()  # or its arrival
+        self._arrived = self._last_answer = clock.time()  # of the last answer, or of the call
         self._metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         self.deadline = self._last_answer + allowed_s
         self.counted: Exception | None = None
+        self.code = "client_gone"
         self.failure: ServiceError | None = None
         self.request_id = request_id_from(self._metadata.get("x-request-id"))
         self._failures = FrameFailures(self.request_id)
@@ -291,6 +303,20 @@ class _Call:
     async def send_headers(self, *more: tuple[str, str]) -> None:
         await self._context.send_initial_metadata((("x-request-id", self.request_id), *more))
 
+    def log(self, name: str, span: RequestSpan) -> None:
+        """Say in one line what was asked and what became of it."""
+        logger.info(
+            "%s",
+            name,
+            extra={
+                "code": self.code,
+                "duration_ms": round((self._clock.time() - self._arrived) * 1000, 1),
+                "request_id": self.request_id,
+                "trace_id": trace_id_of(span.traceparent),
+                "client": self._context.peer(),
+            },
+        )
+
     def frame_answered(self, answer: FrameAnswer) -> None:
         """Count and, if it failed, report one frame of a stream."""
         outcome, self._last_answer = answer.outcome, self._clock.time()
@@ -303,6 +329,7 @@ class _Call:
     async def fail(self, error: Exception) -> NoReturn:
         """End the call with the error's status."""
         failure = self.failure = as_service_error(error)
+        self.code = failure.code
         report(failure, self.request_id)
         if error is not self.counted:
             seconds = self._clock.time() - self._last_answer

@@ -280,6 +280,26 @@ async def test_every_image_is_reported_with_its_code(gateway: Gateway) -> None:
     assert gateway.requests.in_flight == 0
 
 
+async def test_each_call_has_a_line_in_the_log_with_its_ids_and_how_it_ended(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    metadata = (("x-request-id", "find-me"), ("traceparent", f"00-{'a' * 32}-{'b' * 16}-01"))
+    with caplog.at_level("INFO", "service.rpc.servicer"):
+        await gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO), metadata=metadata)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await gateway.stub().Estimate(pb.EstimateRequest(image=b"x"), metadata=metadata)
+        gateway.backend.hold()
+        leaving = gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO), metadata=metadata)
+        await gateway.backend.arrived(2)
+        leaving.cancel()
+        await until(lambda: len(caplog.records) == 3)
+
+    assert {record.getMessage() for record in caplog.records} == {"handpose.v1.HandPoseService/Estimate"}
+    said = [record.__dict__ for record in caplog.records]
+    assert [each["code"] for each in said] == ["ok", "unsupported_image_format", "client_gone"]
+    assert {(each["request_id"], each["trace_id"]) for each in said} == {("find-me", "a" * 32)}
+
+
 # Streams
 
 
