@@ -14,6 +14,8 @@ import uvicorn
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
+from service.access.tls import TlsFiles
+from service.inference.access import Doorkeeper
 from service.inference.batching import BatchingPolicy
 from service.inference.models import ModelReference, ServedModel
 from service.inference.predictor import Limits, Predictor
@@ -23,11 +25,13 @@ from service.inference.tracing import Tracer
 from service.rest.app import create_app
 from service.rest.policy import RestPolicy
 from service.rest.stream import stream_routes
+from service.rpc.access import AccessInterceptor
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
 from service.rpc.health import HealthServicer
 from service.rpc.server import SERVICE_NAME, RpcServer, ServerOptions
 from service.rpc.servicer import HandPoseServicer, RpcPolicy
 from service.rpc.status import STATUS_DETAILS
+from service.rpc.tls import server_credentials
 from tests.support.backend import FakeBackend
 from tests.support.observer import RecordingObserver
 from tests.support.waiting import until
@@ -72,6 +76,9 @@ class Gateway:
         stream_limits: StreamLimits | None = None,
         options: ServerOptions | None = None,
         tracer: Tracer | None = None,
+        doorkeeper: Doorkeeper | None = None,
+        tls: TlsFiles | None = None,
+        cors_origins: tuple[str, ...] = (),
     ) -> None:
         clock = asyncio.get_running_loop()
         self.backend = backend or FakeBackend()
@@ -105,8 +112,11 @@ class Gateway:
                 max_batch_images=self.policy.max_batch_images,
                 default_deadline_s=self.policy.default_deadline_s,
                 max_deadline_s=self.policy.max_deadline_s,
+                cors_origins=cors_origins,
+                hsts_s=0 if tls is None else 1000,
             ),
             tracer=tracer,
+            doorkeeper=doorkeeper,
         )
         self.app.include_router(stream_routes(streams=self.streams, observer=self.requests, clock=clock, tracer=tracer))
         self.server = RpcServer(
@@ -121,7 +131,10 @@ class Gateway:
             ),
             self.health,
             options or ServerOptions(port=0, max_message_bytes=self.policy.max_body_bytes),
+            interceptors=[] if doorkeeper is None else [AccessInterceptor(doorkeeper, self.requests)],
+            credentials=None if tls is None else server_credentials(tls.now),
         )
+        self.tls = tls
         self.port = 0
         self.rest_port = 0
         self._rest: uvicorn.Server | None = None
@@ -135,11 +148,16 @@ class Gateway:
 
     async def start_rest(self, port: int = 0) -> None:
         """Serve REST and WebSocket, too; on a port that the system chooses, unless one is given."""
-        listener = socket.create_server(("127.0.0.1", port))
+        tls, listener = self.tls, socket.create_server(("127.0.0.1", port))
         self.rest_port = listener.getsockname()[1]
         self._rest = _Uvicorn(
             uvicorn.Config(
-                self.app, ws="websockets-sansio", ws_per_message_deflate=False, lifespan="off", log_config=None
+                self.app,
+                ws="websockets-sansio",
+                ws_per_message_deflate=False,
+                lifespan="off",
+                log_config=None,
+                ssl_context_factory=None if tls is None else lambda _config, _default: tls.server_context(),
             )
         )
         self._serving_rest = asyncio.create_task(self._rest.serve(sockets=[listener]))
@@ -157,11 +175,15 @@ class Gateway:
 
     @property
     def rest_url(self) -> str:
-        return f"http://127.0.0.1:{self.rest_port}"
+        return f"http{self._s}://127.0.0.1:{self.rest_port}"
 
     @property
     def rpc_url(self) -> str:
-        return f"grpc://{self.address}"
+        return f"grpc{self._s}://{self.address}"
+
+    @property
+    def _s(self) -> str:
+        return "" if self.tls is None else "s"
 
     @property
     def address(self) -> str:
