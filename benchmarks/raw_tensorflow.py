@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from benchmarks.peer_servers.work import SIZE, open_model
+from benchmarks.peer_servers.work import input_size, open_model
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 
@@ -24,7 +24,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="for each batch size")
     arguments = parser.parse_args()
     run = open_model(arguments.model)
-    crops = np.random.default_rng(0).integers(0, 256, (max(BATCH_SIZES), SIZE, SIZE, 3), np.uint8)
+    size = input_size(arguments.model)
+    crops = np.random.default_rng(0).integers(0, 256, (max(BATCH_SIZES), size, size, 3), np.uint8)
     images = dict.fromkeys(BATCH_SIZES, 0)
     seconds = dict.fromkeys(BATCH_SIZES, 0.0)
     cpu_seconds = dict.fromkeys(BATCH_SIZES, 0.0)

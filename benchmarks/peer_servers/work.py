@@ -4,10 +4,13 @@ The model is named by HANDPOSE_BENCH_MODEL: a SavedModel's folder, `null` (maps 
 10 milliseconds, whatever the batch).
 """
 
+import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,14 +23,23 @@ from service.pose.keypoints import KEYPOINT_COUNT, KEYPOINT_NAMES
 from service.pose.preprocessing import crop
 
 SIZE: Final = 256
+"""Side of the input, in pixels, where there is no model."""
+
 MAX_BATCH_SIZE: Final = 8
 MAX_WAIT_S: Final = 0.005
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
+@cache
+def input_size(name: str | None = None) -> int:
+    """Side in pixels of the crops that the model wants: what its card says."""
+    card = Path(name or os.environ["HANDPOSE_BENCH_MODEL"]) / "model_card.json"
+    return int(json.loads(card.read_bytes())["input_size"]) if card.is_file() else SIZE
+
+
 def open_model(name: str | None = None) -> Run:
-    """The model: crops uint8 [N, 256, 256, 3] to belief maps float32 [N, 32, 32, 22]; warmed up."""
+    """The model: crops uint8 [N, S, S, 3] to belief maps float32 [N, S / 8, S / 8, 22], S its input size; warmed up."""
     name = name or os.environ["HANDPOSE_BENCH_MODEL"]
     if name == "null":
         return without_model(0.0)
@@ -42,8 +54,9 @@ def open_model(name: str | None = None) -> Run:
         maps: NDArray[np.float32] = function(image=tf.constant(crops))["belief_maps"].numpy()
         return maps
 
+    size = input_size(name)
     for batch_size in (1, 2, MAX_BATCH_SIZE):
-        run(np.zeros((batch_size, SIZE, SIZE, 3), np.uint8))
+        run(np.zeros((batch_size, size, size, 3), np.uint8))
     return run
 
 
@@ -64,7 +77,7 @@ def without_model(delay_s: float, size: int = SIZE) -> Run:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A picture on its way: the crop uint8 [256, 256, 3], the way back, and the picture's size."""
+    """A picture on its way: the crop uint8 [S, S, 3], the way back, and the picture's size."""
 
     pixels: NDArray[np.uint8]
     input_to_image: Affine
@@ -74,14 +87,15 @@ class Prepared:
 
 def prepare(body: bytes) -> Prepared:
     """Decode the picture and crop all of it."""
-    picture = decode_image(body, enough_pixels=SIZE)
+    size = input_size()
+    picture = decode_image(body, enough_pixels=size)
     whole = Box(0.0, 0.0, float(picture.width), float(picture.height))
-    pixels, image_to_input = crop(picture, whole, (SIZE, SIZE))
+    pixels, image_to_input = crop(picture, whole, (size, size))
     return Prepared(pixels, image_to_input.inverse(), picture.width, picture.height)
 
 
 def answer(prepared: Prepared, maps: NDArray[np.float32]) -> dict[str, Any]:
-    """The JSON answer from a crop's maps [32, 32, 22]."""
+    """The JSON answer from a crop's maps [S / 8, S / 8, 22]."""
     found = decode(maps[None])
     points = prepared.input_to_image.apply(found.in_heatmap[0] * STRIDE)
     sigmas = found.sigmas[0] * (STRIDE * prepared.input_to_image.scale)
