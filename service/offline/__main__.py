@@ -18,6 +18,8 @@ from typing import Final, TypeVar
 from service.settings import PREFIX, Settings, SettingsError
 
 _INTERRUPTED: Final = 130
+_NOT_FOR_JOBS: Final = ("ROUTING_FILE", "API_KEYS_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE")
+"""Settings that only a server has a use for: a job names its model, and nobody connects to it."""
 
 T = TypeVar("T", int, float)
 
@@ -56,7 +58,8 @@ def settings_for(parsed: argparse.Namespace, environment: Mapping[str, str]) -> 
     given |= {name: value for name, value in environment.items() if value.strip()}
     if parsed.model_repo is not None:
         given[f"{PREFIX}MODEL_REPO"] = str(parsed.model_repo)
-    given.pop(f"{PREFIX}ROUTING_FILE", None)  # the job names its model, and sends no copies
+    for name in _NOT_FOR_JOBS:
+        given.pop(f"{PREFIX}{name}", None)
     settings = Settings.from_environment(given)
     return settings.model_copy(update={"model_repo": settings.model_repo.absolute()})  # workers start elsewhere
 

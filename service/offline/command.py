@@ -4,6 +4,7 @@ Importing this module imports Ray.
 """
 
 import argparse
+import signal
 import sys
 import time
 from typing import Final, Self
@@ -38,6 +39,7 @@ def run(parsed: argparse.Namespace, settings: Settings) -> int:
             _say("nothing is left to do")
             return 0
         with engine.cluster(parsed.address, workers), Display(job.work.description.images) as display:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # again: Ray has put its own in the place of ours
             progress = engine.run(job, workers, on_progress=display.show)
     except (JobError, StorageError, ServableError, UnknownModelError, OSError) as error:
         _say(f"python -m service.offline: {error}")

@@ -101,7 +101,6 @@ def cluster(address: str, workers: Workers) -> Iterator[None]:
         ray.init(
             address,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": {"TF_CPP_MIN_LOG_LEVEL": "2"}},
             **only_here,
         )
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
