@@ -261,6 +261,17 @@ def test_a_gateway_s_batch_fits_the_model_servers() -> None:
     assert Settings.from_environment(gateway_environment()).max_batch_size <= int(largest)
 
 
+def test_the_job_that_manages_versions_asks_servers_one_by_one() -> None:
+    job = WHOLE["manage.yaml:Job/manage"]["spec"]["template"]["spec"]["containers"][0]
+    settings = Settings.from_environment({each["name"]: each["value"] for each in job["env"]})
+    servers = WHOLE["base/tensorflow-serving.yaml:StatefulSet/tensorflow-serving"]["spec"]
+
+    assert settings.tfs_addresses == tuple(
+        f"tensorflow-serving-{number}.{servers['serviceName']}:8500" for number in range(servers["replicas"])
+    )
+    assert job["command"][:4] == ["python", "-m", "service", "models"]
+
+
 # What fits together
 
 
@@ -287,7 +298,7 @@ def test_a_model_server_stays_until_no_gateway_is_connected_to_it() -> None:
 
 
 def test_no_pod_may_do_more_than_it_needs(overlay: tuple[str, list[Manifest]]) -> None:
-    for workload, template in pods(overlay[1]):
+    for workload, template in pods([*overlay[1], WHOLE["manage.yaml:Job/manage"]]):
         spec, name = template["spec"], workload["metadata"]["name"]
         assert spec["automountServiceAccountToken"] is False, name
         assert spec["securityContext"]["runAsNonRoot"] is True, name
