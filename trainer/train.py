@@ -289,8 +289,13 @@ class _AveragedWeights:
         self._own: list[np.ndarray] = []
 
     def __enter__(self) -> None:
+        from keras import ops
+
         self._own = [to_numpy(variable) for variable in self._variables]
         self._optimizer.finalize_variable_values(self._variables)
+        for variable in self._variables:
+            # The optimizer's average is not shared: a compiled step on JAX gives up the buffers it is called with.
+            variable.assign(ops.copy(variable.value))
 
     def __exit__(self, *_: object) -> None:
         for variable, own in zip(self._variables, self._own, strict=True):
