@@ -19,7 +19,7 @@ endef
 GENERATED := service/rpc/handpose service/backends/tensorflow_serving/wire
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve models test lint format proto profile constraints clean
+.PHONY: help install serve models test fuzz lint format proto profile constraints clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,11 @@ else
 	@$(BIN)/python -m pytest $(RENDERER_TESTS)
 	@$(BIN)/python -m pytest --ignore $(RENDERER_TESTS)
 endif
+
+# Not one of the extras of `make install`: nothing else needs it.
+fuzz:  ## Fuzz every door of the service (FUZZ="images rpc --minutes 30" chooses; default a minute each)
+	@$(SETUP) $(ALL_EXTRAS) fuzz
+	@$(BIN)/python -m tests.fuzz $(FUZZ)
 
 lint: install  ## Check style, types and layers, and that the generated code fits proto/
 	$(BIN)/ruff check
