@@ -13,6 +13,8 @@ from typing import Final
 
 CONNECT_S: Final = 2
 ANSWER_S: Final = 60
+PAUSE_S: Final = 0.1
+"""After a refusal. A client that asks again at once only measures how fast refusals are."""
 
 
 @dataclass
@@ -93,13 +95,15 @@ class Load:
                         self.outcome.refused += 1
                     connection.close()
                     connection = None
-                    time.sleep(0.2)
+                    time.sleep(PAUSE_S)
                     continue
-            self._ask(connection, variant)
+            if self._ask(connection, variant) != http.HTTPStatus.OK:
+                time.sleep(PAUSE_S)
         if connection is not None:
             connection.close()
 
-    def _ask(self, connection: http.client.HTTPConnection, variant: str) -> None:
+    def _ask(self, connection: http.client.HTTPConnection, variant: str) -> int | None:
+        """The status of the answer, None if there was none."""
         request_id = self.name + uuid.uuid4().hex[:16]
         headers = {"Content-Type": "image/jpeg", "X-Model-Variant": variant, "X-Request-Id": request_id}
         with self._lock:
@@ -113,7 +117,8 @@ class Load:
             with self._lock:
                 self._under_way.discard(request_id)
                 self.outcome.lost[request_id] = repr(error)
-        else:
-            with self._lock:
-                self._under_way.discard(request_id)
-                self.outcome.statuses[request_id] = answer.status
+            return None
+        with self._lock:
+            self._under_way.discard(request_id)
+            self.outcome.statuses[request_id] = answer.status
+        return answer.status
