@@ -17,6 +17,8 @@ FAILED: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130
 
+API_KEY_VARIABLE: Final = "HANDPOSE_API_KEY"
+
 _URL_HELP: Final = (
     "service to ask: http(s)://host:port or grpc(s)://host:port; without it the model runs in this process"
 )
@@ -141,10 +143,17 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 def _add_where(parser: argparse.ArgumentParser, *, variant: bool = True) -> None:
     parser.add_argument("--url", default=None, help=_URL_HELP)
     parser.add_argument(
-        "--api-key",
-        default=None,
-        help="sent as Authorization: Bearer KEY, for a proxy in front: the service itself does not check keys yet",
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"file that holds the service's key, where it asks for one (default: the key in {API_KEY_VARIABLE})",
     )
+    parser.add_argument(
+        "--api-key", metavar="KEY", help="the key itself; others on this machine can see it while the command runs"
+    )
+    parser.add_argument("--ca-file", type=Path, metavar="PEM", help="authorities to trust instead of the system's")
+    parser.add_argument("--cert-file", type=Path, metavar="PEM", help="certificate to show to the service")
+    parser.add_argument("--cert-key-file", type=Path, metavar="PEM", help="its private key (default: in --cert-file)")
     parser.add_argument("--model-repo", type=Path, metavar="DIR", help="folder of servables, without --url")
     if variant:
         parser.add_argument(

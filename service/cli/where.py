@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from service.client import HandPoseClient, HandPoseError
+from service.cli.main import API_KEY_VARIABLE
+from service.client import HandPoseClient, HandPoseError, Tls
 
 _PATIENCE_S = 60.0
 
@@ -17,7 +18,7 @@ class CommandError(Exception):
 
 @contextmanager
 def connected(parsed: argparse.Namespace) -> Iterator[HandPoseClient]:
-    """A client as the options --url, --variant, --api-key and --model-repo say.
+    """A client as the options --url, --variant, --model-repo and those of keys and certificates say.
 
     Raises:
         CommandError: the address makes no sense, the model cannot be loaded, or (from within the block) the service
@@ -26,7 +27,13 @@ def connected(parsed: argparse.Namespace) -> Iterator[HandPoseClient]:
     variant = getattr(parsed, "variant", None)
     try:
         if parsed.url is not None:
-            client = HandPoseClient(parsed.url, variant=variant, api_key=parsed.api_key, timeout_s=_PATIENCE_S)
+            client = HandPoseClient(
+                parsed.url,
+                variant=variant,
+                api_key=_api_key(parsed),
+                timeout_s=_PATIENCE_S,
+                tls=Tls(parsed.ca_file, parsed.cert_file, parsed.cert_key_file),
+            )
         else:
             client = _local(parsed, variant)
     except ValueError as error:
@@ -37,6 +44,16 @@ def connected(parsed: argparse.Namespace) -> Iterator[HandPoseClient]:
         except HandPoseError as error:
             where = parsed.url or "the model"
             raise CommandError(f"{where}: {error}") from error
+
+
+def _api_key(parsed: argparse.Namespace) -> str | None:
+    """The key given, the one in the file given, or the one in the environment; None if there is none."""
+    if parsed.api_key is not None or parsed.api_key_file is None:
+        return parsed.api_key or os.environ.get(API_KEY_VARIABLE, "").strip() or None
+    try:
+        return str(parsed.api_key_file.read_text(encoding="ascii")).strip()
+    except (OSError, UnicodeError) as error:
+        raise CommandError(f"{parsed.api_key_file}: no key can be read from it") from error
 
 
 def _local(parsed: argparse.Namespace, variant: str | None) -> HandPoseClient:

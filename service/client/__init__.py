@@ -23,6 +23,7 @@ from service.client.errors import (
 from service.client.images import ImageLike
 from service.client.overlay import draw
 from service.client.retrying import RetryPolicy
+from service.client.tls import Tls
 from service.client.types import (
     Estimate,
     Frame,
@@ -59,6 +60,7 @@ __all__ = [
     "StreamOptions",
     "TimedOutError",
     "Timings",
+    "Tls",
     "TryAgainError",
     "draw",
 ]

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from service.client.errors import ConnectionFailedError, HandPoseError, RejectedError, TimedOutError, TryAgainError
 from service.client.images import Encoding, ImageLike, to_file_bytes
 from service.client.retrying import RetryPolicy
+from service.client.tls import Tls
 from service.client.transport import AsyncTransport, BatchResults, EncodedFrame, Headers, Transport
 from service.client.types import Estimate, Frame, Model, StreamAnswer, StreamOptions
 from service.client.window import Window
@@ -50,6 +51,8 @@ class _Common:
         timeout_s: float,
         retries: RetryPolicy | None,
     ) -> None:
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+            raise ValueError("an API key is printable ASCII without blanks")  # and is not repeated here
         if not timeout_s > 0:
             raise ValueError(f"the time-out must be positive, got {timeout_s}")
         self._variant = variant
@@ -75,14 +78,16 @@ class HandPoseClient(_Common):
         url: `http://` or `https://` speaks REST (and WebSocket for streams), `grpc://` or `grpcs://` speaks gRPC.
         variant: model to ask where a call names none: "standard" or "lightweight", perhaps with "@label" or "@version".
         client_id: keeps this client on one side of an A/B split.
-        api_key: sent as "Authorization: Bearer", for a proxy in front; the service itself does not check keys yet.
+        api_key: the key that the service asks for, where it does; sent as "Authorization: Bearer".
         timeout_s: time for a call, repetitions included, where the call gives none.
         retries: how stubborn to be.
         sleep: how to pause between attempts.
         transport: a connection to use instead of making one from the address.
+        tls: whom to trust and what to show, for https:// and grpcs://; None: trust what the system trusts.
 
     Raises:
-        ValueError: the address has none of these forms.
+        ValueError: the address has none of these forms, the key cannot be sent as a header, or a file of `tls` is not
+            right.
     """
 
     def __init__(
@@ -96,10 +101,11 @@ class HandPoseClient(_Common):
         retries: RetryPolicy | None = None,
         sleep: Callable[[float], object] = time.sleep,
         transport: Transport | None = None,
+        tls: Tls | None = None,
     ) -> None:
         super().__init__(variant, client_id, api_key, timeout_s, retries)
         self._sleep = sleep
-        self._transport = transport or _connect(url)
+        self._transport = transport or _connect(url, tls or Tls())
 
     def __enter__(self) -> Self:
         return self
@@ -272,6 +278,7 @@ class AsyncHandPoseClient(_Common):
         retries: RetryPolicy | None = None,
         sleep: Callable[[float], Awaitable[object]] | None = None,
         transport: AsyncTransport | None = None,
+        tls: Tls | None = None,
     ) -> None:
         super().__init__(variant, client_id, api_key, timeout_s, retries)
         import asyncio  # a sizeable part of this package's import, and of no use to the other client
@@ -279,7 +286,7 @@ class AsyncHandPoseClient(_Common):
         self._in_thread = asyncio.to_thread
         self._semaphore = asyncio.Semaphore
         self._sleep = sleep or asyncio.sleep
-        self._transport = transport or _connect_async(url)
+        self._transport = transport or _connect_async(url, tls or Tls())
 
     async def __aenter__(self) -> Self:
         return self
@@ -401,24 +408,24 @@ class AsyncHandPoseClient(_Common):
             await self._sleep(pause)
 
 
-def _connect(url: str) -> Transport:
+def _connect(url: str, tls: Tls) -> Transport:
     if _speaks_grpc(url):
         from service.client.rpc import RpcTransport
 
-        return RpcTransport(url)
+        return RpcTransport(url, tls)
     from service.client.rest import RestTransport
 
-    return RestTransport(url)
+    return RestTransport(url, tls)
 
 
-def _connect_async(url: str) -> AsyncTransport:
+def _connect_async(url: str, tls: Tls) -> AsyncTransport:
     if _speaks_grpc(url):
         from service.client.rpc import AsyncRpcTransport
 
-        return AsyncRpcTransport(url)
+        return AsyncRpcTransport(url, tls)
     from service.client.rest import AsyncRestTransport
 
-    return AsyncRestTransport(url)
+    return AsyncRestTransport(url, tls)
 
 
 def _speaks_grpc(url: str) -> bool:

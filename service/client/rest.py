@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Sequence
 from dataclasses import fields
@@ -20,6 +21,7 @@ from service.client.errors import (
     TimedOutError,
     TryAgainError,
 )
+from service.client.tls import Tls
 from service.client.transport import BatchResults, EncodedFrame, Headers
 from service.client.types import (
     Estimate,
@@ -56,9 +58,10 @@ T = TypeVar("T")
 class RestTransport:
     """Implements `service.client.transport.Transport`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tls: Tls) -> None:
         self._url = url.rstrip("/")
-        self._client = httpx.Client(base_url=self._url, timeout=_CONNECT_S)
+        self._tls = _context(url, tls)
+        self._client = httpx.Client(base_url=self._url, timeout=_CONNECT_S, verify=self._tls or True)
 
     def estimate(self, image: bytes, rois: Sequence[Box], headers: Headers, timeout_s: float) -> Estimate:
         return _understood(
@@ -94,7 +97,9 @@ class RestTransport:
                 socket.close()
 
         try:
-            with connect(_stream_url(self._url, options), additional_headers=headers, **_SOCKET_OPTIONS) as socket:
+            with connect(
+                _stream_url(self._url, options), additional_headers=headers, ssl=self._tls, **_SOCKET_OPTIONS
+            ) as socket:
                 sender = threading.Thread(target=send, args=(socket,), name="hand-pose frames", daemon=True)
                 sender.start()
                 try:
@@ -105,7 +110,7 @@ class RestTransport:
                     sender.join(_CONNECT_S)
         except (OSError, WebSocketException) as error:
             if not failures:
-                raise _unreachable(error) from error
+                raise _stream_failure(error) from error
         if failures:
             raise failures[0]
 
@@ -125,9 +130,10 @@ class RestTransport:
 class AsyncRestTransport:
     """Implements `service.client.transport.AsyncTransport`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tls: Tls) -> None:
         self._url = url.rstrip("/")
-        self._client = httpx.AsyncClient(base_url=self._url, timeout=_CONNECT_S)
+        self._tls = _context(url, tls)
+        self._client = httpx.AsyncClient(base_url=self._url, timeout=_CONNECT_S, verify=self._tls or True)
 
     async def estimate(self, image: bytes, rois: Sequence[Box], headers: Headers, timeout_s: float) -> Estimate:
         return _understood(
@@ -164,7 +170,7 @@ class AsyncRestTransport:
 
         try:
             async with connect(
-                _stream_url(self._url, options), additional_headers=headers, **_SOCKET_OPTIONS
+                _stream_url(self._url, options), additional_headers=headers, ssl=self._tls, **_SOCKET_OPTIONS
             ) as socket:
                 sender = asyncio.create_task(send(socket))
                 try:
@@ -176,7 +182,7 @@ class AsyncRestTransport:
                     await asyncio.gather(sender, return_exceptions=True)
         except (OSError, WebSocketException) as error:
             if not failures:
-                raise _unreachable(error) from error
+                raise _stream_failure(error) from error
         if failures:
             raise failures[0]
 
@@ -194,6 +200,10 @@ class AsyncRestTransport:
 
 
 # Requests
+
+
+def _context(url: str, tls: Tls) -> ssl.SSLContext | None:
+    return tls.context() if url.startswith("https:") else None
 
 
 def _with_timeout(headers: Headers, timeout_s: float) -> dict[str, str]:
@@ -360,6 +370,19 @@ def _translated(error: httpx.HTTPError) -> HandPoseError:
     if isinstance(error, httpx.TimeoutException):
         return TimedOutError("client_timeout", "the time for the call was up")
     return _unreachable(error)
+
+
+def _stream_failure(error: Exception) -> HandPoseError:
+    """Why a stream could not be opened: the service's own words, where it refused."""
+    response = getattr(error, "response", None)
+    if response is None:
+        return _unreachable(error)
+    try:
+        return _problem(json.loads(response.body))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return _class_of(response.status_code)(
+            f"http_{response.status_code}", f"the stream was refused with status {response.status_code}"
+        )
 
 
 def _unreachable(error: Exception) -> ConnectionFailedError:

@@ -18,6 +18,7 @@ from service.client.errors import (
     TimedOutError,
     TryAgainError,
 )
+from service.client.tls import Tls
 from service.client.transport import BatchResults, EncodedFrame, Headers
 from service.client.types import (
     Estimate,
@@ -51,9 +52,9 @@ _EXHAUSTED: Final[int] = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 class RpcTransport:
     """Implements `service.client.transport.Transport`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tls: Tls) -> None:
         target, secure = _target(url)
-        credentials = grpc.ssl_channel_credentials() if secure else None
+        credentials = tls.credentials() if secure else None
         self._channel = (
             grpc.secure_channel(target, credentials, _OPTIONS)
             if credentials is not None
@@ -115,10 +116,10 @@ class RpcTransport:
 class AsyncRpcTransport:
     """Implements `service.client.transport.AsyncTransport`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tls: Tls) -> None:
         target, secure = _target(url)
         self._channel = (
-            grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), _OPTIONS)
+            grpc.aio.secure_channel(target, tls.credentials(), _OPTIONS)
             if secure
             else grpc.aio.insecure_channel(target, _OPTIONS)
         )
