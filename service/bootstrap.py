@@ -33,6 +33,7 @@ from service.backends.repository import ModelRepository, Servable, ServableError
 from service.backends.tensorflow_serving.backend import TensorFlowServingBackend
 from service.inference.access import Doorkeeper
 from service.inference.errors import ServiceError
+from service.inference.memory import ByteBudget, DecodingRoom
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
 from service.inference.routing import Router
@@ -41,7 +42,7 @@ from service.inference.streaming import Streams
 from service.inference.tracing import NoTracer, Tracer
 from service.observability.metrics import PrometheusObserver
 from service.rest.app import create_admin_app, create_app
-from service.rest.connections import HttpConnection, WebSocketConnection
+from service.rest.limits import LimitedServer, UploadGuard, protocols
 from service.rest.stream import stream_routes
 from service.routing_file import RoutingFile, RoutingFileError
 from service.rpc.access import AccessInterceptor
@@ -52,7 +53,6 @@ from service.rpc.tls import server_credentials
 from service.settings import Settings
 
 _BACKLOG: Final = 2048
-_KEEP_ALIVE_S: Final = 75  # longer than the usual 60 s of the proxies in front, so that they hang up and not we
 _LAST_WORDS_S: Final = 1.0  # to write the last problems out
 _FOLLOW_MODELS_EVERY_S: Final = 1.0
 _LOOK_FOR_MODELS_EVERY_S: Final = 2.0
@@ -99,7 +99,7 @@ async def serve(
                 access.admin_listener = resources.enter_context(
                     _listen("ADMIN", settings.admin_host, settings.admin_port, reuse_port=settings.reuse_port)
                 )
-            workers = resources.enter_context(_threads("worker", settings.worker_threads or os.cpu_count() or 1))
+            workers = resources.enter_context(_threads("worker", _worker_threads(settings)))
             service = _build(settings, clock, workers, models, tracer, access)
             await _live(service, listener, settings, on_ready)
     except (ServableError, RoutingFileError, KeyFileError, TlsFileError) as error:
@@ -124,7 +124,7 @@ async def local_service(
     try:
         with ExitStack() as resources:
             models = _models(settings, clock, resources, open_servable)
-            workers = resources.enter_context(_threads("worker", settings.worker_threads or os.cpu_count() or 1))
+            workers = resources.enter_context(_threads("worker", _worker_threads(settings)))
             service = _build(settings, clock, workers, models, NoTracer(), _Access())
             try:
                 await models.come_up()
@@ -254,6 +254,7 @@ class _Service:
     readiness: "_Readiness"
     access: "_Access"
     admin_app: FastAPI
+    uploads: ByteBudget
 
 
 @dataclass(slots=True)
@@ -320,6 +321,7 @@ def _build(
         workers=workers,
         batching=settings.batching(),
         limits=settings.limits(),
+        room=DecodingRoom(settings.decode_bytes, clock, threads=_worker_threads(settings)),
         shadow=Shadow(observer, clock),
         second_look=settings.second_look,
     )
@@ -338,7 +340,8 @@ def _build(
         doorkeeper=access.doorkeeper,
     )
     admin_app = create_admin_app(metrics=observer.exposition, not_ready=readiness, clock=clock)
-    streams = Streams(predictor.estimate, clock=clock, limits=settings.streams())
+    uploads = ByteBudget(settings.upload_bytes)
+    streams = Streams(predictor.estimate, clock=clock, limits=settings.streams(), uploads=uploads)
     app.include_router(stream_routes(streams=streams, observer=observer, clock=clock, tracer=tracer))
     rpc = RpcServer(
         HandPoseServicer(
@@ -354,8 +357,9 @@ def _build(
         settings.rpc_server(),
         interceptors=[] if access.doorkeeper is None else [AccessInterceptor(access.doorkeeper, observer)],
         credentials=None if access.tls is None else server_credentials(access.tls.now),
+        uploads=uploads,
     )
-    return _Service(app, rpc, streams, models, routing_file, predictor, observer, readiness, access, admin_app)
+    return _Service(app, rpc, streams, models, routing_file, predictor, observer, readiness, access, admin_app, uploads)
 
 
 async def _live(
@@ -369,8 +373,8 @@ async def _live(
     grpc_port = await _start_rpc(service.rpc, settings)
     service.app.state.grpc_port = grpc_port  # for the code that the demo page shows
     access = service.access
-    server = _server(_HangUpWhenStopping(service.app, service.readiness), settings.max_body_bytes, access.tls)
-    admin = _server(service.admin_app, settings.max_body_bytes, None)
+    server = _server(_HangUpWhenStopping(service.app, service.readiness), settings, service.uploads, access.tls)
+    admin = _server(service.admin_app, settings, service.uploads, None)
     administering = None
     if access.admin_listener is not None:
         administering = loop.create_task(admin.serve(sockets=[access.admin_listener]))
@@ -517,7 +521,7 @@ class _Signals:
         (self.second if self.first.is_set() else self.first).set()
 
 
-class _Server(uvicorn.Server):
+class _Server(LimitedServer):
     """Uvicorn without its own idea of signals: the whole service stops in order, not one server."""
 
     @contextmanager
@@ -525,14 +529,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: ASGIApp, max_message_bytes: int, tls: TlsFiles | None) -> _Server:
+def _server(app: ASGIApp, settings: Settings, uploads: ByteBudget, tls: TlsFiles | None) -> _Server:
+    limits = settings.connections()
     return _Server(
         uvicorn.Config(
-            app,
-            http=HttpConnection,
-            ws=WebSocketConnection,  # reads a message only when the one before it was taken
-            ws_max_size=max_message_bytes,
-            ws_per_message_deflate=False,  # pictures are compressed
+            UploadGuard(app, limits=limits, uploads=uploads),
+            **protocols(limits, uploads, max_message_bytes=settings.max_frame_bytes),
             lifespan="off",
             log_config=None,
             log_level="warning",
@@ -540,9 +542,10 @@ def _server(app: ASGIApp, max_message_bytes: int, tls: TlsFiles | None) -> _Serv
             server_header=False,
             proxy_headers=False,
             backlog=_BACKLOG,
-            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # only handed to call_later
             ssl_context_factory=None if tls is None else lambda _config, _default: tls.server_context(),
-        )
+        ),
+        handshake_timeout_s=limits.head_timeout_s,
     )
 
 
@@ -577,6 +580,10 @@ class _PreciseClock:
 
     def call_at(self, when: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
         return self._loop.call_later(max(0.0, when - time.monotonic()), callback)
+
+
+def _worker_threads(settings: Settings) -> int:
+    return settings.worker_threads or os.cpu_count() or 1
 
 
 @contextmanager

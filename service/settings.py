@@ -252,10 +252,11 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _a_body_fits_the_uploads(self) -> Self:
-        if max(self.max_body_bytes, self.max_frame_bytes) > self.upload_bytes:
+        if 2 * max(self.max_body_bytes, self.max_frame_bytes) > self.upload_bytes:
             raise ValueError(
-                f"{PREFIX}UPLOAD_BYTES={self.upload_bytes}: must be at least {PREFIX}MAX_BODY_BYTES="
-                f"{self.max_body_bytes} and {PREFIX}MAX_FRAME_BYTES={self.max_frame_bytes}"
+                f"{PREFIX}UPLOAD_BYTES={self.upload_bytes}: must be at least twice {PREFIX}MAX_BODY_BYTES="
+                f"{self.max_body_bytes} and {PREFIX}MAX_FRAME_BYTES={self.max_frame_bytes}, because gRPC's requests are"
+                " held twice"
             )
         return self
 
@@ -326,6 +327,13 @@ class Settings(BaseModel):
             port=after_rest if self.grpc_port is None else self.grpc_port,
             max_message_bytes=self.max_body_bytes,
             reuse_port=self.reuse_port,
+            max_concurrent_calls=self.max_rpc_calls,
+            max_calls_per_connection=self.max_rpc_calls_per_connection,
+            max_streams=self.max_rpc_streams,
+            message_timeout_s=self.body_timeout_s,
+            handshake_timeout_s=self.head_timeout_s,
+            idle_s=self.rpc_idle_s,
+            max_head_bytes=self.max_head_bytes,
         )
 
     def connections(self) -> ConnectionLimits:

@@ -249,6 +249,10 @@ class LimitedHttp(HttpConnection):
             self._stop_timer()
             self._expect_head()
 
+    def handle_websocket_upgrade(self) -> None:
+        self._stop_timer()
+        super().handle_websocket_upgrade()
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not self._in_head and not self.transport.is_closing():

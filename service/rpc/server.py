@@ -9,8 +9,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from service.inference.memory import UPLOAD_BYTES, ByteBudget
 from service.rpc.handpose.v1 import hand_pose_pb2, hand_pose_pb2_grpc
 from service.rpc.health import HealthServicer
+from service.rpc.receiving import ReceiveWithinBounds
 from service.rpc.servicer import HandPoseServicer
 from service.rpc.unreadable import RefuseUnreadable
 
@@ -29,6 +31,12 @@ class ServerOptions:
         port: port to listen on; 0 lets the system choose.
         max_message_bytes: largest request message.
         max_concurrent_calls: calls at the same time, streams included; more are refused with RESOURCE_EXHAUSTED.
+        max_calls_per_connection: more have to wait until others end.
+        max_streams: calls at the same time whose requests are streams.
+        message_timeout_s: for the only message of a call that is no stream.
+        handshake_timeout_s: for the handshakes of TLS and HTTP/2.
+        idle_s: a connection without calls is closed after so long.
+        max_head_bytes: of a call's metadata.
         keepalive_s: a connection that is silent for so long is pinged.
         keepalive_timeout_s: a connection that does not answer the ping for so long is dropped, with its calls.
         least_ping_interval_s: clients that ping more often are sent away.
@@ -40,6 +48,12 @@ class ServerOptions:
     port: int = 8001
     max_message_bytes: int = 20 * 1024 * 1024
     max_concurrent_calls: int = 1024
+    max_calls_per_connection: int = 100
+    max_streams: int = 64
+    message_timeout_s: float = 20.0
+    handshake_timeout_s: float = 10.0
+    idle_s: float = 300.0
+    max_head_bytes: int = 32 * 1024
     keepalive_s: float = 10.0
     keepalive_timeout_s: float = 5.0
     least_ping_interval_s: float = 5.0
@@ -56,6 +70,7 @@ class RpcServer:
         options: address, limits, keepalive.
         interceptors: see every call before it is handled, the first of them first.
         credentials: for TLS; None: plain text.
+        uploads: what messages may hold, from when they are received to their answer; None: as many bytes as by default.
     """
 
     def __init__(
@@ -66,12 +81,14 @@ class RpcServer:
         *,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         credentials: grpc.ServerCredentials | None = None,
+        uploads: ByteBudget | None = None,
     ) -> None:
         self._servicer = servicer
         self._health = state
         self._options = options
         self._interceptors = interceptors
         self._credentials = credentials
+        self._uploads = uploads or ByteBudget(max(UPLOAD_BYTES, 2 * options.max_message_bytes))
         self._server: grpc.aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -84,7 +101,7 @@ class RpcServer:
         server = grpc.aio.server(
             options=_channel_arguments(self._options),
             maximum_concurrent_rpcs=self._options.max_concurrent_calls,
-            interceptors=(*self._interceptors, RefuseUnreadable()),
+            interceptors=(*self._interceptors, self._bounds(), RefuseUnreadable()),
         )
         hand_pose_pb2_grpc.add_HandPoseServiceServicer_to_server(  # type: ignore[no-untyped-call]  # generated
             self._servicer, server
@@ -101,6 +118,14 @@ class RpcServer:
         self._server = server
         self._watching = asyncio.create_task(self._health.keep_watchers_informed(self._options.health_interval_s))
         return port
+
+    def _bounds(self) -> ReceiveWithinBounds:
+        return ReceiveWithinBounds(
+            self._uploads,
+            max_message_bytes=self._options.max_message_bytes,
+            max_streams=self._options.max_streams,
+            timeout_s=self._options.message_timeout_s,
+        )
 
     async def not_serving(self) -> None:
         """Tell health checks that this server is going away; calls are still answered."""
@@ -126,6 +151,12 @@ def _channel_arguments(options: ServerOptions) -> list[tuple[str, Any]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", round(1000 * options.least_ping_interval_s)),
+        ("grpc.max_concurrent_streams", options.max_calls_per_connection),
+        ("grpc.max_connection_idle_ms", round(1000 * options.idle_s)),
+        ("grpc.server_handshake_timeout_ms", round(1000 * options.handshake_timeout_s)),
+        ("grpc.http2.settings_timeout", round(1000 * options.handshake_timeout_s)),
+        ("grpc.max_metadata_size", options.max_head_bytes),
+        ("grpc.absolute_max_metadata_size", options.max_head_bytes),
         ("grpc.so_reuseport", int(options.reuse_port)),  # unasked, a second server must fail, not share it silently
     ]
 

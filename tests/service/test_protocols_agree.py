@@ -21,6 +21,7 @@ from service.inference.errors import (
     InternalError,
     OverloadedError,
     ServiceError,
+    TooSlowError,
     UnavailableError,
 )
 from service.inference.predictor import Limits
@@ -255,6 +256,7 @@ FAILURES: list[ServiceError] = [
     OverloadedError("busy", retry_after_s=0.5),
     UnavailableError("no model", retry_after_s=2.0),
     DeadlineExceededError("too late"),
+    TooSlowError("too slow"),
     InternalError("secret"),
 ]
 

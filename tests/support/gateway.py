@@ -17,12 +17,14 @@ from google.rpc import error_details_pb2, status_pb2
 from service.access.tls import TlsFiles
 from service.inference.access import Doorkeeper
 from service.inference.batching import BatchingPolicy
+from service.inference.memory import UPLOAD_BYTES, ByteBudget
 from service.inference.models import ModelReference, ServedModel
 from service.inference.predictor import Limits, Predictor
 from service.inference.routing import Router
 from service.inference.streaming import StreamLimits, Streams
 from service.inference.tracing import Tracer
 from service.rest.app import create_app
+from service.rest.limits import ConnectionLimits, LimitedServer, UploadGuard, protocols
 from service.rest.policy import RestPolicy
 from service.rest.stream import stream_routes
 from service.rpc.access import AccessInterceptor
@@ -54,7 +56,7 @@ class RecordingRequests:
         self.images.append((model, asked_for, code))
 
 
-class _Uvicorn(uvicorn.Server):
+class _Uvicorn(LimitedServer):
     """Leaves the test runner's signals alone."""
 
     @contextmanager
@@ -79,6 +81,9 @@ class Gateway:
         doorkeeper: Doorkeeper | None = None,
         tls: TlsFiles | None = None,
         cors_origins: tuple[str, ...] = (),
+        connections: ConnectionLimits | None = None,
+        upload_bytes: int = UPLOAD_BYTES,
+        max_frame_bytes: int = 4 * 1024 * 1024,
     ) -> None:
         clock = asyncio.get_running_loop()
         self.backend = backend or FakeBackend()
@@ -93,7 +98,10 @@ class Gateway:
             batching=batching or BatchingPolicy(),
             limits=limits or Limits(),
         )
-        self.streams = Streams(self.predictor.estimate, clock=clock, limits=stream_limits)
+        self.connections = connections or ConnectionLimits()
+        self.uploads = ByteBudget(upload_bytes)
+        self.max_frame_bytes = max_frame_bytes
+        self.streams = Streams(self.predictor.estimate, clock=clock, limits=stream_limits, uploads=self.uploads)
         self.health = HealthServicer(
             not_ready=self.backend.not_ready, models=self.backend.models, service_names=(SERVICE_NAME,)
         )
@@ -152,13 +160,13 @@ class Gateway:
         self.rest_port = listener.getsockname()[1]
         self._rest = _Uvicorn(
             uvicorn.Config(
-                self.app,
-                ws="websockets-sansio",
-                ws_per_message_deflate=False,
+                UploadGuard(self.app, limits=self.connections, uploads=self.uploads),
+                **protocols(self.connections, self.uploads, max_message_bytes=self.max_frame_bytes),
                 lifespan="off",
                 log_config=None,
                 ssl_context_factory=None if tls is None else lambda _config, _default: tls.server_context(),
-            )
+            ),
+            handshake_timeout_s=self.connections.head_timeout_s,
         )
         self._serving_rest = asyncio.create_task(self._rest.serve(sockets=[listener]))
         rest = self._rest
@@ -172,6 +180,12 @@ class Gateway:
         if self._rest is not None and self._serving_rest is not None:
             self._rest.should_exit = self._rest.force_exit = True
             await self._serving_rest
+
+    @property
+    def number_of_connections(self) -> int:
+        """REST's, WebSockets included."""
+        assert self._rest is not None
+        return len(self._rest.server_state.connections)
 
     @property
     def rest_url(self) -> str:
