@@ -78,7 +78,7 @@ def request_of(data: bytes) -> bytes:
     if kind is not None:
         headers.append(b"Content-Type: " + kind.encode("latin-1"))
     more = reader.number() % 4
-    headers += [reader.choice(HEADERS).encode() + b": " + _in_a_header(reader.short()) for _ in range(more)]
+    headers += [reader.choice(HEADERS).encode() + b": " + in_a_header(reader.short()) for _ in range(more)]
     body = reader.rest()
     if framing == "length":
         headers.append(b"Content-Length: %d" % len(body))
@@ -140,5 +140,6 @@ def _percent(text: bytes) -> bytes:
     return b"".join(bytes((each,)) if each in safe else b"%%%02X" % each for each in text)
 
 
-def _in_a_header(value: bytes) -> bytes:
+def in_a_header(value: bytes) -> bytes:
+    """What of these bytes can stand in a header."""
     return bytes(each for each in value if each == 9 or (each >= 32 and each != 127))

@@ -16,7 +16,7 @@ from typing import Any, Final
 from PIL import Image
 
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
-from tests.fuzz import files, rest, rpc, stream
+from tests.fuzz import files, keys, rest, rpc, stream
 from tests.fuzz.targets import CORPUS
 from tests.support.images import image_bytes
 
@@ -41,6 +41,7 @@ def _seeds() -> dict[str, Mapping[str, bytes]]:
         "rest": _rest(),
         "http": _http(),
         "rpc": _rpc(),
+        "keys": _keys(),
         "stream": _stream(),
     }
 
@@ -206,6 +207,21 @@ def _rpc() -> dict[str, bytes]:
         + bytes(8)
         + bytes((1, 1, 0)),
     }
+
+
+def _keys() -> dict[str, bytes]:
+    file = "- name: kiosk\n  sha256: %s\n  expires: 2027-11-22T00:00:00+00:00\n  images_per_second: 20\n  burst: 60\n"
+    guess = b"Bearer hpk_" + b"a" * 43
+    shown = bytes((0, 0, len(guess))) + guess
+    protocol = b"handpose.v1, handpose.key.hpk_" + b"a" * 43
+    contents = {
+        "file": (file % ("ab" * 32)).encode() + (file % ("cd" * 32)).replace("kiosk", "desk").encode(),
+        "doorkeeper": bytes((9,)) + b"192.0.2.1" + guess,
+        "rest": shown,
+        "rpc": guess,
+        "stream": bytes((0, 1, len(protocol))) + protocol,
+    }
+    return {door: bytes((keys.DOORS.index(door),)) + content for door, content in contents.items()}
 
 
 def _stream() -> dict[str, bytes]:

@@ -79,6 +79,7 @@ TARGETS: Final[dict[str, Target]] = {
         Target("rest", "bodies and headers of REST calls: raw, JSON, base64, multipart, chunked", "coverage"),
         Target("http", "raw bytes on REST's socket", "coverage"),
         Target("rpc", "gRPC messages and metadata, whole and mutated", "coverage"),
+        Target("keys", "the file of API keys, and what is shown at the door of REST, gRPC and WebSocket", "coverage"),
         Target("stream", "messages and frames of a WebSocket stream", "coverage"),
     )
 }
