@@ -67,6 +67,7 @@ class Check:
             **os.environ,
             **{name: str(port) for name, port in PORTS.items()},
             "DEVICE": device,
+            "GATEWAY_FOLDER": f"./{HERE}/gateway",
             # Where images cannot be pulled, builds often have no network of their own either.
             **({"BUILD_NETWORK": "host", "DOCKER_BUILDKIT": "0"} if stand_ins else {}),
             **({"TENSORFLOW_SERVING_IMAGE": "handpose-stand-in-tensorflow-serving"} if stand_ins else {}),
@@ -134,7 +135,7 @@ class Check:
             )
 
     def metrics(self) -> None:
-        """Both targets, and the series of latencies."""
+        """Both targets, the series of latencies, and everything that the dashboard asks for."""
         self._say("asking under load, for Prometheus to have something to scrape")
         load = self._load()
         load.start()
@@ -144,6 +145,10 @@ class Check:
             for title, query in SERIES.items():
                 self._until(f"Prometheus has {title}", partial(self._has, query), patience_s=90)
                 self._prove(f"Prometheus: {title}: {_values(self._query(query))}")
+            self._say("asking Prometheus what the dashboard asks")
+            asking = [sys.executable, "deploy/grafana/check_queries.py", "--without", "GPU", "--wait-s", "180"]
+            said = self._output([*asking, "--prometheus", f"http://127.0.0.1:{PORTS['PROMETHEUS_PORT']}"])
+            self._prove(f"the dashboard's queries, without the GPU's row: {said.splitlines()[-1]}")
         finally:
             outcome = load.stop()
         _expect(not outcome.lost, f"lost: {outcome.lost}")
@@ -295,7 +300,7 @@ class Check:
             command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
         )
         if ended.returncode:
-            said = ended.stderr.decode()[-2000:]
+            said = (ended.stdout + ended.stderr).decode()[-2000:]
             raise CheckError(f"{' '.join(command)} ended with status {ended.returncode}: {said}")
         return ended.stdout.decode().strip()
 

@@ -1,9 +1,14 @@
 """The stand-in for TensorFlow Serving's binary: what the stack check could otherwise be fooled by."""
 
+import re
+from pathlib import Path
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.tensorflow_model_server import Metrics, batching_parameters, monitoring_path, parser
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_a_flag_that_tensorflow_serving_is_not_known_to_have_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,3 +47,16 @@ def test_latencies_are_exported_in_microseconds_and_of_successes_only() -> None:
         sample.labels["status"]: sample.value for sample in families[":tensorflow:serving:request_count"].samples
     }
     assert counted == {"OK": 2.0, "UNAVAILABLE": 1.0}
+
+
+def test_what_the_dashboard_asks_for_is_exported_under_the_names_of_tensorflow_serving() -> None:
+    metrics = Metrics()
+    metrics.version_loaded(Path("/models/cpm_standard/1"), "success")
+    metrics.batch_ran("cpm_standard", 0.2)
+    metrics.request_ended("cpm_standard", "OK", 0.25)
+    exported = set(re.findall(r"^:[a-z_:]+", metrics.exposition(), re.MULTILINE))
+
+    dashboards = "".join(file.read_text() for file in (ROOT / "deploy/grafana/dashboards").glob("*.json"))
+    asked_for = set(re.findall(r":tensorflow:[a-z_:]+", dashboards))
+    assert asked_for
+    assert asked_for <= exported

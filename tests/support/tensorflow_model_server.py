@@ -25,7 +25,16 @@ from typing import Any, Final
 import grpc
 from google.protobuf import text_format
 
-from tests.support.tfs_stand_in import BatchingParameters, Faults, Manager, Refusal, SavedModel, Server
+from tests.support.tfs_stand_in import (
+    BatchingParameters,
+    Faults,
+    Images,
+    Manager,
+    Maps,
+    Refusal,
+    SavedModel,
+    Server,
+)
 
 STATES: Final = {10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
 
@@ -79,41 +88,87 @@ def monitoring_path(text: str) -> str:
 
 
 class Metrics:
-    """What the real server exports of each model, under its names: latencies in microseconds, of successes only."""
+    """What the real server exports, under its names and labels: times in microseconds, latencies of successes only."""
 
     _BOUNDS: Final = tuple(10 * 1.8**power for power in range(33))
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._requests: dict[tuple[str, str], int] = defaultdict(int)
-        self._buckets: dict[str, list[int]] = defaultdict(lambda: [0] * (len(self._BOUNDS) + 1))
-        self._sums: dict[str, float] = defaultdict(float)
+        self._counters: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self._buckets: dict[str, dict[str, list[int]]] = defaultdict(
+            lambda: defaultdict(lambda: [0] * (len(self._BOUNDS) + 1))
+        )
+        self._sums: dict[tuple[str, str], float] = defaultdict(float)
+        self._last_run_s: dict[str, float] = defaultdict(float)
+
+    def version_loaded(self, folder: Path, status: str) -> None:
+        with self._lock:
+            self._count("cc:saved_model:load_attempt_count", f'model_path="{folder}",status="{status}"', 1)
+
+    def batch_ran(self, model: str, seconds: float) -> None:
+        with self._lock:
+            self._last_run_s[model] = seconds
+            self._count("core:graph_run_time_usecs", "", seconds * 1e6)
+            self._observe("serving:runtime_latency", f'model_name="{model}",API="Predict",runtime="TF1"', seconds)
 
     def request_ended(self, model: str, status: str, seconds: float) -> None:
         with self._lock:
-            self._requests[model, status] += 1
+            self._count("serving:request_count", f'model_name="{model}",status="{status}"', 1)
             if status == "OK":
-                self._buckets[model][bisect.bisect_left(self._BOUNDS, seconds * 1e6)] += 1
-                self._sums[model] += seconds * 1e6
+                self._observe(
+                    "serving:request_latency", f'model_name="{model}",API="predict",entrypoint="GRPC"', seconds
+                )
+                # Roughly: with two batch threads, the run that ended last may be another's.
+                waited = max(0.0, seconds - self._last_run_s[model])
+                self._observe("serving:batching_session:queuing_latency", 'thread_pool_name="batch_threads"', waited)
+
+    def _count(self, name: str, labels: str, more: float) -> None:
+        self._counters[name][labels] += more
+
+    def _observe(self, name: str, labels: str, seconds: float) -> None:
+        self._buckets[name][labels][bisect.bisect_left(self._BOUNDS, seconds * 1e6)] += 1
+        self._sums[name, labels] += seconds * 1e6
 
     def exposition(self) -> str:
         """In Prometheus' text format."""
+        lines = []
         with self._lock:
-            lines = ["# TYPE :tensorflow:serving:request_count counter"]
-            lines += [
-                f':tensorflow:serving:request_count{{model_name="{model}",status="{status}"}} {count}'
-                for (model, status), count in sorted(self._requests.items())
-            ]
-            lines.append("# TYPE :tensorflow:serving:request_latency histogram")
-            for model, buckets in sorted(self._buckets.items()):
-                labels = f'model_name="{model}",API="predict",entrypoint="GRPC"'
-                below = 0
-                for bound, count in zip([*map(str, self._BOUNDS), "+Inf"], buckets, strict=True):
-                    below += count
-                    lines.append(f':tensorflow:serving:request_latency_bucket{{{labels},le="{bound}"}} {below}')
-                lines.append(f":tensorflow:serving:request_latency_sum{{{labels}}} {self._sums[model]}")
-                lines.append(f":tensorflow:serving:request_latency_count{{{labels}}} {below}")
+            for name, counted in sorted(self._counters.items()):
+                lines.append(f"# TYPE :tensorflow:{name} counter")
+                lines += [f":tensorflow:{name}{{{labels}}} {value:g}" for labels, value in sorted(counted.items())]
+            for name, observed in sorted(self._buckets.items()):
+                lines.append(f"# TYPE :tensorflow:{name} histogram")
+                for labels, buckets in sorted(observed.items()):
+                    below = 0
+                    for bound, count in zip([*map(str, self._BOUNDS), "+Inf"], buckets, strict=True):
+                        below += count
+                        lines.append(f':tensorflow:{name}_bucket{{{labels},le="{bound}"}} {below}')
+                    lines.append(f":tensorflow:{name}_sum{{{labels}}} {self._sums[name, labels]:g}")
+                    lines.append(f":tensorflow:{name}_count{{{labels}}} {below}")
         return "\n".join(lines) + "\n"
+
+
+class MeasuredModel:
+    """Implements `tests.support.tfs_stand_in.Model` by a SavedModel, and tells how long it loads and runs."""
+
+    def __init__(self, folder: Path, metrics: Metrics) -> None:
+        self._name = folder.parent.name
+        self._metrics = metrics
+        try:
+            self._model = SavedModel(folder)
+        except Exception:
+            metrics.version_loaded(folder, "fail")
+            raise
+        metrics.version_loaded(folder, "success")
+
+    def signatures(self) -> Any:
+        return self._model.signatures()
+
+    def run(self, images: Images) -> Maps:
+        begun = time.monotonic()
+        maps = self._model.run(images)
+        self._metrics.batch_ran(self._name, time.monotonic() - begun)
+        return maps
 
 
 class Measuring(grpc.ServerInterceptor):
@@ -205,14 +260,17 @@ def main() -> None:
     parameters = BatchingParameters()
     if given.enable_batching and given.batching_parameters_file is not None:
         parameters = batching_parameters(given.batching_parameters_file.read_text())
-    faults = Faults()
+    faults, metrics = Faults(), Metrics()
     manager = Manager(
-        _config(given.model_config_file.read_text()), SavedModel, parameters=parameters, faults=faults, poll_s=1.0
+        _config(given.model_config_file.read_text()),
+        lambda folder: MeasuredModel(folder, metrics),
+        parameters=parameters,
+        faults=faults,
+        poll_s=1.0,
     )
     manager.poll()
     if missing := manager.missing():
         sys.exit(f"no version of {', '.join(missing)} became available")
-    metrics = Metrics()
     if given.rest_api_port:
         pages = {}
         if given.monitoring_config_file is not None:
