@@ -35,6 +35,9 @@ _ALLOWED: Final = (
 )
 _MAX_TEXT_FIELD_BYTES: Final = 4096
 _SMALL_JSON_BYTES: Final = 64 * 1024  # parsed where we are: a thread costs more
+_JSON_ITEMS: Final = 64  # values and objects that a request's JSON may have beside its rois' own
+_JSON_ITEMS_OF_A_ROI: Final = 8
+_LINK: Final = re.compile(r"\s*(?:[a-z][a-z0-9+.-]{0,15}:)?//|\s*(?:https?|ftp|file|blob|s3|gs):", re.IGNORECASE)
 _DATA_URI: Final = re.compile(r"data:[^,]{0,256};base64,", re.IGNORECASE)
 _WHITESPACE: Final = re.compile(r"\s+")
 
@@ -72,9 +75,9 @@ async def read_image(
     if kind == _JSON:
         body = await _read_body(request, max_body_bytes)
         if len(body) <= _SMALL_JSON_BYTES:
-            parsed = _parse_json(body)
+            parsed = _parse_json(body, max_rois)
         else:
-            parsed = await asyncio.get_running_loop().run_in_executor(workers, _parse_json, body)
+            parsed = await asyncio.get_running_loop().run_in_executor(workers, _parse_json, body, max_rois)
         return ImageAndRois(parsed.image, _rois_from_one_place(roi_texts, parsed.rois))
     if kind is None or kind == _ANY_BYTES or kind.startswith("image/"):
         body = await _read_body(request, max_body_bytes)
@@ -180,7 +183,14 @@ def _too_long(max_bytes: int) -> TooLargeError:
 # JSON
 
 
-def _parse_json(body: bytes) -> ImageAndRois:
+def _parse_json(body: bytes, max_rois: int) -> ImageAndRois:
+    # Base64 has none of these, so their number is that of the values beside the image, known before any is made.
+    items = body.count(b"{") + body.count(b"[") + body.count(b",")
+    most = _JSON_ITEMS + _JSON_ITEMS_OF_A_ROI * max_rois
+    if len(body) > _SMALL_JSON_BYTES and items > most:
+        raise TooLargeError(
+            f"the JSON has {items} values, and at most {most} are read beside the image", code="json_too_complex"
+        )
     try:
         request = HandPoseRequest.model_validate_json(body)
     except ValidationError as error:
@@ -216,6 +226,11 @@ def _from_base64(text: str) -> bytes:
         if prefix is None:
             raise _wrong_base64("a data URI must be in base64: data:image/jpeg;base64,...")
         text = text[prefix.end() :]
+    elif _LINK.match(text[:64]):
+        message = "must be the image file itself in base64; the service fetches nothing from elsewhere"
+        raise InvalidInputError(
+            f"{IMAGE_FIELD}: {message}", code="link_not_fetched", errors=[FieldError(IMAGE_FIELD, message)]
+        )
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -303,6 +318,7 @@ async def _form_of(form: FormData, allowed: set[str]) -> _Form:
             )
         if name == IMAGE_FIELD and isinstance(value, UploadFile):
             images.append(await value.read())
+            await value.close()  # what it held is held by the bytes now
         elif name == ROI_FIELD and isinstance(value, str):
             roi_texts.append(value)
         elif name == IMAGE_FIELD:

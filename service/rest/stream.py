@@ -17,6 +17,7 @@ from service.inference.errors import (
     FieldError,
     InvalidInputError,
     ServiceError,
+    TooLargeError,
 )
 from service.inference.failures import FrameFailures, as_service_error, report, routed
 from service.inference.ports import Clock
@@ -40,6 +41,7 @@ CLOSE_CODES: Final[Mapping[ErrorKind, int]] = {
 """How a stream that cannot go on is closed; 1008 (policy violation) for whatever the client did wrong."""
 
 _POLICY_VIOLATION: Final = 1008
+_MAX_DESCRIPTION: Final = 16 * 1024  # characters; a roi takes less than two hundred
 _DEFAULT_FILTER: Final = OneEuro()
 
 logger = logging.getLogger(__name__)
@@ -216,6 +218,11 @@ class _Connection:
 
 
 def _description(text: str) -> FrameDescription:
+    if len(text) > _MAX_DESCRIPTION:
+        raise TooLargeError(
+            f"the description has {len(text)} characters; at most {_MAX_DESCRIPTION} are read",
+            code="description_too_long",
+        )
     try:
         return FrameDescription.model_validate_json(text)
     except ValidationError as error:

@@ -56,7 +56,55 @@ BODIES: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "JSON with an empty image": ({"json": {"image": ""}}, 400, "empty_image", "empty"),
     "JSON with an unknown field": ({"json": {"image": encoded(PHOTO), "roi": 1}}, 400, "invalid_field", "roi"),
     "image not in base64": ({"json": {"image": "***"}}, 400, "invalid_base64", "base64"),
-    "image as a link": ({"json": {"image": "https://example.com/hand.jpg"}}, 400, "invalid_base64", "base64"),
+    "image as a link": ({"json": {"image": "https://example.com/hand.jpg"}}, 400, "link_not_fetched", "base64"),
+    "image as a link to a file": (
+        {"json": {"image": "file:///etc/passwd"}},
+        400,
+        "link_not_fetched",
+        "fetches nothing",
+    ),
+    "image as a link without a scheme": ({"json": {"image": "//example.com/a"}}, 400, "link_not_fetched", "base64"),
+    "JSON of very many values": (
+        {"content": b'{"image": "AAAA", "rois": [' + b"1," * 100_000 + b"1]}", "headers": JSON},
+        413,
+        "json_too_complex",
+        "beside the image",
+    ),
+    "JSON nested very deeply": ({"content": b"[" * 1_000_000, "headers": JSON}, 413, "json_too_complex", "values"),
+    "form with a header of many bytes": (
+        {
+            "content": b"--XX\r\nX: " + b"y" * 5000 + b"\r\n" + IMAGE_PART[4:] + PHOTO + b"\r\n--XX--\r\n",
+            "headers": FORM,
+        },
+        400,
+        "invalid_multipart",
+        "multipart",
+    ),
+    "form with a part of many headers": (
+        {
+            "content": b"--XX\r\n" + b"X: y\r\n" * 20 + IMAGE_PART[4:] + PHOTO + b"\r\n--XX--\r\n",
+            "headers": FORM,
+        },
+        400,
+        "invalid_multipart",
+        "multipart",
+    ),
+    "form of 10000 parts": (
+        {
+            "content": b'--XX\r\nContent-Disposition: form-data; name="roi"\r\n\r\n1,1,9,9\r\n' * 10_000
+            + b"--XX--\r\n",
+            "headers": FORM,
+        },
+        400,
+        "invalid_multipart",
+        "Too many fields",
+    ),
+    "form of 10000 files": (
+        {"content": (IMAGE_PART + b"x\r\n") * 10_000 + b"--XX--\r\n", "headers": FORM},
+        413,
+        "too_many_images",
+        "more than 1",
+    ),
     "data URI that is not in base64": ({"json": {"image": "data:image/png,abc"}}, 400, "invalid_base64", "base64"),
     "base64 of no image": ({"json": {"image": encoded(b"hello")}}, 415, "unsupported_image_format", "JPEG, PNG"),
     "roi of text in JSON": (
