@@ -146,6 +146,9 @@ class AsyncRpcTransport:
         failures: list[Exception] = []
 
         async def messages() -> AsyncIterator[pb.EstimateStreamRequest]:
+            # The service's headers come first. Without them it has refused, and writing to it would only hide why.
+            if not await call.initial_metadata():
+                return
             yield _options_message(options)
             try:
                 async for frame in frames:
