@@ -13,10 +13,20 @@ from websockets.protocol import State
 
 
 class HttpConnection(HttpToolsProtocol):
-    """HTTP/1.1. A request that is still being answered when its connection turns out broken counts as abandoned."""
+    """HTTP/1.1. A request that is still being answered when its connection is closed counts as abandoned.
+
+    uvicorn learns of the end a little after the transport does, and what is written in between raises.
+    """
 
     def send_400_response(self, msg: str) -> None:
         super().send_400_response(msg)  # which closes the connection
+        self._abandon()
+
+    def eof_received(self) -> None:
+        super().eof_received()  # which has the transport close the connection
+        self._abandon()
+
+    def _abandon(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]  # first: None
             self.cycle.disconnected = True
             self.cycle.message_event.set()
