@@ -45,6 +45,8 @@ COMMANDS = (
     Command("train", "train a network from a configuration, or go on with a run", "trainer.train"),
     Command("finish", "turn a run into weights for serving, measured on held-out pictures", "trainer.finish"),
     Command("evaluate", "measure a network on labelled hands", "trainer.evaluate"),
+    Command("card", "write the document of a trained network from its weights and its run", "trainer.card"),
+    Command("reproduce", "go the whole path from nothing to measured weights", "trainer.reproduce"),
     Command("profile", "count both networks' parameters and operations beside the paper's", "trainer.profile"),
     Command("export", "write SavedModels for serving from trained weights", "trainer.export"),
 )

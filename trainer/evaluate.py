@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -246,11 +247,19 @@ def write_plots(evaluation: Evaluation, store: ImageStore, folder: Path) -> None
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A trained network: what it computes, which variant it is, and the input side in pixels it is served at."""
+    """A trained network.
+
+    Attributes:
+        predict: what it computes.
+        variant: which one it is.
+        input_size: the input side in pixels it is served at.
+        weights_sha256: digest of the weights file that it comes from.
+    """
 
     predict: Predict
     variant: str
     input_size: int
+    weights_sha256: str
 
 
 def network_of_weights(path: Path, variant: str | None = None) -> Network:
@@ -260,7 +269,10 @@ def network_of_weights(path: Path, variant: str | None = None) -> Network:
     stored = weights.load(path, variant)
     model = weights.to_model(stored)
     return Network(
-        lambda crops: np.asarray(model.predict_on_batch(to_model_input(crops))), stored.variant, stored.info.input_size
+        lambda crops: np.asarray(model.predict_on_batch(to_model_input(crops))),
+        stored.variant,
+        stored.info.input_size,
+        stored.sha256,
     )
 
 
@@ -283,7 +295,7 @@ def network_of_servable(folder: Path, variant: str | None = None) -> Network:
         assert servable  # keeps the variables alive
         return np.asarray(signature(image=tf.constant(crops))["belief_maps"])
 
-    return Network(predict, card.variant, card.input_size)
+    return Network(predict, card.variant, card.input_size, card.weights_sha256)
 
 
 def _network(arguments: argparse.Namespace) -> Network:
@@ -316,8 +328,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input-size", type=int, help="input side in pixels, a multiple of 8 (default: as it is served)"
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write everything as JSON into a file, for `card`")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="write the PCK curve and the worst cases")
     parser.add_argument("--skip-bad", action="store_true", help="leave unusable samples out, and count them")
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """The command that gives the same figures again."""
+    words = ["python", "-m", "trainer", "evaluate"]
+    for name in ("variant", "data", "holdout", "split_8_1_1", "protocol", "weights", "servable", "input_size"):
+        given = getattr(arguments, name)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None:
+                words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join([*words, *(["--skip-bad"] if arguments.skip_bad else [])])
 
 
 def _protocol_help() -> str:
@@ -349,7 +373,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plots:
         write_plots(evaluation, store, arguments.plots)
     content = report(evaluation)
-    content |= {"variant": network.variant, "protocol": arguments.protocol, "left_out": len(skipped.reasons)}
+    content |= {
+        "variant": network.variant,
+        "protocol": arguments.protocol,
+        "left_out": len(skipped.reasons),
+        "weights_sha256": network.weights_sha256,
+        "command": _command(arguments),
+    }
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if skipped.reasons:
         print(skipped.summary(), file=sys.stderr)
     print(json.dumps(content, indent=2) if arguments.json else table(content))

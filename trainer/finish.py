@@ -44,7 +44,7 @@ def write_weights(
         input_size=config.final_input_size,
         target_sigma_in_cells=TARGET_SIGMA,
         crop_padding=CROP_PADDING,
-        provenance={**_provenance(record, progress), **notes},
+        provenance={"run": run_folder.name, **_provenance(record, progress), **notes},
     )
     network = whole_network(model, config)
     # Measured is what is stored, so the half-precision weights are read back before any figure is taken.
@@ -69,6 +69,7 @@ def _provenance(record: RunRecord, progress: Progress) -> dict[str, Any]:
     return {
         "hands_trained_on": dict(record.hands),
         "samples_seen": progress.samples,
+        "batch_size": config.batch_size,
         "updates": progress.step,
         "minutes": round(progress.seconds / 60, 1),
         "input_sizes": [list(entry) for entry in config.input_sizes],
