@@ -238,9 +238,12 @@ METRICS: Final[Document] = {
     "summary": "What was measured, for Prometheus",
     "responses": {
         200: {
-            "description": "Prometheus's text format",
+            "description": "Prometheus's text format; OpenMetrics, with exemplars, where Accept takes it",
             "headers": _ID_HEADER,
-            "content": {"text/plain": {"schema": {"type": "string"}}},
+            "content": {
+                "text/plain": {"schema": {"type": "string"}},
+                "application/openmetrics-text": {"schema": {"type": "string"}},
+            },
         }
     },
 }
