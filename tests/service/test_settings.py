@@ -77,3 +77,48 @@ def test_wrong_setting_is_told_in_one_line(name: str, value: str, allowed: str) 
 def test_misspelt_names_are_found() -> None:
     environment = {"HANDPOSE_REST_PROT": "1", "HANDPOSE_REST_PORT": "2", "OTHER": "3"}
     assert unknown_names(environment) == ["HANDPOSE_REST_PROT"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("TLS_CERT_FILE", "cert.pem", "HANDPOSE_TLS_KEY_FILE"),
+        ("TLS_CLIENT_CA_FILE", "ca.pem", "HANDPOSE_TLS_CERT_FILE"),
+        ("KEY_BURST", "5", "HANDPOSE_KEY_IMAGES_PER_SECOND"),
+        ("CORS_ORIGINS", "https://a.example/", "without a path"),
+        ("CORS_ORIGINS", "https://a.example,b.example", "'b.example'"),
+    ],
+)
+def test_access_settings_that_do_not_fit_are_told_with_what_is_missing(name: str, value: str, allowed: str) -> None:
+    with pytest.raises(SettingsError, match=f"HANDPOSE_{name}") as caught:
+        Settings.from_environment({f"HANDPOSE_{name}": value})
+    assert allowed in str(caught.value)
+
+
+def test_access_settings_become_the_values_of_the_layers_below() -> None:
+    settings = Settings.from_environment(
+        {
+            "HANDPOSE_KEY_IMAGES_PER_SECOND": "5",
+            "HANDPOSE_WRONG_KEYS": "3",
+            "HANDPOSE_WRONG_KEYS_PER_MINUTE": "6",
+            "HANDPOSE_CORS_ORIGINS": "https://a.example, http://[::1]:8080",
+            "HANDPOSE_ADMIN_PORT": "9000",
+            "HANDPOSE_TLS_CERT_FILE": "cert.pem",
+            "HANDPOSE_TLS_KEY_FILE": "key.pem",
+            "HANDPOSE_API_KEY": "the client's",
+        }
+    )
+    access, rest = settings.access(), settings.rest()
+    assert (access.allowance.images_per_second, access.allowance.burst) == (5, 10)
+    assert (access.failures, access.failures_per_second) == (3, 0.1)
+    assert rest.cors_origins == ("https://a.example", "http://[::1]:8080")
+    assert (rest.metrics, rest.hsts_s > 0) == (False, True)
+    assert unknown_names({"HANDPOSE_API_KEY": ""}) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "beyond"), [("127.0.0.1", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("::", True)]
+)
+def test_who_can_connect_follows_from_the_address(host: str, beyond: bool) -> None:
+    environment = {"HANDPOSE_REST_HOST": host}
+    assert Settings.from_environment(environment).listens_beyond_this_machine() is beyond
