@@ -48,7 +48,7 @@ SERIES: Final = {
         "histogram_quantile(0.95, sum by (model_name, le) (:tensorflow:serving:request_latency_bucket)) / 1e6 > 0"
     ),
 }
-CLIENTS: Final = 8
+CLIENTS: Final = 4
 
 
 class CheckError(Exception):

@@ -105,7 +105,12 @@ class Load:
     def _ask(self, connection: http.client.HTTPConnection, variant: str) -> int | None:
         """The status of the answer, None if there was none."""
         request_id = self.name + uuid.uuid4().hex[:16]
-        headers = {"Content-Type": "image/jpeg", "X-Model-Variant": variant, "X-Request-Id": request_id}
+        headers = {
+            "Content-Type": "image/jpeg",
+            "X-Model-Variant": variant,
+            "X-Request-Id": request_id,
+            "X-Request-Timeout-Ms": str(ANSWER_S * 1000),  # a slow machine's answers are answers
+        }
         with self._lock:
             self._under_way.add(request_id)
         try:
