@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -144,7 +145,7 @@ class _QuietExporter(SpanExporter):
     def __init__(self, exporter: SpanExporter, endpoint: str) -> None:
         logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
         self._exporter = exporter
-        self._endpoint = endpoint
+        self._endpoint = urlsplit(endpoint).netloc.rpartition("@")[2]  # without a password, if there is one
         self._failing = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:

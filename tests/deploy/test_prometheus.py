@@ -1,5 +1,6 @@
 """Prometheus's configuration, rules and alerts, and Grafana's dashboard, held against the metrics that there are."""
 
+import ast
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from deploy.grafana.check_queries import DASHBOARDS, Question, questions_of
+from service.inference.errors import DeadlineExceededError, InternalError, OverloadedError, UnavailableError
 from service.observability.metrics import PrometheusObserver
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -111,6 +113,22 @@ def test_rules_and_dashboards_read_only_metrics_that_are_exported() -> None:
     assert recorded <= set().union(*read), "recorded, and never read"
 
 
+def test_panels_of_a_dashboard_lie_side_by_side_and_ask_the_chosen_data_source() -> None:
+    for file in DASHBOARDS.glob("*.json"):
+        panels = json.loads(file.read_text(encoding="utf-8"))["panels"]
+        taken: set[tuple[int, int]] = set()
+        for panel in panels:
+            place = panel["gridPos"]
+            right, bottom = place["x"] + place["w"], place["y"] + place["h"]
+            cells = {(x, y) for x in range(place["x"], right) for y in range(place["y"], bottom)}
+            assert right <= 24
+            assert not cells & taken, panel["title"]
+            taken |= cells
+            asked = [panel, *panel["targets"]] if panel["type"] != "row" else []
+            assert all(each["datasource"]["uid"] == "${datasource}" for each in asked)
+        assert len({panel["id"] for panel in panels}) == len(panels)
+
+
 def test_every_alert_has_a_story_that_raises_it_and_a_page_that_says_what_to_do() -> None:
     (file,) = (PROMETHEUS / "tests").glob("*.yml")
     stories = [each for test in yaml.safe_load(file.read_text())["tests"] for each in test["alert_rule_test"]]
@@ -136,6 +154,22 @@ def test_objective_for_latency_is_a_bound_of_the_histogram() -> None:
     asked = {bound for rule in rules() for bound in re.findall(r'le="([^"]+)"', rule["expr"])}
     assert asked
     assert asked <= bounds
+
+
+def test_failures_that_count_are_all_that_are_ours() -> None:
+    """Every code that our source gives to a failure of ours, but for what is not counted or is the sender's doing."""
+    kinds = {InternalError, UnavailableError, DeadlineExceededError, OverloadedError}
+    ours = {kind.kind.value for kind in kinds}
+    for file in (ROOT / "service").rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in {kind.__name__ for kind in kinds}:
+                ours |= {ast.literal_eval(each.value) for each in call.keywords if each.arg == "code"}
+    asked = [rule["expr"] for rule in rules()] + [question.expression for question in asked_by_dashboards()]
+    counted = {codes for expression in asked for codes in re.findall(r'code=~"([^"]+)"', expression)}
+
+    assert {frozenset(codes.split("|")) for codes in counted} == {
+        frozenset(ours - {"not_ready", "rate_limited", "throttled"})
+    }
 
 
 def test_scraped_targets_are_the_ones_of_the_compose_file() -> None:

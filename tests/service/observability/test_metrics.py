@@ -1,5 +1,7 @@
 """What the metrics count, read back as Prometheus reads them."""
 
+import re
+
 import numpy as np
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
@@ -88,6 +90,20 @@ def test_backend_counts_as_down_until_it_is_up() -> None:
     assert samples(observer)[key("handpose_backend_up")] == 0
     observer.backend_is(up=True)
     assert samples(observer)[key("handpose_backend_up")] == 1
+
+
+def test_names_and_units_are_prometheus_own() -> None:
+    """As `promtool check metrics` would say, where there is none."""
+    registry = CollectorRegistry()
+    PrometheusObserver(registry)
+    families = [family for family in registry.collect() if not family.name.startswith(("process_", "python_"))]
+    assert len(families) == 17
+    for family in families:
+        assert re.fullmatch(r"handpose_[a-z]+(_[a-z]+)*", family.name), family.name
+        assert family.documentation.endswith("."), family.name
+        assert not family.name.endswith(("_total", "_sum", "_count", "_bucket", "_ms", "_milliseconds")), family.name
+        if "Time" in family.documentation:
+            assert family.name.endswith("_seconds"), family.name
 
 
 def test_observers_share_nothing() -> None:

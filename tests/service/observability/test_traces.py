@@ -21,7 +21,7 @@ from service.inference.batching import BatchingPolicy, Priority
 from service.inference.errors import UnavailableError
 from service.inference.models import ServedModel
 from service.inference.ports import Stage
-from service.inference.tracing import SPAN, NoTracer, Tracer, entered, trace_id_of
+from service.inference.tracing import SPAN, NoTracer, Tracer, entered, trace_id_of, traceparent_from
 from service.observability.metrics import PrometheusObserver
 from service.observability.otlp import OtlpTracer
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
@@ -306,6 +306,22 @@ def test_latencies_of_traced_requests_have_exemplars_where_they_can_be_read(coll
     (trace_id,) = {trace_id_of(span.traceparent)}
     assert all(f'trace_id="{trace_id}"' in line for line in exemplars)
     assert b"trace_id" not in observer.exposition("text/plain").body
+
+
+@pytest.mark.parametrize(
+    "invalid",
+    [
+        f"ff-{TRACE_ID}-{CALLER_ID}-01",
+        f"00-{'0' * 32}-{CALLER_ID}-01",
+        f"00-{TRACE_ID}-{'0' * 16}-01",
+        f"00-{TRACE_ID.upper()}-{CALLER_ID}-01",
+        f"00-{TRACE_ID}-{CALLER_ID}-01-and more",
+        "",
+    ],
+)
+def test_traceparent_that_is_none_begins_nothing_and_goes_nowhere(invalid: str) -> None:
+    assert traceparent_from(TRACEPARENT) == TRACEPARENT
+    assert traceparent_from(invalid) is None
 
 
 async def test_collector_that_is_away_costs_spans_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
