@@ -13,6 +13,8 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from service.inference.access import AccessPolicy, ApiKey, Doorkeeper
+from service.inference.keys import digest_of
 from service.inference.models import Variant
 from service.pose.keypoints import KEYPOINT_COUNT
 from tests.support.backend import Crops, FakeBackend, Maps, maps_of, spread_keypoints
@@ -31,9 +33,14 @@ T = TypeVar("T")
 
 
 class Served:
-    """A running gateway on a fake backend."""
+    """A running gateway on a fake backend.
 
-    def __init__(self) -> None:
+    Args:
+        key: the only key that it lets in; None: it asks for none.
+    """
+
+    def __init__(self, key: str | None = None) -> None:
+        self._key = key
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway")
         self._thread.start()
@@ -56,7 +63,12 @@ class Served:
 
         async def start() -> Gateway:
             models = [served_model(variant, input_size=size) for variant, size in INPUT_SIZES.items()]
-            gateway = Gateway(self._workers, backend=FakeBackend(*models, answer=hand_at_mark))
+            doorkeeper = None
+            if self._key is not None:
+                doorkeeper = Doorkeeper(AccessPolicy(), time=asyncio.get_running_loop().time)
+                doorkeeper.follow([ApiKey("page", digest_of(self._key))])
+            backend = FakeBackend(*models, answer=hand_at_mark)
+            gateway = Gateway(self._workers, backend=backend, doorkeeper=doorkeeper)
             await gateway.start()
             await gateway.start_rest(self._port)
             return gateway

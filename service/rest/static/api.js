@@ -15,6 +15,21 @@ export class Refusal extends Error {
 /** Nobody answered, or something between here and the service did. */
 export class Unreachable extends Error {}
 
+let key = ""; // in memory only: nothing that outlives the page ever holds it
+
+/** Show this key with every request from now on. */
+export function useKey(given) {
+  key = given;
+}
+
+/** Whether there is a key to show. */
+export const hasKey = () => key !== "";
+
+/** What a WebSocket names, for a browser cannot set its headers: the protocol, and the key as another. */
+export const streamProtocols = () => (key ? ["handpose.v1", `handpose.key.${key}`] : ["handpose.v1"]);
+
+const withKey = (headers) => (key ? { ...headers, Authorization: `Bearer ${key}` } : headers);
+
 /**
  * The hands of one image: POST /v1/hand-pose.
  * @param image a Blob that holds an image file
@@ -35,7 +50,7 @@ export async function drawnPicture(image, { variant, boxes = [], signal, accept 
 
 /** Which points make a hand, and which of them are joined: GET /v1/skeleton. */
 export async function skeleton() {
-  return (await asked(fetch("/v1/skeleton"))).json();
+  return (await asked(fetch("/v1/skeleton", { headers: withKey({}) }))).json();
 }
 
 /** The query that asks for regions: "?roi=x,y,width,height&roi=…", or nothing. */
@@ -45,7 +60,7 @@ export function roiQuery(boxes) {
 
 async function post(image, { variant, boxes, signal, accept }) {
   const headers = { "Content-Type": "application/octet-stream", "X-Model-Variant": variant, Accept: accept };
-  return asked(fetch(`/v1/hand-pose${roiQuery(boxes)}`, { method: "POST", headers, body: image, signal }));
+  return asked(fetch(`/v1/hand-pose${roiQuery(boxes)}`, { method: "POST", headers: withKey(headers), body: image, signal }));
 }
 
 async function asked(answering) {

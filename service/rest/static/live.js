@@ -3,6 +3,8 @@
 // It works at the speed the service has. The camera's frames are not queued: a frame is sent when there is room, the
 // service answers the newest that it has (`latest_only`), and what was overtaken on either side counts as dropped.
 
+import { streamProtocols } from "./api.js";
+
 const QUALITY = 0.85; // of the JPEGs that are sent
 const UNDER_WAY = 2; // one being estimated, one waiting its turn
 const MOST_UNDER_WAY = 6; // with a slow service, fresher frames overtake the one that waits,
@@ -182,7 +184,7 @@ export class LiveStream {
     const query = new URLSearchParams({ variant: this.#variant, tracking: true, smoothing: "on", latest_only: true });
     const address = new URL(`/v1/hand-pose/stream?${query}`, location.href);
     address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
-    const socket = new WebSocket(address);
+    const socket = new WebSocket(address, streamProtocols());
     this.#socket = socket;
     this.#reason = null;
     socket.addEventListener("open", () => this.#on.connected());

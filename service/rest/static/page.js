@@ -1,6 +1,6 @@
 // The page: what is looked at, with which model, and everything that happens because of it.
 
-import { Refusal, Server, Unreachable, drawnPicture, estimate, skeleton as fetchSkeleton } from "./api.js";
+import { Refusal, Server, Unreachable, drawnPicture, estimate, hasKey, skeleton as fetchSkeleton, useKey } from "./api.js";
 import { byId, capital, download, make, ms } from "./dom.js";
 import { Camera, LiveStream, NoCamera, REMEMBERED } from "./live.js";
 import { Sparkline, comparison, keypointTable, latencyBars } from "./panels.js";
@@ -30,6 +30,7 @@ const state = {
   language: "curl",
   grpcPort: null,
 };
+let afterKey = () => {}; // what waits for a key
 let running = null; // aborts the request under way when something newer starts
 
 const server = new Server((now, why) => {
@@ -69,8 +70,19 @@ function sentence(text) {
   return /[.!?]$/.test(begun) ? begun : `${begun}.`;
 }
 
-function tellOf(error) {
-  if (error instanceof Refusal) {
+/** Show the field for a key, and what to do once there is one. */
+function askForKey(then) {
+  if (hasKey()) tell("This key is not valid.", "It may have been mistyped, revoked, or have expired.");
+  else hush();
+  afterKey = then;
+  byId("access").hidden = false;
+  byId("key").focus();
+}
+
+function tellOf(error, again = () => look()) {
+  if (error instanceof Refusal && error.status === 401) {
+    askForKey(again);
+  } else if (error instanceof Refusal) {
     const again = error.status >= 500 || error.retryAfterMs !== null ? () => look() : null; // else it would fail again
     tell(sentence(error.title), sentence(error.message), { requestId: error.requestId, again });
   } else if (error instanceof NoCamera) {
@@ -301,6 +313,7 @@ function showCode() {
     boxes: state.boxes,
     origin: location.origin,
     grpcAddress: `${location.hostname}:${port}`,
+    withKey: hasKey(),
   });
   byId("snippet").textContent = texts[state.language];
   byId("snippet").setAttribute("aria-labelledby", `tab-${state.language}`);
@@ -405,7 +418,7 @@ async function startCamera() {
     state.camera = await Camera.open();
   } catch (error) {
     say("");
-    if (!signal.aborted) tellOf(error);
+    if (!signal.aborted) tellOf(error, startCamera);
     return;
   } finally {
     byId("webcam").disabled = false;
@@ -451,7 +464,8 @@ function startStreams() {
       problem: (problem) => tell(sentence(problem.title), sentence(problem.detail)),
       refused: (problem) => {
         stopCamera();
-        tell(sentence(problem?.title ?? "The stream ended"), sentence(problem?.detail ?? "The server closed it"));
+        if (problem?.status === 401) askForKey(startCamera);
+        else tell(sentence(problem?.title ?? "The stream ended"), sentence(problem?.detail ?? "The server closed it"));
       },
       lost: (problem) => {
         tell("The server ended the stream.", `${problem ? `${sentence(problem.detail)} ` : ""}This page connects again by itself.`);
@@ -538,6 +552,14 @@ function showCameraRuns(runs) {
   document.body.classList.toggle("live", runs);
 }
 
+byId("access").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey(byId("key").value.trim());
+  byId("key").value = "";
+  byId("access").hidden = true;
+  hush();
+  afterKey();
+});
 byId("webcam").addEventListener("click", () => {
   if (!state.camera) {
     startCamera();
