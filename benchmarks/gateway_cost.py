@@ -1,0 +1,94 @@
+"""What a gateway spends on an image, in processor time: the figure that docs/capacity.md starts from.
+
+    python -m benchmarks.gateway_cost [--image FILE]
+
+A gateway is loaded in front of a stand-in for TensorFlow Serving, and the processor time of the gateway alone counts,
+so that it matters little what else the machine does. One crop an image, and batches as large as the load makes them.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.load import Answer, Client, Target, closed_loop
+from benchmarks.peers import EXAMPLE
+from benchmarks.servers import Running, gateway, running
+from tests.support.stand_in import StandIn, add_version, config_text
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What was measured.
+
+    Attributes:
+        per_core_second: images in a second of one core's time, a figure for each round.
+        resident_bytes: memory at the end of the last round.
+        request_bytes: the image with its headers.
+        response_bytes: the answer's body.
+    """
+
+    per_core_second: list[float]
+    resident_bytes: int
+    request_bytes: int
+    response_bytes: int
+
+
+def measure(image: bytes, *, input_size: int, concurrency: int, seconds: float, rounds: int) -> Cost:
+    """Load a gateway several times, each a fresh one."""
+    per_core_second = []
+    resident_bytes = request_bytes = response_bytes = 0
+    for number in range(1, rounds + 1):
+        print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            version = add_version(folder, "lightweight", 1, input_size=input_size)
+            with StandIn(folder, config_text(folder, {"lightweight": ((1,), {"stable": 1})})) as stand_in:
+                server = gateway(
+                    str(version), BACKEND="tensorflow_serving", TFS_ADDRESSES=stand_in.address, SECOND_LOOK="false"
+                )
+                with running(server, image) as started:
+                    before = started.cpu_seconds()
+                    answers = uvloop.run(_load(started, concurrency, seconds))
+                    cpu_s = started.cpu_seconds() - before
+                    resident_bytes, request_bytes = started.resident_bytes(), len(started.request)
+        good = [each for each in answers if each.status == 200]
+        per_core_second.append(round(len(good) / cpu_s, 1))
+        response_bytes = len(good[-1].body)
+    return Cost(per_core_second, resident_bytes, request_bytes, response_bytes)
+
+
+async def _load(started: Running, concurrency: int, seconds: float) -> list[Answer]:
+    client = Client(Target("127.0.0.1", started.port, ""), keep_bodies=True)
+    answers = await closed_loop(client, [started.request], concurrency=concurrency, seconds=seconds, warm_up_s=0.0)
+    client.close()
+    return answers
+
+
+def main() -> int:
+    """Measure, and print it as JSON."""
+    parser = argparse.ArgumentParser(description="Processor time that a gateway spends on an image.")
+    parser.add_argument("--image", type=Path, default=EXAMPLE, help="(default: the example, 384 x 384)")
+    parser.add_argument("--input-size", type=int, default=128, help="of the model (default %(default)s)")
+    parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each round (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    cost = measure(
+        given.image.read_bytes(),
+        input_size=given.input_size,
+        concurrency=given.concurrency,
+        seconds=given.seconds,
+        rounds=given.rounds,
+    )
+    print(json.dumps({"median": statistics.median(cost.per_core_second), **asdict(cost)}, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
