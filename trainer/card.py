@@ -121,8 +121,8 @@ mean in `trainer/metrics.py`."""
 
 _LIMITS: Final = """\
 One hand a crop: whoever calls says where the hand is. A hand much smaller than the crop, two hands in it, or no hand
-at all gives keypoints all the same. Pseudo-labels are another network's answers, so agreement with them is not accuracy.
-Not for identifying people, and not for decisions about them."""
+at all gives keypoints all the same. Pseudo-labels are another network's answers, so agreement with them is not
+accuracy. Not for identifying people, and not for decisions about them."""
 
 
 def _recipe(record: RunRecord | None, notes: Mapping[str, Any]) -> str:
@@ -219,7 +219,7 @@ def draw_curves(log: Sequence[Mapping[str, float]], path: Path) -> None:
     validated = [row for row in log if VALIDATION_COLUMN in row]
     for column, label in (("pck_at_0_1", "PCK@0.1"), ("pck_at_0_2", "PCK@0.2")):
         right.plot([row["step"] for row in validated], [row[column] for row in validated], marker=".", label=label)
-    right.set(xlabel="updates", ylabel="share of keypoints, held-out pictures", ylim=(0, 1))
+    right.set(xlabel="updates", ylabel="share of keypoints, held-out pictures", ylim=(0, 1.08))
     right.legend(loc="lower right")
     for axes in (left, right):
         axes.grid(visible=True, alpha=0.3)

@@ -61,7 +61,7 @@ class Scale:
 
 SCALES: Final = {
     "full": Scale(40_000, 2_000, 256, "default", "distil"),
-    "smoke": Scale(12, 4, 64, "smoke", "smoke_distil", steps=4),
+    "smoke": Scale(12, 4, 64, "smoke", "smoke_distil", steps=1),
 }
 _TRAIN_SEED, _TEST_SEED = 1, 2
 

@@ -1,5 +1,6 @@
 """Training: schedules, exact resume, clear stops, and the standard network's stages on a lightweight one's features."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 
 from tests.trainer.data.miniature_rhd import write_miniature_rhd
 from trainer import cli
-from trainer.checkpoints import CHECKPOINT, CheckpointError, Progress, TrainingError, load_averaged
+from trainer.checkpoints import CHECKPOINT, CheckpointError, TrainingError, load_averaged
 from trainer.configs import ConfigError, TrainConfig, load_config
 from trainer.data.pipeline import ImageStore
 from trainer.data.sources import Source, WeightedSamples, read_sources, split_by_name
 from trainer.errors import RefusedError
-from trainer.train import Trainer, input_size_at, learning_rate_at
+from trainer.run_network import network_of_run
+from trainer.train import EXIT_UNFINISHED, Trainer, input_size_at, learning_rate_at, minutes_left
 
 TINY = TrainConfig(
     variant="lightweight",
@@ -98,9 +100,26 @@ def test_input_grows_at_the_configured_shares() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["first", "first_standard", "smoke", "paper"])
+@pytest.mark.parametrize("name", ["default", "distil", "first", "first_standard", "paper", "smoke", "smoke_distil"])
 def test_every_configuration_loads(name: str) -> None:
     assert load_config(name).final_input_size % 8 == 0
+
+
+def test_the_time_left_counts_that_larger_inputs_take_longer() -> None:
+    config = replace(TINY, steps=100, batch_size=6, input_sizes=((0.0, 32), (0.5, 64)))
+    # 50 updates at this size, and 50 of four times the area, 6 images each, at one image a second.
+    assert minutes_left(config, 0.0, 0.0, 1.0) == pytest.approx((50 + 4 * 50) * 6 / 60)
+    assert minutes_left(config, 0.75, 9.0, 2.0) == pytest.approx(25 * 6 / 2 / 60)
+    assert minutes_left(config, 1.0, 9.0, 2.0) == 0
+    assert minutes_left(replace(config, steps=None, minutes=30.0), 0.4, 12.0, 5.0) == 18.0
+
+
+def test_the_default_configuration_counts_updates_and_ends_at_256_pixels() -> None:
+    config = load_config("default")
+    assert config.steps is not None
+    assert config.final_input_size == 256
+    assert (config.precision, config.schedule, config.clip_norm) == ("mixed_bfloat16", "cosine", 50.0)
+    assert load_config("distil").distil_weight > 0
 
 
 def test_the_first_configuration_holds_out_whole_people_of_sign_digits() -> None:
@@ -125,6 +144,10 @@ def test_wrong_configurations_are_refused(tmp_path: Path) -> None:
         replace(TINY, input_sizes=((0.5, 32),))
     with pytest.raises(ConfigError, match="trains the standard network"):
         replace(TINY, part="stages")
+    with pytest.raises(ConfigError, match="clip_norm must be above 0"):
+        replace(TINY, clip_norm=0.0)
+    with pytest.raises(ConfigError, match=r"distil_weight must be in 0\.\.1"):
+        replace(TINY, distil_weight=1.5)
 
 
 @pytest.mark.slow
@@ -184,6 +207,50 @@ def test_a_checkpoint_of_another_network_is_refused(make_trainer: MakeTrainer, t
         make_trainer("run")
     with pytest.raises(RefusedError, match="--warm-start"):
         make_trainer("other", replace(TINY, variant="standard", part="stages"))
+    with pytest.raises(RefusedError, match="name the run of the teacher with --teacher"):
+        make_trainer("other", replace(TINY, distil_weight=0.5))
+
+
+@pytest.mark.slow
+def test_a_standard_network_starts_from_a_lightweight_ones_features(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    from trainer.models import build
+
+    make_trainer("light", replace(TINY, steps=1)).run()
+    trainer = make_trainer("standard", replace(TINY, variant="standard"), warm_start=tmp_path / "light")
+    lightweight = build("lightweight", batch_norm=True, width_multiplier=TINY.width_multiplier)
+    load_averaged(tmp_path / "light", lightweight)
+    images = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 32, 32, 3)).astype(np.float32)
+    stage1 = [np.asarray(model(images, training=False)[0]) for model in (lightweight, trainer.model)]
+    np.testing.assert_allclose(stage1[1], stage1[0], atol=1e-5)
+    assert np.abs(stage1[0]).max() > 0
+
+
+@pytest.mark.slow
+def test_a_clipped_gradient_moves_the_weights_less(make_trainer: MakeTrainer) -> None:
+    # So small a norm that Adam's epsilon outweighs it.
+    moved = []
+    for clip_norm in (None, 1e-12):
+        config = replace(TINY, steps=1, clip_norm=clip_norm, weight_decay=0.0, warm_up=0.0)
+        trainer = make_trainer(f"clip-{clip_norm}", config)
+        kernel = trainer.model.get_layer("conv1_1").kernel
+        before = np.array(kernel)
+        trainer.run()
+        moved.append(np.abs(np.array(kernel) - before).max())
+    assert moved[1] < moved[0] / 100
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_while_training_leaves_the_last_checkpoint(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    make_trainer("run", replace(TINY, steps=1)).run()
+    intact = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    # What is written there before it is renamed now ends on a device that is always full.
+    (tmp_path / "run/checkpoint.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        make_trainer("run", replace(TINY, steps=2)).run()
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == intact
+    assert make_trainer("run", replace(TINY, steps=2)).run().step == 2
 
 
 @pytest.mark.slow
@@ -208,28 +275,6 @@ def test_a_diverged_update_is_not_checkpointed(make_trainer: MakeTrainer, tmp_pa
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == intact
 
 
-def test_a_disk_that_fills_up_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
-    from trainer import checkpoints
-
-    class Full:
-        """A variable whose value cannot be written."""
-
-        def __array__(self, dtype: object = None) -> NDArray[np.float32]:
-            raise OSError(28, "No space left on device")
-
-    class Holder:
-        """Stands for a model and for an optimiser: something with variables."""
-
-        def __init__(self, *variables: object) -> None:
-            self.variables = list(variables)
-
-    (tmp_path / CHECKPOINT).write_bytes(b"previous")
-    with pytest.raises(OSError, match="No space left"):
-        checkpoints.save_checkpoint(tmp_path, Progress("lightweight", "all"), Holder(Full()), Holder())
-    assert (tmp_path / CHECKPOINT).read_bytes() == b"previous"
-    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
-
-
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs `train` or `finish` for the run "tiny" in a folder with a miniature RHD."""
@@ -242,7 +287,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., in
     )
 
     def run(name: str, *arguments: str, to: str = "tiny") -> int:
-        train = ["--config", "tiny.py", "--data", f"rhd:{tmp_path / 'rhd'}", "--workers", "0"] if name == "train" else []
+        train = (
+            ["--config", "tiny.py", "--data", f"rhd:{tmp_path / 'rhd'}", "--workers", "0"] if name == "train" else []
+        )
         return cli.main([name, "--run", to, *train, *arguments])
 
     return run
@@ -264,6 +311,55 @@ def test_training_and_finishing_from_the_command_line(
     assert info.provenance["samples_seen"] == 4
     assert info.provenance["hands_trained_on"] == {"rhd": 4}
     assert (info.provenance["split"], info.provenance["licence"]) == ("names", "none")
+
+
+@pytest.mark.slow
+def test_a_piece_ends_after_its_time_and_the_same_command_goes_on(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("train", "--stop-after-minutes", "0") == EXIT_UNFINISHED
+    assert command("train") == 0
+    assert command("train") == 0  # at its end: nothing is done again
+    assert "stopped at step 2, 4 samples" in capsys.readouterr().out
+    log = (tmp_path / "runs/tiny/log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in log] == ["step", "2"]
+
+
+@pytest.mark.slow
+def test_a_network_learns_from_a_teacher_and_what_the_teacher_knew_is_never_measured(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("train", "--holdout", "training/color/00000") == 0
+    text = (tmp_path / "tiny.py").read_text()
+    (tmp_path / "pupil.py").write_text(text.replace("steps=2", "steps=1, distil_weight=0.5"))
+    taught = ["--config", "pupil.py", "--holdout", "color/00000", "--teacher", "runs/tiny"]
+    assert command("train", *taught, to="pupil") == 0
+    assert command("finish", "--out", "pupil.npz", to="pupil") == 0
+    from trainer import weights
+
+    # evaluation/color/00000 is held out now, but the teacher was trained on it.
+    info = weights.load(tmp_path / "pupil.npz").info
+    assert info.metrics["rhd"]["samples"] == 1
+    assert (info.provenance["teacher"], info.provenance["distil_weight"]) == ("tiny", 0.5)
+
+    assert command("train", *taught[:-2], to="pupil") == 2
+    assert "the teacher is nobody, it was tiny" in capsys.readouterr().err
+    assert command("train", "--teacher", "runs/tiny", to="third") == 2
+    assert "teaches nothing while the configuration's distil_weight is 0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_of_before_there_were_teachers_and_clipping_is_finished(
+    tmp_path: Path, command: Callable[..., int]
+) -> None:
+    assert command("train") == 0
+    path = tmp_path / "runs/tiny/run.json"
+    content = json.loads(path.read_text())
+    del content["teacher"], content["config"]["clip_norm"], content["config"]["distil_weight"]
+    path.write_text(json.dumps(content))
+    assert command("finish", "--out", "lightweight.npz") == 0
+    assert command("train") == 0
+    assert network_of_run(tmp_path / "runs/tiny").name == "cpm_lightweight"
 
 
 @pytest.mark.slow
@@ -327,6 +423,8 @@ def test_a_run_is_not_gone_on_with_on_other_data_or_without_its_record(
     [
         (["--workers", "-1"], "--workers must not be negative, got -1"),
         (["--minutes", "0"], "minutes and batch_size must be positive"),
+        (["--steps", "0"], "minutes and batch_size must be positive"),
+        (["--steps", "1", "--minutes", "1"], "give --steps or --minutes, not both"),
         (["--holdout", "."], "leave no sample"),
     ],
 )
