@@ -2,9 +2,10 @@
 
     python -m benchmarks.input_pipeline [--data KIND:PATH] [--json]
 
-Measures both alone, one after the other, on the machine it runs on: the pipeline (decoded pictures in memory, crop,
-augmentation, targets, threads and prefetch, as in training) and updates of the lightweight network at the same input
-size on batches that are ready. Pictures are drawn noise unless a data set is given; their content does not matter here.
+Measures both alone, one after the other, on the machine it runs on: the pipeline (crop, augmentation, targets, worker
+processes and prefetch, as in training) and updates of the lightweight network at the same input size on batches that
+are ready. The time of one core per image, which does not depend on what else runs, says how many cores a faster trainer
+needs. Pictures are drawn noise unless a data set is given; their content does not matter here.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", action="append", metavar="KIND:PATH", help="default: 64 drawn pictures")
     parser.add_argument("--input-size", type=int, default=128, help="side in pixels (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="images a batch (%(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="threads of the pipeline (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes of the pipeline (%(default)s)")
     parser.add_argument("--seconds", type=float, default=15.0, help="about how long each is measured (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args(argv)
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
             else drawn_samples(Path(folder))
         )
         batches = TrainingBatches(data, ImageStore(), batch_size=arguments.batch_size, seed=0, config=AugmentConfig())
+        core_ms = core_milliseconds(batches, arguments.input_size, arguments.batch_size)
         fed = pipeline_rate(batches, arguments)
         trained = training_rate(batches.build(0, arguments.input_size), arguments.seconds)
 
@@ -56,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "workers": arguments.workers,
         "backend": backend(),
+        "core_ms_per_image": round(core_ms, 2),
         "pipeline_images_per_second": round(fed, 1),
         "training_images_per_second": round(trained, 2),
         "ratio": round(fed / trained, 1),
@@ -102,31 +105,43 @@ def pipeline_rate(batches: TrainingBatches, arguments: argparse.Namespace) -> fl
         started, taken = time.perf_counter(), 0
         while time.perf_counter() - started < arguments.seconds:
             number += 1
-            taken += len(prefetcher.get(number, arguments.input_size).inputs)
+            taken += len(prefetcher.get(number, arguments.input_size).crops)
         return taken / (time.perf_counter() - started)
+
+
+def core_milliseconds(batches: TrainingBatches, input_size: int, batch_size: int, count: int = 12) -> float:
+    """Processor time of one image, in milliseconds; other work on the machine does not count."""
+    for number in range(2):
+        batches.build(number, input_size)
+    started = time.process_time()
+    for number in range(2, 2 + count):
+        batches.build(number, input_size)
+    return 1000 * (time.process_time() - started) / (count * batch_size)
 
 
 def training_rate(batch: Batch, seconds: float) -> float:
     """Images a second of the lightweight network's updates on a batch that is ready, as in training."""
     import keras
 
+    from trainer.devices import jit_pays
     from trainer.losses import BeliefMapLoss
     from trainer.models import build
+    from trainer.run_network import served_from_bytes
 
-    model = build("lightweight", batch_norm=True)
+    model = served_from_bytes(build("lightweight", batch_norm=True))
     model.compile(
         optimizer=keras.optimizers.AdamW(use_ema=True),
         loss=[BeliefMapLoss() for _ in range(3)],
-        jit_compile=False,
+        jit_compile=jit_pays(),
     )
     targets = [batch.targets] * 3
     for _ in range(2):  # tracing and memory
-        model.train_on_batch(batch.inputs, targets)
+        model.train_on_batch(batch.crops, targets)
     started, updates = time.perf_counter(), 0
     while time.perf_counter() - started < seconds or updates < 3:
-        model.train_on_batch(batch.inputs, targets)
+        model.train_on_batch(batch.crops, targets)
         updates += 1
-    return updates * len(batch.inputs) / (time.perf_counter() - started)
+    return updates * len(batch.crops) / (time.perf_counter() - started)
 
 
 def backend() -> str:
