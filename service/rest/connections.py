@@ -4,7 +4,8 @@ Both classes only change what happens when a client breaks its protocol: the ans
 stays quiet, because a traceback for each such client would bury what the operator should see.
 """
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -13,23 +14,28 @@ from websockets.protocol import State
 
 
 class HttpConnection(HttpToolsProtocol):
-    """HTTP/1.1. A request that is still being answered when its connection is closed counts as abandoned.
+    """HTTP/1.1. What is written after the connection's end is dropped.
 
-    uvicorn learns of the end a little after the transport does, and what is written in between raises.
+    uvicorn learns of the end a little after the transport does, and an answer that is written in between would raise.
+    A WebSocket that the connection becomes writes to the same transport.
     """
 
-    def send_400_response(self, msg: str) -> None:
-        super().send_400_response(msg)  # which closes the connection
-        self._abandon()
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast("asyncio.Transport", _UntilItsEnd(transport)))
 
-    def eof_received(self) -> None:
-        super().eof_received()  # which has the transport close the connection
-        self._abandon()
 
-    def _abandon(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]  # first: None
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+class _UntilItsEnd:
+    """A transport that is not offended by what comes too late."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
 
 class WebSocketConnection(WebSocketsSansIOProtocol):

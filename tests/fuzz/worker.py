@@ -6,7 +6,9 @@ what it is for.
 
 import argparse
 import faulthandler
+import hashlib
 import json
+import os
 import sys
 import time
 import traceback
@@ -19,7 +21,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
-from tests.fuzz.targets import DICTIONARIES, TARGETS, Property, Target
+from tests.fuzz.targets import DICTIONARIES, TARGETS, Check, Property, Target
 
 _MEMORY_MB: Final = 2048
 _EXAMPLES_A_ROUND: Final = 100
@@ -64,8 +66,26 @@ def by_coverage(target: Target, out: Path, seconds: int, start: int) -> None:
     with ExitStack() as resources:
         with atheris.instrument_imports(include=_INSTRUMENTED):
             check = resources.enter_context(target.open_bytes())
-        atheris.Setup([sys.argv[0], *flags, str(grown), *seeds], check)
+        atheris.Setup([sys.argv[0], *flags, str(grown), *seeds], _ending_at_once(check, out))
         atheris.Fuzz()
+
+
+def _ending_at_once(check: Check, out: Path) -> Check:
+    """The check, which at the first thing that it finds writes the input to `out` and ends the process.
+
+    libFuzzer would do so, too, but only after Python has ended its threads, and those of a service in disorder may not.
+    """
+
+    def until_found(data: bytes) -> None:
+        try:
+            check(data)
+        except BaseException:  # noqa: BLE001 -- whatever it is, it is what we are looking for
+            (out / f"crash-{hashlib.sha1(data, usedforsecurity=False).hexdigest()}").write_bytes(data)
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+
+    return until_found
 
 
 def by_properties(target: Target, out: Path, seconds: int, start: int) -> int:
