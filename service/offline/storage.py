@@ -24,6 +24,7 @@ TOO_LARGE: Final = "body_too_large"  # as the service calls it
 TEMPORARY: Final = "_temporary"
 """Folder of what is only there while a job runs; `Place.tidy` removes it."""
 
+_SECRET: Final = re.compile(r"[a-z0-9+.-]+://[^/@]*:[^/@]*@")
 _WILD: Final = re.compile(r"[*?\[]")
 _WILD_IN_URL: Final = re.compile(r"[*\[]")  # "?" begins a URL's options
 
@@ -59,6 +60,8 @@ class Place:
                 return cls(str(path), LocalFileSystem(), path.as_posix())
             base, pattern = _split(path.as_posix(), _WILD)
             return cls(str(path), LocalFileSystem(), base, pattern)
+        if _SECRET.match(text):  # it would end up in the job's description and in logs
+            raise StorageError("keys belong into the environment (AWS_ACCESS_KEY_ID, ...), not into a URL")
         address, _, options = text.partition("?")
         wanted: str | None = None
         if _WILD_IN_URL.search(address):

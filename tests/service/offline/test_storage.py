@@ -47,6 +47,12 @@ def test_a_place_that_is_none_says_so_with_its_name(text: str) -> None:
         Place.at(text).pictures()
 
 
+def test_a_key_in_a_url_is_refused_and_not_repeated() -> None:
+    with pytest.raises(StorageError) as refused:
+        Place.at("s3://name:secret@bucket/photos")
+    assert "secret" not in str(refused.value)
+
+
 def test_a_file_over_the_limit_is_refused_before_it_is_read(folder: Path) -> None:
     place = Place.at(str(folder))
 
