@@ -237,8 +237,8 @@ def _stream() -> dict[str, bytes]:
         "values": no_options + bytes((description, 1, 2, 3, 1, 2, 3, 1)) + bytes(16),
         "ping": no_options + bytes((ping, 2)) + b"hi" + bytes((image,)),
         "parts": no_options + bytes((parts, 2)) + b"ab" + bytes((2,)) + b"cd",
-        "broken-frame": no_options + bytes((raw, 2)) + b"\xff\xff" + b"\0",
-        "leaves": no_options + bytes((image, raw, 0, 1)),
+        "broken-frame": no_options + bytes((raw, 0, 2)) + b"\xff\xff",
+        "leaves": no_options + bytes((image, raw, 1)) + b"\x82\xff\0\0",
     }
 
 

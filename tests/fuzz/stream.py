@@ -36,6 +36,7 @@ OPTIONS: Final[Sequence[str]] = (
 )
 _INTERNAL: Final = 1011  # how a stream that failed inside is closed
 _MESSAGES_AT_MOST: Final = 12
+_BROKEN_S: Final = 0.05
 _CLOSE_S: Final = 1.0  # for the service to close a connection whose protocol was broken
 _NUMBERS: Final[Sequence[Any]] = (
     0,
@@ -99,6 +100,9 @@ async def _converse(connection: ClientConnection, reader: Reader, image: bytes) 
             if not reader.left:
                 break
             if not await _say(connection, reader, image):
+                # The service may rightly wait for the rest of what it took for a frame: this side leaves.
+                await asyncio.wait([reading], timeout=_BROKEN_S)
+                connection.transport.abort()
                 return
         await connection.send('{"end": true}')
         await reading
@@ -120,7 +124,7 @@ async def _read_all(connection: ClientConnection) -> None:
 
 
 async def _say(connection: ClientConnection, reader: Reader, image: bytes) -> bool:
-    """One thing that a client may do; False if it has left."""
+    """One thing that a client may do; False if it was no frame of a WebSocket's, and nothing may follow."""
     match reader.number() % 7:
         case 0:
             await connection.send(reader.short(), text=True)  # whether it is UTF-8 is the service's business
@@ -136,10 +140,8 @@ async def _say(connection: ClientConnection, reader: Reader, image: bytes) -> bo
         case 5:
             await connection.send([reader.short(), reader.short()])
         case _:
-            connection.transport.write(reader.short())
-            if reader.number() % 2:
-                connection.transport.abort()
-                return False
+            connection.transport.write(reader.rest() if reader.number() % 2 else reader.short())
+            return False
     return True
 
 
