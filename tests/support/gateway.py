@@ -141,6 +141,7 @@ class Gateway:
             options or ServerOptions(port=0, max_message_bytes=self.policy.max_body_bytes),
             interceptors=[] if doorkeeper is None else [AccessInterceptor(doorkeeper, self.requests)],
             credentials=None if tls is None else server_credentials(tls.now),
+            uploads=self.uploads,
         )
         self.tls = tls
         self.port = 0

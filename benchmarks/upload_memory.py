@@ -1,0 +1,167 @@
+"""What many large uploads at a time make the gateway hold, and the bound that its settings promise.
+
+    python -m benchmarks.upload_memory --uploads 200
+
+A gateway whose model costs nothing is sent so many bodies of the largest size allowed, all at once and each slowly
+enough for all of them to be under way together. Its memory is watched from idle on. The bound is computed from the
+settings alone, as docs/security.md derives it; the exit code tells whether it held.
+"""
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import socket
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import numpy as np
+import uvloop
+from PIL import Image
+
+from benchmarks.peers import EXAMPLE
+from benchmarks.servers import Running, gateway, running
+from service.inference.memory import SMALL_IMAGE_BYTES
+from service.rpc.handpose.v1 import hand_pose_pb2 as pb
+from service.rpc.handpose.v1 import hand_pose_pb2_grpc
+from service.settings import Settings
+
+_READ_AT_A_TIME: Final = 256 * 1024  # what uvloop reads of a connection before anybody can ask it to pause
+_HIGH_WATER: Final = 64 * 1024  # what uvicorn gathers before it does
+_PIECE: Final = 256 * 1024
+_MIB: Final = 1024 * 1024
+
+
+def bound(settings: Settings, connections: int) -> dict[str, int]:
+    """The most that the gateway may hold above idle, in bytes, by what holds it.
+
+    Args:
+        settings: the gateway's.
+        connections: of REST that are open at a time.
+    """
+    threads = settings.worker_threads or os.cpu_count() or 1
+    return {
+        "bodies and frames": settings.upload_bytes,
+        "messages that gRPC receives": settings.upload_bytes,
+        "the copy that one body is read into": settings.max_body_bytes,
+        "large images being decoded": settings.decode_bytes,
+        "small images and JSON in worker threads": threads * (SMALL_IMAGE_BYTES + 3 * settings.max_body_bytes),
+        "read from connections and not taken yet": min(connections, settings.max_connections)
+        * (_READ_AT_A_TIME + _HIGH_WATER),
+    }
+
+
+def free_port() -> int:
+    """One that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def largest(max_bytes: int, kind: str) -> bytes:
+    """An image file of almost the largest size: noise, which compresses badly."""
+    side = int((max_bytes / 3.1) ** 0.5)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
+    buffer = io.BytesIO()
+    noise.save(buffer, kind, **({"compress_level": 0} if kind == "PNG" else {"quality": 100}))
+    return buffer.getvalue()
+
+
+async def upload(port: int, body: bytes, started: asyncio.Barrier) -> str:
+    """Send one body over REST in pieces; what became of it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(
+            b"POST /v1/hand-pose HTTP/1.1\r\nHost: gateway\r\nContent-Type: image/png\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        await started.wait()
+        answer = asyncio.ensure_future(reader.readline())
+        for at in range(0, len(body), _PIECE):
+            piece = body[at : at + _PIECE]
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await writer.drain()
+            await asyncio.sleep(0.01)
+            if answer.done():
+                break
+        else:
+            writer.write(b"0\r\n\r\n")
+        return (await answer)[9:12].decode() or "closed"
+    except (ConnectionError, RuntimeError):  # uvloop has the latter for a connection that is gone
+        return "closed"
+    finally:
+        writer.close()
+
+
+async def call(port: int, body: bytes) -> str:
+    """Send one image over gRPC; what became of it."""
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        stub: Any = hand_pose_pb2_grpc.HandPoseServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
+        try:
+            await stub.Estimate(pb.EstimateRequest(image=body), timeout=120)
+        except grpc.aio.AioRpcError as error:
+            return str(error.code().name)
+        return "OK"
+
+
+async def measure(started: Running, protocol: str, rpc_port: int, body: bytes, uploads: int) -> dict[str, Any]:
+    """Send them all at once; what became of them, and the memory at rest and at its most, in bytes."""
+    idle = started.resident_bytes()
+    watching = asyncio.create_task(_most(started))
+    if protocol == "rest":
+        barrier = asyncio.Barrier(uploads)
+        sent = [upload(started.port, body, barrier) for _ in range(uploads)]
+    else:
+        sent = [call(rpc_port, body) for _ in range(uploads)]
+    outcomes = Counter(await asyncio.gather(*sent))
+    watching.cancel()
+    peak = (await asyncio.gather(watching, return_exceptions=True))[0]
+    assert isinstance(peak, int)
+    return {"outcomes": dict(outcomes), "idle": idle, "peak_over_idle": peak - idle}
+
+
+async def _most(started: Running) -> int:
+    most = 0
+    try:
+        while True:
+            most = max(most, started.resident_bytes())
+            await asyncio.sleep(0.01)
+    except asyncio.CancelledError:
+        return most
+
+
+def main() -> int:
+    """Measure, and print bound and peak."""
+    parser = argparse.ArgumentParser(description="Memory of the gateway under many large uploads.")
+    parser.add_argument("--uploads", type=int, default=200)
+    parser.add_argument("--protocol", choices=("rest", "grpc"), default="rest")
+    parser.add_argument(
+        "--image", choices=("PNG", "JPEG"), default="PNG", help="what is uploaded: noise of this format"
+    )
+    parser.add_argument("--json", type=Path, help="where to write the result, too")
+    arguments = parser.parse_args()
+    settings = Settings.from_environment(os.environ)
+    mine = {name.removeprefix("HANDPOSE_"): value for name, value in os.environ.items() if name.startswith("HANDPOSE_")}
+    body = largest(settings.max_body_bytes - 1024, arguments.image)
+    rpc_port = free_port()
+    server = gateway("null", GRPC_PORT=str(rpc_port), **mine)
+    with running(server, EXAMPLE.read_bytes()) as started:
+        result = uvloop.run(measure(started, arguments.protocol, rpc_port, body, arguments.uploads))
+    parts = bound(settings, arguments.uploads)
+    promised = sum(parts.values())
+    for name, size in parts.items():
+        print(f"{size / _MIB:8.0f} MiB  {name}")
+    print(f"{promised / _MIB:8.0f} MiB  bound: the sum")
+    print(f"{result['peak_over_idle'] / _MIB:8.0f} MiB  measured: peak over idle ({result['idle'] / _MIB:.0f} MiB)")
+    print(f"{arguments.uploads} uploads of {len(body) / _MIB:.1f} MiB: {result['outcomes']}")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps({**result, "bound": promised, "parts": parts}, indent=2) + "\n")
+    return 0 if result["peak_over_idle"] <= promised else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

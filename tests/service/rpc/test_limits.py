@@ -1,0 +1,161 @@
+"""What gRPC receives is bounded in number, size and time, on real sockets. Time-outs are waited for, never slept."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from service.rpc.handpose.v1 import hand_pose_pb2 as pb
+from service.rpc.server import ServerOptions
+from tests.support.gateway import Gateway, details_of
+from tests.support.images import image_bytes
+from tests.support.waiting import until
+
+PHOTO = image_bytes()
+ESTIMATE = "/handpose.v1.HandPoseService/Estimate"
+MESSAGE_BYTES = 64 * 1024
+
+
+@asynccontextmanager
+async def gateway(options: ServerOptions, **others: Any) -> AsyncIterator[Gateway]:
+    with ThreadPoolExecutor(1) as workers:
+        running = Gateway(workers, options=options, **others)
+        await running.start()
+        try:
+            yield running
+        finally:
+            await running.stop()
+
+
+def unfinished_call(gateway: Gateway) -> Any:
+    """A call of `Estimate` that never sends its message, as `write` on it would."""
+    return gateway.channel().stream_unary(ESTIMATE)()
+
+
+async def code_of(call: Any) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    code: grpc.StatusCode = caught.value.code()
+    return code
+
+
+async def test_message_that_does_not_come_is_not_waited_for() -> None:
+    async with gateway(ServerOptions(port=0, message_timeout_s=0.05)) as running:
+        call = unfinished_call(running)
+        await call.wait_for_connection()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert details_of(caught.value).info.metadata["code"] == "body_too_slow"
+        assert (await running.stub().Estimate(pb.EstimateRequest(image=PHOTO))).hands
+
+
+async def test_only_so_many_messages_are_received_at_a_time() -> None:
+    options = ServerOptions(port=0, max_message_bytes=MESSAGE_BYTES, message_timeout_s=0.1)
+    async with gateway(options, upload_bytes=2 * MESSAGE_BYTES) as running:
+        slow = [unfinished_call(running) for _ in range(2)]
+        for each in slow:
+            await each.wait_for_connection()
+        answered = await running.stub().Estimate(pb.EstimateRequest(image=PHOTO))  # has its turn when theirs are over
+        assert answered.hands
+        assert {await code_of(each) for each in slow} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+async def test_messages_beyond_the_budget_are_told_to_come_back() -> None:
+    async with gateway(ServerOptions(port=0, max_message_bytes=1000), upload_bytes=2000) as running:
+        running.backend.hold()
+        stub = running.stub()
+        first = asyncio.ensure_future(stub.Estimate(pb.EstimateRequest(image=PHOTO + bytes(856 - len(PHOTO)))))
+        await running.backend.arrived()
+        assert running.uploads.held >= 2 * 856
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Estimate(pb.EstimateRequest(image=PHOTO + bytes(150)))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert details_of(caught.value).info.metadata["code"] == "out_of_memory_budget"
+        assert details_of(caught.value).retry is not None
+        running.backend.release()
+        assert (await first).hands
+        await until(lambda: running.uploads.held == 0)
+
+
+async def test_streams_are_bounded() -> None:
+    async with gateway(ServerOptions(port=0, max_streams=1)) as running:
+        stub = running.stub()
+        first = stub.EstimateStream()
+        await first.write(pb.EstimateStreamRequest(frame=pb.Frame(image=PHOTO)))
+        await first.read()
+        second = stub.EstimateStream()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await second.read()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await first.done_writing()
+        assert await first.code() is grpc.StatusCode.OK
+
+
+async def test_frame_beyond_the_budget_ends_its_stream() -> None:
+    async with gateway(ServerOptions(port=0, max_message_bytes=1000), upload_bytes=100) as running:
+        stream = running.stub().EstimateStream()
+        await stream.write(pb.EstimateStreamRequest(frame=pb.Frame(image=PHOTO)))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_message_far_above_the_limit_is_refused() -> None:
+    async with gateway(ServerOptions(port=0, max_message_bytes=1000)) as running:
+        call = running.stub().Estimate(pb.EstimateRequest(image=bytes(2_000_000)))
+        assert await code_of(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_metadata_is_bounded() -> None:
+    async with gateway(ServerOptions(port=0, max_head_bytes=2048)) as running:
+        call = running.stub().Estimate(pb.EstimateRequest(image=PHOTO), metadata=(("x-long", "x" * 5000),))
+        assert await code_of(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_calls_on_one_connection_are_bounded_and_the_others_wait() -> None:
+    async with gateway(ServerOptions(port=0, max_calls_per_connection=1)) as running:
+        running.backend.hold()
+        stub = running.stub()
+        calls = [asyncio.ensure_future(stub.Estimate(pb.EstimateRequest(image=PHOTO))) for _ in range(2)]
+        await running.backend.arrived()
+        assert running.requests.in_flight == 1
+        running.backend.release()
+        assert all([(await each).hands for each in calls])
+
+
+async def test_connection_without_calls_is_closed() -> None:
+    async with gateway(ServerOptions(port=0, idle_s=0.2)) as running:
+        channel = running.channel()
+        await channel.channel_ready()
+        state = grpc.ChannelConnectivity.READY
+        async with asyncio.timeout(20):
+            await channel.wait_for_state_change(state)
+        assert channel.get_state() is not state
+
+
+async def test_connection_that_says_nothing_is_closed() -> None:
+    async with gateway(ServerOptions(port=0, handshake_timeout_s=0.2)) as running:
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        async with asyncio.timeout(20):
+            while await reader.read(1024):
+                pass
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_what_is_no_http2_harms_nobody() -> None:
+    async with gateway(ServerOptions(port=0)) as running:
+
+        def talk() -> bytes:
+            with socket.create_connection(("127.0.0.1", running.port), timeout=20) as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(1000))
+                return client.recv(1024)
+
+        await asyncio.to_thread(talk)
+        assert (await running.stub().Estimate(pb.EstimateRequest(image=PHOTO))).hands
