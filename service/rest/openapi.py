@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 
 from service.inference.errors import ErrorKind
 from service.pose.images import FORMATS
+from service.rest.access import OPEN_PATHS
 from service.rest.problems import MEDIA_TYPE, PROBLEM_TYPES
 from service.rest.schemas import FieldProblem, HandPoseRequest, Problem, RequestedBox
 
@@ -263,9 +264,26 @@ def describe(app: FastAPI) -> Document:
         ],
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
+    _describe_keys(document)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for model in (Problem, FieldProblem, HandPoseRequest, RequestedBox):
         schema = model.model_json_schema(ref_template=_SCHEMA_REF)
         schema.pop("$defs", None)
         schemas[model.__name__] = schema
     return document
+
+
+def _describe_keys(document: Document) -> None:
+    """Which calls need a key, where the service asks for keys; and what they answer without one."""
+    document.setdefault("components", {})["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "an API key, where the service asks for one"}
+    }
+    refusals = {
+        str(status): each for status, each in _problems(ErrorKind.UNAUTHENTICATED, ErrorKind.OVERLOADED).items()
+    }
+    for path, operations in document["paths"].items():
+        if path in OPEN_PATHS:
+            continue
+        for operation in operations.values():
+            operation["security"] = [{}, {"key": []}]
+            operation["responses"] = {**refusals, **operation["responses"]}

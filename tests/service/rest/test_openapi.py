@@ -46,7 +46,7 @@ def test_document_describes_all_kinds_of_body(document: Document) -> None:
 def test_document_describes_all_answers(document: Document) -> None:
     responses = document["paths"][HAND_POSE]["post"]["responses"]
     assert set(responses) == {
-        *("200", "400", "404", "406", "408", "413", "415", "422", "429", "500", "503", "504"),
+        *("200", "400", "401", "404", "406", "408", "413", "415", "422", "429", "500", "503", "504"),
     }
     assert set(responses["200"]["content"]) == {"application/json", "image/png", "image/jpeg"}
     assert set(responses["200"]["headers"]) == {"X-Request-Id", "X-Model-Variant"}
@@ -106,3 +106,15 @@ async def test_body_the_document_describes_is_understood(gateway: Gateway, docum
 def check(value: Any, schema: Document, document: Document) -> None:
     """Raise unless the value fits the schema, whose references point into the document."""
     OAS31Validator({**schema, "components": document["components"]}).validate(value)
+
+
+async def test_calls_that_may_need_a_key_say_so_and_health_does_not(gateway: Gateway) -> None:
+    document = (await gateway.client.get("/openapi.json")).json()
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    with_key = {
+        path
+        for path, operations in document["paths"].items()
+        for operation in operations.values()
+        if {"key": []} in operation.get("security", []) and {"401", "429"} <= operation["responses"].keys()
+    }
+    assert with_key == set(document["paths"]) - {"/livez", "/readyz"}
