@@ -6,15 +6,22 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from service.inference.access import AccessPolicy, ApiKey, Doorkeeper
+from service.inference.keys import digest_of
 from tests.support.gateway import Gateway
 
 T = TypeVar("T")
 
 
 class Service:
-    """A running gateway; `urls` are its two addresses."""
+    """A running gateway; `urls` are its two addresses.
 
-    def __init__(self) -> None:
+    Args:
+        key: the only key that it lets in; None: it asks for none.
+    """
+
+    def __init__(self, key: str | None = None) -> None:
+        self._key = key
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway")
         self._workers = ThreadPoolExecutor(1)
@@ -45,7 +52,11 @@ class Service:
         self._workers.shutdown()
 
     async def _start(self) -> Gateway:
-        gateway = Gateway(self._workers)
+        doorkeeper = None
+        if self._key is not None:
+            doorkeeper = Doorkeeper(AccessPolicy(), time=self._loop.time)
+            doorkeeper.follow([ApiKey("tests", digest_of(self._key))])
+        gateway = Gateway(self._workers, doorkeeper=doorkeeper)
         await gateway.start()
         await gateway.start_rest()
         return gateway

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from service.cli.main import main
+from service.inference.keys import new_key
 from service.pose.keypoints import KEYPOINT_NAMES
 from tests.support.images import image_bytes, picture
 from tests.support.running_service import Service
@@ -219,3 +220,27 @@ def test_what_is_no_video_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["estimate", str(path), "--url", "http://127.0.0.1:1"]) == 1
 
     assert "not a video that can be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["option", "file", "environment"])
+def test_key_is_taken_from_option_file_or_environment(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, path = new_key(), tmp_path / "key"
+    path.write_text(f"{key}\n")
+    given = {"option": ["--api-key", key], "file": ["--api-key-file", str(path)], "environment": []}[how]
+    if how == "environment":
+        monkeypatch.setenv("HANDPOSE_API_KEY", key)
+    service = Service(key)
+    try:
+        assert main(["models", "--url", service.urls["rest"]]) == (0 if how == "environment" else 1)
+        assert main(["models", "--url", service.urls["grpc"], *given]) == 0
+    finally:
+        service.close()
+    assert key not in "".join(capsys.readouterr())
+
+
+def test_key_file_that_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = str(tmp_path / "none")
+    assert main(["models", "--url", "http://127.0.0.1:1", "--api-key-file", missing]) == 1
+    assert f"{missing}: no key can be read from it" in capsys.readouterr().err
