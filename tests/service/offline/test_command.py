@@ -1,0 +1,34 @@
+"""The display says how far the job is, also where there is no terminal."""
+
+from collections import Counter
+
+import pytest
+
+from service.offline.command import Display
+from service.offline.engine import Progress
+
+
+def test_without_a_terminal_progress_is_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(images=6, done=2)
+    with Display(6) as display:
+        display.show(progress)
+        progress.add({"shard": 1, "images": 2, "failed": [], "process": 7})
+        display.show(progress)  # too soon after the first line
+        progress.add({"shard": 2, "images": 2, "failed": ["body_too_large"], "process": 8})
+        display.show(progress)
+
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "2 of 6 pictures"
+    assert last.startswith("6 of 6 pictures, 1 without keypoints")
+    assert last.endswith("a second")
+
+
+def test_a_shard_that_was_done_twice_counts_once() -> None:
+    progress = Progress(images=6, done=2)
+    row = {"shard": 1, "images": 2, "failed": ["too_many_pixels"], "process": 7}
+
+    progress.add(row)
+    progress.add({**row, "process": 8})
+
+    assert (progress.done, progress.worked, progress.failed) == (4, 2, Counter({"too_many_pixels": 1}))
+    assert progress.processes == Counter({7: 1})
