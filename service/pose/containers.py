@@ -65,7 +65,7 @@ def cleaned(data: bytes) -> Cleaned:
     kind = _kind_of(data)
     try:
         return _CLEANERS[kind](data)
-    except (IndexError, struct.error) as error:
+    except (IndexError, OverflowError, struct.error) as error:  # OverflowError: an offset beyond all memory
         raise BrokenContainerError("it breaks off") from error
 
 
@@ -78,7 +78,7 @@ def orientation_in(exif: bytes) -> int:
             if tag == _ORIENTATION_TAG and kind == 3 and count == 1:
                 value = int(struct.unpack_from(layout.order + "H", tiff, value_at)[0])
                 return value if 1 <= value <= 8 else 1
-    except (struct.error, BrokenContainerError):  # cameras damage it
+    except (OverflowError, struct.error, BrokenContainerError):  # cameras damage it
         return 1
     return 1
 
@@ -114,12 +114,15 @@ def _kind_of_media(data: bytes) -> Kind:
 
 # JPEG
 
+_END: Final = b"\xff\xd9"
+_PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})  # frames whose scans each refine the whole picture
 _APPLICATION_MARKS: Final = {0xE0: b"JFIF", 0xEE: b"Adobe"}  # they say which colours the components are
 
 
 def _clean_jpeg(data: bytes) -> Cleaned:
     """Keeps what decoding needs, JFIF, Adobe's colour mark and the profile, up to the end of the first picture."""
     view, parts, orientation, profile_bytes, at = memoryview(data), [memoryview(data)[:2]], 1, 0, 2
+    progressive = False
     for _ in range(MAX_SEGMENTS):
         at = data.find(b"\xff", at)
         if at < 0:
@@ -135,6 +138,7 @@ def _clean_jpeg(data: bytes) -> Cleaned:
             break
         end = at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
         content = data[at + 4 : min(end, at + 40)]
+        progressive = progressive or marker in _PROGRESSIVE
         if marker == 0xE1 and content.startswith(_EXIF_START) and orientation == 1:
             orientation = orientation_in(data[at + 4 : end])
         if marker == 0xE2 and content.startswith(b"ICC_PROFILE\x00"):
@@ -146,10 +150,11 @@ def _clean_jpeg(data: bytes) -> Cleaned:
         at = end
     else:
         raise BrokenContainerError("it has too many segments")
-    # Neither marker occurs within coded pixels, where 0xFF is always followed by 0x00 or a restart marker.
-    end = data.find(b"\xff\xd9", at)
-    end = len(data) if end < 0 else end + 2
-    if data.count(b"\xff\xda", at, end) > MAX_SCANS:
+    # Neither mark occurs within coded pixels, where 0xFF is always followed by 0x00 or a restart mark. Where a scan can
+    # be all but empty, the first end counts, and the scans before it; elsewhere looking would cost more than it saves.
+    last = data.find(_END, at) if progressive else data.rfind(_END, at)
+    end = len(data) if last < 0 else last + len(_END)
+    if progressive and data.count(b"\xff\xda", at, end) > MAX_SCANS:
         raise BrokenContainerError("it has too many scans")
     return Cleaned("JPEG", b"".join([*parts, view[at:end]]), orientation)
 

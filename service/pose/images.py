@@ -159,7 +159,8 @@ class OpenedImage:
             return
         width, height = self._full
         shrink = max(1.0, max(width, height) / enough_pixels)
-        drafted = self._picture.draft(None, (round(width / shrink), round(height / shrink)))
+        least = max(1, round(width / shrink)), max(1, round(height / shrink))
+        drafted = self._picture.draft(None, least)
         self._factor = 1.0 if drafted is None else width / drafted[1][2]
 
     @property

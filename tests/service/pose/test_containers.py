@@ -290,3 +290,11 @@ def test_a_progressive_photo_is_held_whole_even_if_it_comes_out_smaller() -> Non
     opened = open_image(large.getvalue())
     opened.shrink(256)
     assert opened.bytes_needed > 4000 * 3000 * 6
+
+
+def test_an_offset_beyond_all_memory_breaks_off() -> None:
+    big_tiff = b"II" + struct.pack("<HHHQ", 43, 8, 0, 2**64 - 2) + bytes(32)
+
+    with pytest.raises(BrokenImageError, match="breaks off"):
+        decode_image(big_tiff)
+    assert orientation_in(b"Exif\x00\x00" + big_tiff) == 1

@@ -117,6 +117,12 @@ def test_transparency_shows_white() -> None:
     assert decode_image(encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 0)))).pixels.getpixel((1, 1)) == WHITE
 
 
+def test_a_jpeg_that_is_hardly_higher_than_nothing_is_decoded_smaller_too() -> None:
+    decoded = decode_image(encoded(Image.new("RGB", (4000, 1)), "JPEG"), enough_pixels=64)
+
+    assert (decoded.width, decoded.height, decoded.pixels.height) == (4000, 1, 1)
+
+
 def test_16_bit_grey_is_scaled_not_clipped() -> None:
     grey = Image.fromarray(np.full((4, 4), 128 << 8, np.uint16))
     assert decode_image(encoded(grey)).pixels.getpixel((1, 1)) == (128, 128, 128)
