@@ -25,14 +25,15 @@ from tests.fuzz.targets import FoundError
 from tests.support.backend import same_hand_everywhere
 from tests.support.stand_in import add_version
 
-ANSWER_S: Final = 10.0
-"""Within so many seconds every answer must be there: the service's own deadlines are shorter."""
+ANSWER_S: Final = 90.0
+"""Within so many seconds every answer must be there. The service gives up earlier. Both are long, because fuzzers share
+their cores, and one that waits for its turn has not found a hang."""
 
 _SETTINGS: Final = {
     "HANDPOSE_REST_PORT": "0",
     "HANDPOSE_GRPC_PORT": "0",
-    "HANDPOSE_DEFAULT_DEADLINE_MS": "5000",
-    "HANDPOSE_MAX_DEADLINE_MS": "5000",
+    "HANDPOSE_DEFAULT_DEADLINE_MS": "60000",
+    "HANDPOSE_MAX_DEADLINE_MS": "60000",
     "HANDPOSE_MAX_BODY_BYTES": "65536",
     "HANDPOSE_MAX_PIXELS": "1000000",
     "HANDPOSE_MAX_BATCH_IMAGES": "4",

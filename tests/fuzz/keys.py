@@ -33,7 +33,7 @@ _UPGRADE: Final = (
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
 )
 _METHOD: Final = f"/{SERVICE_NAME}/ListModels"
-_CALL_S: Final = 8.0
+_CALL_S: Final = 80.0
 _GUESSES_ALLOWED: Final = 1_000_000_000  # or there would be nothing but "wait" after the tenth input
 _REFUSALS: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED})
 

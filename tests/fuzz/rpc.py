@@ -39,7 +39,7 @@ KEYS: Final[Sequence[str]] = (
 )
 _STREAMING: Final = frozenset({METHODS[2], METHODS[5]})
 _NEVER: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
-_CALL_S: Final = 8.0
+_CALL_S: Final = 80.0
 _GIVEN_UP_HERE: Final = "Internal error from Core"
 """What this side's own library makes of a write to a stream that the service has ended; the service never says it."""
 

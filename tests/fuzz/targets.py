@@ -51,7 +51,7 @@ class Target:
     about: str
     engine: Engine
     max_bytes: int = 4096
-    hang_s: int = 30
+    hang_s: int = 180
 
     def open_bytes(self) -> AbstractContextManager[Check]:
         """The check of a `coverage` target, with whatever it needs running around it."""
