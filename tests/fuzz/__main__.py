@@ -19,7 +19,7 @@ from typing import Final
 from tests.fuzz.targets import TARGETS
 
 _ROOT: Final = Path(__file__).resolve().parent.parent.parent
-_TO_START_AND_STOP_S: Final = 300  # on a machine that is busy with other fuzzers
+_TO_START_AND_STOP_S: Final = 900  # on a machine that is busy with other fuzzers
 _SAY_EVERY_S: Final = 60
 _RUNS: Final = re.compile(r"^stat::number_of_executed_units: (\d+)$", re.MULTILINE)
 _DONE: Final = re.compile(r"^Done \d+ runs in (\d+) second", re.MULTILINE)
