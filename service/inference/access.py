@@ -20,7 +20,7 @@ from service.inference.errors import OverloadedError, UnauthenticatedError
 from service.inference.keys import digest_of, is_key
 
 MAX_KEYS: Final = 1000
-"""Every key is compared with every request's, so their number is bounded: a thousand take about a tenth of a ms."""
+"""Every key is compared with every request's, so their number is bounded: a thousand take about half a ms."""
 
 _LONGEST_AUTHORIZATION: Final = 256
 _NOBODY: Final = b"\0" * 32
