@@ -94,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--address",
         default="local",
-        help="where Ray is: local starts it on this machine (default), auto, host:port or ray://host:port",
+        type=_address,
+        help="where Ray is: local starts it on this machine (default); auto or host:port join a cluster, from one of its"
+        " machines",
     )
     parser.add_argument(
         "--workers", type=_at_least(int, 1), metavar="N", help="models at work at the same time (default: all that fit)"
@@ -115,6 +117,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model-repo", type=Path, metavar="DIR", help="folder of servables, the same on every machine")
     return parser
+
+
+def _address(text: str) -> str:
+    if text.startswith("ray://"):
+        raise argparse.ArgumentTypeError(
+            "Ray Data does not work over ray://; run the command on a machine of the cluster with --address auto, as"
+            " ray job submit does"
+        )
+    return text
 
 
 def _at_least(kind: Callable[[str], T], least: T) -> Callable[[str], T]:

@@ -85,7 +85,7 @@ def cluster(address: str, workers: Workers) -> Iterator[None]:
     """Ray on this machine for as long as the block runs, or a connection to a cluster that is there.
 
     Args:
-        address: `local`, `auto`, `host:port` or `ray://host:port`.
+        address: `local`, `auto` or `host:port`.
         workers: what they need; on this machine, Ray gets no more.
 
     Raises:

@@ -21,8 +21,14 @@ def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["in"], ["in", "--out", "o", "--workers", "0"], ["in", "--out", "o", "--format", "csv"]],
-    ids=["nothing", "no --out", "no workers", "no such format"],
+    [
+        [],
+        ["in"],
+        ["in", "--out", "o", "--workers", "0"],
+        ["in", "--out", "o", "--format", "csv"],
+        ["in", "--out", "o", "--address", "ray://head:10001"],
+    ],
+    ids=["nothing", "no --out", "no workers", "no such format", "Ray's client"],
 )
 def test_wrong_words_end_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
