@@ -95,8 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         "--address",
         default="local",
         type=_address,
-        help="where Ray is: local starts it on this machine (default); auto or host:port join a cluster, from one of its"
-        " machines",
+        help="where Ray is: local starts it on this machine (default); auto or host:port join a cluster from within",
     )
     parser.add_argument(
         "--workers", type=_at_least(int, 1), metavar="N", help="models at work at the same time (default: all that fit)"
