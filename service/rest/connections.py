@@ -5,6 +5,7 @@ stays quiet, because a traceback for each such client would bury what the operat
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn._types import ASGISendEvent
@@ -21,21 +22,36 @@ class HttpConnection(HttpToolsProtocol):
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast("asyncio.Transport", _UntilItsEnd(transport)))
+        quiet = _UntilItsEnd(transport, lambda: self.close_connection(transport))
+        super().connection_made(cast("asyncio.Transport", quiet))
+
+    def close_connection(self, transport: asyncio.Transport) -> None:
+        """Close it, after the last answer or because something is wrong; what was written is still sent."""
+        transport.close()
 
 
 class _UntilItsEnd:
     """A transport that is not offended by what comes too late."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self._transport = transport
+        self._close = close
+        self._closed = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        if not self._transport.is_closing():
+        if not self.is_closing():
             self._transport.write(data)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def is_closing(self) -> bool:
+        return self._closed or self._transport.is_closing()
 
 
 class WebSocketConnection(WebSocketsSansIOProtocol):

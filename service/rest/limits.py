@@ -253,6 +253,18 @@ class LimitedHttp(HttpConnection):
         self._stop_timer()
         super().handle_websocket_upgrade()
 
+    def close_connection(self, transport: asyncio.Transport) -> None:
+        if self._in_head or self._deaf:
+            transport.close()
+            return
+        # The answer did not wait for the body, see below; here the connection was to be closed after it.
+        self._deaf = True
+        self.flow.resume_reading()
+        self._stop_timer()
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._timer = self.loop.call_later(self.limits.linger_s, transport.abort)
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not self._in_head and not self.transport.is_closing():

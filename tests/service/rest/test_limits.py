@@ -249,6 +249,26 @@ async def test_connection_is_kept_where_the_rest_of_a_refused_body_comes() -> No
         assert (await client.answer()).status == 200
 
 
+async def test_sender_of_a_refused_body_can_read_why_although_the_connection_is_closed_then() -> None:
+    async with gateway() as running:
+        body = b"x" * 1_000_000
+        head = f"POST {PATH} HTTP/1.1\r\nContent-Type: text/css\r\nConnection: close\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
+        client = await Client.to(running, head.encode() + body)
+        assert (await client.answer()).status == 415
+        assert await client.is_closed()
+
+
+async def test_body_without_end_is_cut_off_where_the_connection_is_closed_after_its_answer() -> None:
+    async with gateway(ConnectionLimits(linger_s=SOON)) as running:
+        head = f"POST {PATH} HTTP/1.1\r\nContent-Type: text/css\r\nConnection: close\r\n"
+        head += "Transfer-Encoding: chunked\r\n\r\n"
+        client = await Client.to(running, head)
+        assert (await client.answer()).status == 415
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(client.send_for_ever(b"1000\r\n" + bytes(0x1000) + b"\r\n"), 20)
+
+
 async def test_uploads_beyond_the_budget_are_told_to_come_back() -> None:
     async with gateway(upload_bytes=100_000) as running:
         slow = await Client.to(running, f"{POST}Content-Length: 90000\r\n\r\n".encode() + bytes(60_000))
