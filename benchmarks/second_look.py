@@ -9,6 +9,7 @@ shares of keypoints whose distance from the label, over the longer side of the h
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections import Counter
@@ -77,7 +78,7 @@ def single_hands(samples: Sequence[Sample], names: str) -> list[Sample]:
 
 def look(run: Run, size: int, image: DecodedImage, box: Box) -> tuple[NDArray[np.float64], ...]:
     """Keypoints [21, 2] in the image for each of `LOOKS`."""
-    held = small_copy(image, ENOUGH * size)
+    held = small_copy(image, math.ceil(ENOUGH * size))
     first, scores = _ask(run, size, held, Box(0.0, 0.0, float(image.width), float(image.height)))
     second = first
     region = region_to_look_closer(first, scores, (image.width, image.height))

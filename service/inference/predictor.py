@@ -386,7 +386,7 @@ class Predictor:
             raise DeadlineExceededError("the request's time was up before its image could be decoded")
         with _image_errors():
             image = open_image(request.image, max_pixels=self._limits.max_pixels)
-        again = max(model.input_size) * ENOUGH if self._second_look and not request.rois else None
+        again = math.ceil(max(model.input_size) * ENOUGH) if self._second_look and not request.rois else None
         large = _Large(image, _regions_to_show(request.rois, image), again)
         if request.full_picture:
             return large
