@@ -4,9 +4,9 @@
 
 One gateway, with keys, as `python -m service` runs it and with its default limits. A probe sends small photos at a
 steady rate all the time, from this process; the attackers are another process, and hold a valid key, but for the one
-that guesses. Before and after each attack there is a quiet window, and the probe's p99 beside the attack is compared
-with its p99 in those two. Memory is the peak of the gateway's resident memory in the window (VmHWM, begun anew by
-/proc/PID/clear_refs) over what it held in the quiet window before.
+that guesses. Windows with and without the attack take turns, and the probe's p99 in the ones is compared with that in
+the others. Memory is the peak of the gateway's resident memory in such a window (VmHWM, begun anew by
+/proc/PID/clear_refs) over what it held before it.
 """
 
 import argparse
@@ -82,7 +82,7 @@ class Result:
         per_second: how many were begun each second.
         answers: what was answered, and how often.
         memory_bytes: peak over what the gateway held before.
-        p99_quiet_ms: the probe's, in the windows before and after.
+        p99_quiet_ms: the probe's, in the windows without it.
         p99_beside_ms: the probe's, beside the attack.
         probes_failed: of the probe's requests, those that were not answered 200.
         alive: whether the gateway is still the same process, and ready.
@@ -403,9 +403,11 @@ class Measurement:
         started: the gateway.
         rate: of the probe, in requests a second.
         window_s: how long a window is.
+        rounds: windows with, and as many without an attack.
     """
 
-    def __init__(self, started: Running, rate: float, window_s: float) -> None:
+    def __init__(self, started: Running, rate: float, window_s: float, rounds: int) -> None:
+        self.rounds = rounds
         self._started = started
         self._rate = rate
         self._window_s = window_s
@@ -453,7 +455,6 @@ async def measure(measurement: Measurement, door: Door, only: Sequence[str]) -> 
         print("making files", file=sys.stderr, flush=True)
         known = await loop.run_in_executor(attackers, _make_ready)
         await measurement.window()  # memory and code paths settle
-        before = await measurement.window()
         for index, (name, per_second, seconds) in enumerate(known):
             if only and not any(text.lower() in name.lower() for text in only):
                 continue
@@ -461,21 +462,25 @@ async def measure(measurement: Measurement, door: Door, only: Sequence[str]) -> 
             async def strike(length: float, index: int = index) -> dict[str, int]:
                 return await loop.run_in_executor(attackers, _attack, index, door, length)
 
-            probes, answers, memory = await measurement.beside(strike, seconds)
-            after = await measurement.window()
+            quiet, probes, answers, memory = list[Answer](), list[Answer](), Counter[str](), 0
+            for _ in range(1 if seconds else measurement.rounds):
+                quiet += await measurement.window(seconds)
+                more, told, peak = await measurement.beside(strike, seconds)
+                probes += more
+                answers.update(told)
+                memory = max(memory, peak)
             result = Result(
                 attack=name,
                 per_second=per_second,
-                answers=answers,
+                answers=dict(answers),
                 memory_bytes=memory,
-                p99_quiet_ms=_p99(before + after),
+                p99_quiet_ms=_p99(quiet),
                 p99_beside_ms=_p99(probes),
                 probes_failed=sum(answer.status != 200 for answer in probes),
                 alive=await measurement.alive(),
             )
             print(_line(result), file=sys.stderr, flush=True)
             results.append(result)
-            before = after
     return results
 
 
@@ -506,8 +511,9 @@ def main() -> int:
     """Attack; 1 if the gateway went down or said what it must not."""
     parser = argparse.ArgumentParser(description="Attacks on a running gateway.")
     parser.add_argument("model", help="a SavedModel's folder, null or constant:<milliseconds>")
-    parser.add_argument("--seconds", type=float, default=12.0, help="length of a window (default 12)")
-    parser.add_argument("--rate", type=float, default=10.0, help="of the probe, in requests a second (default 10)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="length of a window (default 6)")
+    parser.add_argument("--rounds", type=int, default=3, help="windows with and without each attack (default 3)")
+    parser.add_argument("--rate", type=float, default=20.0, help="of the probe, in requests a second (default 20)")
     parser.add_argument("--only", nargs="*", default=[], help="parts of the names of attacks")
     parser.add_argument("--json", type=Path, help="where to write the results, too")
     arguments = parser.parse_args()
@@ -515,7 +521,9 @@ def main() -> int:
     image = hostile_files.photo(640, 480)
     with _keyed_gateway(model) as server, running(server, image) as started:
         door = Door(started.port, started.port + 1, server.key)
-        results = uvloop.run(measure(Measurement(started, arguments.rate, arguments.seconds), door, arguments.only))
+        results = uvloop.run(
+            measure(Measurement(started, arguments.rate, arguments.seconds, arguments.rounds), door, arguments.only)
+        )
     print(table(results))
     if arguments.json is not None:
         figures = [asdict(each) | {"ratio": round(each.ratio, 3)} for each in results]
