@@ -64,10 +64,15 @@ class TextFormatter(logging.Formatter):
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     """What was passed as `extra`, without what is None, and the trace that the event belongs to."""
-    fields = {name: value for name, value in vars(record).items() if name not in _BUILT_IN and value is not None}
+    fields = {name: value for name, value in vars(record).items() if _is_ours(name) and value is not None}
     if (trace_id := trace_id_of(SPAN.get().traceparent)) is not None:
         fields.setdefault("trace_id", trace_id)
     return fields
+
+
+def _is_ours(name: str) -> bool:
+    """Whether an attribute of a record was passed as `extra`; other libraries begin the names of theirs with _."""
+    return name not in _BUILT_IN and not name.startswith("_")
 
 
 def _on_one_line(value: object) -> str:
