@@ -2,7 +2,7 @@
 
 Every whole manifest is checked as it lies there. What the overlays make of them is built by kustomize, where kubectl or
 kustomize is installed. Custom resources (KEDA, the Prometheus operator) have no schema in Kubernetes: theirs is written
-down below from their documentation, no wider than what is used. No cluster is asked, here or anywhere in the suite.
+down below by hand, no wider than what is used. No cluster is asked, here or anywhere in the suite.
 """
 
 import os
