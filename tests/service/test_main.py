@@ -49,7 +49,7 @@ def run(**settings: object) -> subprocess.CompletedProcess[str]:
         ({"REST_PORT": "http"}, 2, "HANDPOSE_REST_PORT=http: "),
         ({"MAX_QUEUE": 0}, 2, "HANDPOSE_MAX_QUEUE=0: "),
         ({"MODEL_REPO": "no/such/folder"}, 1, "make models"),
-        ({"REST_HOST": "192.0.2.1"}, 1, "HANDPOSE_REST_HOST"),
+        ({"LOG_LEVEL": "error", "REST_HOST": "192.0.2.1"}, 1, "HANDPOSE_REST_HOST"),
     ],
 )
 def test_failed_start_is_one_line_and_an_exit_code(
@@ -109,7 +109,7 @@ def test_photo_goes_in_and_keypoints_come_out_of_both_models(tmp_path: Path) -> 
     write_painting_model(tmp_path, keypoints, "lightweight")
     write_painting_model(tmp_path, keypoints[::-1], "standard", version=3)
     photo = image_bytes(picture(256, 128, (200, 170, 150)), "JPEG")
-    with running(MODEL_REPO=tmp_path, REST_PROT=1) as (process, printed):
+    with running(MODEL_REPO=tmp_path, REST_PROT=1, SECOND_LOOK="false") as (process, printed):
         url = re.findall(r"http://127\.0\.0\.1:\d+", printed)[0]
         with httpx.Client(base_url=url, timeout=30) as client:
             for variant, version, expected in (("lightweight", 1, keypoints), ("standard", 3, keypoints[::-1])):
