@@ -56,6 +56,7 @@ BODIES: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "JSON with an empty image": ({"json": {"image": ""}}, 400, "empty_image", "empty"),
     "JSON with an unknown field": ({"json": {"image": encoded(PHOTO), "roi": 1}}, 400, "invalid_field", "roi"),
     "image not in base64": ({"json": {"image": "***"}}, 400, "invalid_base64", "base64"),
+    "base64 padded in its middle": ({"json": {"image": "QQ==" + "QUJD" * 20_000}}, 400, "invalid_base64", "base64"),
     "image as a link": ({"json": {"image": "https://example.com/hand.jpg"}}, 400, "link_not_fetched", "base64"),
     "image as a link to a file": (
         {"json": {"image": "file:///etc/passwd"}},

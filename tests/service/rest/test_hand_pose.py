@@ -43,12 +43,16 @@ def as_wrapped_base64(image: bytes) -> dict[str, Any]:
     return {"json": {"image": base64.encodebytes(image).decode()}}
 
 
+def as_long_base64(image: bytes) -> dict[str, Any]:
+    return {"json": {"image": base64.b64encode(image + bytes(100_001)).decode()}}  # what follows a PNG is not read
+
+
 def as_data_uri(image: bytes) -> dict[str, Any]:
     return {"json": {"image": "data:image/png;base64," + base64.b64encode(image).decode()}}
 
 
 @pytest.mark.parametrize(
-    "in_body", [as_raw, as_bytes, as_undeclared, as_form, as_base64, as_wrapped_base64, as_data_uri]
+    "in_body", [as_raw, as_bytes, as_undeclared, as_form, as_base64, as_long_base64, as_wrapped_base64, as_data_uri]
 )
 async def test_every_kind_of_body_gives_the_same_answer(gateway: Gateway, in_body: Any) -> None:
     answer = await gateway.client.post(PATH, **in_body(image_bytes(picture(256, 128))))
