@@ -2,11 +2,11 @@
 
     python -m benchmarks.attacks model_repo/cpm_lightweight/1 --json attacks.json
 
-One gateway, with keys, as `python -m service` runs it and with its default limits. A probe sends small photos at a
-steady rate all the time, from this process; the attackers are another process, and hold a valid key, but for the one
-that guesses. Windows with and without the attack take turns, and the probe's p99 in the ones is compared with that in
-the others. Memory is the peak of the gateway's resident memory in such a window (VmHWM, begun anew by
-/proc/PID/clear_refs) over what it held before it.
+For each attack a gateway of its own, with keys, as `python -m service` runs it and with its default limits: so nothing
+that an earlier attack left behind counts. A probe sends small photos at a steady rate all the time, from this process;
+the attackers are another process, and hold a valid key, but for the one that guesses. Windows with and without it
+take turns, and the probe's p99 in the ones is compared with that in the others. Memory is the peak of the gateway's
+resident memory in such a window (VmHWM, begun anew by /proc/PID/clear_refs) over what it held before the first.
 """
 
 import argparse
@@ -22,8 +22,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
@@ -326,25 +327,15 @@ def _size(data: bytes) -> str:
 # The process of the attackers
 
 
-@dataclass
-class _Arsenal:
-    """What an attacker's process has made ready."""
-
-    attacks: list[Attack] = field(default_factory=list)
-
-
-_ARSENAL: Final = _Arsenal()
-
-
-def _make_ready() -> list[tuple[str, float, float | None]]:
-    """Make all files; name, rate and length of each attack."""
-    _ARSENAL.attacks = attacks()
-    return [(each.name, each.per_second, each.seconds) for each in _ARSENAL.attacks]
-
-
 def _attack(index: int, door: Door, seconds: float) -> dict[str, int]:
     """Attack for so long; what was answered, and how often."""
-    return asyncio.run(_keep_striking(_ARSENAL.attacks[index], door, seconds))
+    return asyncio.run(_keep_striking(_ready()[index], door, seconds))
+
+
+@cache
+def _ready() -> list[Attack]:
+    """The attacks, with their files made."""
+    return attacks()
 
 
 async def _keep_striking(attack: Attack, door: Door, seconds: float) -> dict[str, int]:
@@ -411,6 +402,7 @@ class Measurement:
         self._started = started
         self._rate = rate
         self._window_s = window_s
+        self._idle: int | None = None
         self._client = Client(Target("127.0.0.1", started.port, PATH), timeout_s=_ANSWER_S)
 
     async def window(self, seconds: float | None = None) -> list[Answer]:
@@ -422,12 +414,13 @@ class Measurement:
     async def beside(self, strike: Callable[[float], Awaitable[dict[str, int]]], seconds: float | None) -> Any:
         """The probe's answers beside an attack, what the attack was answered, and the peak of memory in bytes."""
         length = seconds or self._window_s
-        idle = self.memory("VmRSS")
+        if self._idle is None:
+            self._idle = self.memory("VmRSS")
         self._forget_peak()
         attacking = asyncio.ensure_future(strike(length))
         probes = await self.window(length)
         answers = await attacking
-        return probes, answers, self.memory("VmHWM") - idle
+        return probes, answers, self.memory("VmHWM") - self._idle
 
     def _forget_peak(self) -> None:
         Path(f"/proc/{self._started.process}/clear_refs").write_text("5")
@@ -447,41 +440,28 @@ class Measurement:
         return False
 
 
-async def measure(measurement: Measurement, door: Door, only: Sequence[str]) -> list[Result]:
-    """Every attack, with quiet windows between."""
-    loop = asyncio.get_running_loop()
-    results = []
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_ignore_interrupts) as attackers:
-        print("making files", file=sys.stderr, flush=True)
-        known = await loop.run_in_executor(attackers, _make_ready)
-        await measurement.window()  # memory and code paths settle
-        for index, (name, per_second, seconds) in enumerate(known):
-            if only and not any(text.lower() in name.lower() for text in only):
-                continue
-
-            async def strike(length: float, index: int = index) -> dict[str, int]:
-                return await loop.run_in_executor(attackers, _attack, index, door, length)
-
-            quiet, probes, answers, memory = list[Answer](), list[Answer](), Counter[str](), 0
-            for _ in range(1 if seconds else measurement.rounds):
-                quiet += await measurement.window(seconds)
-                more, told, peak = await measurement.beside(strike, seconds)
-                probes += more
-                answers.update(told)
-                memory = max(memory, peak)
-            result = Result(
-                attack=name,
-                per_second=per_second,
-                answers=dict(answers),
-                memory_bytes=memory,
-                p99_quiet_ms=_p99(quiet),
-                p99_beside_ms=_p99(probes),
-                probes_failed=sum(answer.status != 200 for answer in probes),
-                alive=await measurement.alive(),
-            )
-            print(_line(result), file=sys.stderr, flush=True)
-            results.append(result)
-    return results
+async def measure(
+    measurement: Measurement, attack: Attack, strike: Callable[[float], Awaitable[dict[str, int]]]
+) -> Result:
+    """One attack, and quiet windows between."""
+    await measurement.window()  # memory and code paths settle
+    quiet, probes, answers, memory = list[Answer](), list[Answer](), Counter[str](), 0
+    for _ in range(1 if attack.seconds else measurement.rounds):
+        quiet += await measurement.window()
+        more, told, peak = await measurement.beside(strike, attack.seconds)
+        probes += more
+        answers.update(told)
+        memory = max(memory, peak)
+    return Result(
+        attack=attack.name,
+        per_second=attack.per_second,
+        answers=dict(answers),
+        memory_bytes=memory,
+        p99_quiet_ms=_p99(quiet),
+        p99_beside_ms=_p99(probes),
+        probes_failed=sum(answer.status != 200 for answer in probes),
+        alive=await measurement.alive(),
+    )
 
 
 def table(results: Sequence[Result]) -> str:
@@ -519,11 +499,22 @@ def main() -> int:
     arguments = parser.parse_args()
     model = str(Path(arguments.model).resolve()) if Path(arguments.model).is_dir() else arguments.model
     image = hostile_files.photo(640, 480)
-    with _keyed_gateway(model) as server, running(server, image) as started:
-        door = Door(started.port, started.port + 1, server.key)
-        results = uvloop.run(
-            measure(Measurement(started, arguments.rate, arguments.seconds, arguments.rounds), door, arguments.only)
-        )
+    results = []
+    print("making files", file=sys.stderr, flush=True)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_ignore_interrupts) as attackers:
+        for index, attack in enumerate(attacks()):
+            if arguments.only and not any(text.lower() in attack.name.lower() for text in arguments.only):
+                continue
+            with _keyed_gateway(model) as server, running(server, image) as started:
+                door = Door(started.port, started.port + 1, server.key)
+
+                async def strike(seconds: float, index: int = index, door: Door = door) -> dict[str, int]:
+                    loop = asyncio.get_running_loop()
+                    return await loop.run_in_executor(attackers, _attack, index, door, seconds)
+
+                measurement = Measurement(started, arguments.rate, arguments.seconds, arguments.rounds)
+                results.append(uvloop.run(measure(measurement, attack, strike)))
+            print(_line(results[-1]), file=sys.stderr, flush=True)
     print(table(results))
     if arguments.json is not None:
         figures = [asdict(each) | {"ratio": round(each.ratio, 3)} for each in results]
