@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from service.pose.heatmaps import TARGET_SIGMA
+from service.pose.heatmaps import STRIDE, TARGET_SIGMA
 from service.pose.preprocessing import CROP_PADDING
 from trainer import run_record, weights
 from trainer.checkpoints import Progress, load_averaged
@@ -32,16 +32,25 @@ from trainer.run_record import RUNS_FOLDER, RunRecord
 
 
 def write_weights(
-    record: RunRecord, run_folder: Path, measured_on: Sequence[Sample], path: Path, notes: Mapping[str, Any]
+    record: RunRecord,
+    run_folder: Path,
+    measured_on: Sequence[Sample],
+    path: Path,
+    notes: Mapping[str, Any],
+    *,
+    input_size: int | None = None,
 ) -> dict[str, Any]:
-    """Writes `path` (.npz) and the .json beside it; returns the measured figures, by data set and of all together."""
+    """Writes `path` (.npz) and the .json beside it; returns the measured figures, by data set and of all together.
+
+    `input_size` is the side in pixels at which the weights are measured and served; None: at which the run ended.
+    """
     config = record.config
     model = build_training_model(config)
     progress = load_averaged(run_folder, model)
     info = weights.WeightsInfo(
         variant=config.variant,
         created=datetime.now(UTC).date().isoformat(),
-        input_size=config.final_input_size,
+        input_size=input_size or config.final_input_size,
         target_sigma_in_cells=TARGET_SIGMA,
         crop_padding=CROP_PADDING,
         provenance={"run": run_folder.name, **_provenance(record, progress), **notes},
@@ -91,11 +100,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", action="append", metavar="KIND:PATH", help="where the run's data is now (default: where it was)"
     )
     parser.add_argument("--out", type=Path, help="weights file (default: the repository's, of this variant)")
+    parser.add_argument(
+        "--input-size", type=int, help="input side in pixels to serve at, a multiple of 8 (default: the run's last)"
+    )
     parser.add_argument("--notes", type=Path, help="JSON object that is added to the provenance")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes and measures the weights, and prints the figures."""
+    size = arguments.input_size
+    if size is not None and (size < 3 * STRIDE or size % STRIDE):
+        raise RefusedError(f"--input-size must be a multiple of {STRIDE} from {3 * STRIDE} on, got {size}")
     notes = _read_notes(arguments.notes) if arguments.notes else {}
     folder = RUNS_FOLDER / arguments.run
     record = run_record.read(folder)
@@ -105,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
     if skipped.reasons:
         print(skipped.summary(), file=sys.stderr)
     path = arguments.out or weights.default_path(record.config.variant)
-    measured = write_weights(record, folder, record.measured(data.samples), path, notes)
+    measured = write_weights(record, folder, record.measured(data.samples), path, notes, input_size=size)
     print(json.dumps(measured, indent=2))
     return 0
 

@@ -349,15 +349,19 @@ def test_a_network_learns_from_a_teacher_and_what_the_teacher_knew_is_never_meas
 
 
 @pytest.mark.slow
-def test_a_run_of_before_there_were_teachers_and_clipping_is_finished(
+def test_a_run_of_before_there_were_teachers_and_clipping_is_finished_at_another_size(
     tmp_path: Path, command: Callable[..., int]
 ) -> None:
+    from trainer import weights
+
     assert command("train") == 0
     path = tmp_path / "runs/tiny/run.json"
     content = json.loads(path.read_text())
     del content["teacher"], content["config"]["clip_norm"], content["config"]["distil_weight"]
     path.write_text(json.dumps(content))
-    assert command("finish", "--out", "lightweight.npz") == 0
+    assert command("finish", "--input-size", "60", "--out", "lightweight.npz") == 2  # no multiple of 8
+    assert command("finish", "--input-size", "40", "--out", "lightweight.npz") == 0
+    assert weights.load(tmp_path / "lightweight.npz").info.input_size == 40
     assert command("train") == 0
     assert network_of_run(tmp_path / "runs/tiny").name == "cpm_lightweight"
 
