@@ -4,8 +4,9 @@
     python deploy/grafana/check_queries.py --without GPU --without "TensorFlow Serving"
 
 Run it while requests come in. A query is taken from each panel, with Grafana's variables filled in as for "All". It
-fails if Prometheus cannot parse it, or has nothing to say, or nothing but NaN. `--without` leaves out a row, or a panel,
-that this installation cannot fill. Python's standard library is enough. Exit status: 0 if all have data, 1 if not.
+fails if Prometheus cannot parse it, or has nothing to say, or nothing but NaN. `--without` leaves out a row, or a
+panel, that this installation cannot fill. Python's standard library is enough. Exit status: 0 if all have data, 1 if
+not.
 """
 
 import argparse
