@@ -107,7 +107,7 @@ class Job:
             _check_same(description, {name: value for name, value in asked.items() if value is not None}, target)
             images = _read_listing(output)
         else:
-            if there:
+            if there - {LISTING}:  # a listing alone is of a job that was killed while it was written down
                 raise JobError(f"{target}: holds files that are of no job; choose an empty folder")
             images = pictures.pictures()
             if not images:

@@ -22,7 +22,7 @@ from service.observability.logs import configure_logging
 from service.offline.diary import Diary
 from service.offline.job import Work
 from service.offline.records import KILLED_WORKER, Record, answered, encode, fatal, refused, unreadable
-from service.offline.storage import Place
+from service.offline.storage import Place, StorageError
 
 _PATIENCE_S: Final = 600.0  # nobody waits for one picture; a model that takes longer is stuck
 _TRIES: Final = 3
@@ -80,9 +80,13 @@ class ShardWorker:
         number, images = int(row["shard"]), [str(name) for name in row["images"]]
         file_name = self._work.file_name(number)
         diary = Diary.open(self._output, file_name)
-        records = self._on_loop(self._shard(int(row["first"]), images, diary))
-        _check_pictures_are_to_blame(records)
-        self._output.write(file_name, encode(records, self._work.description.form))
+        try:
+            records = self._on_loop(self._shard(int(row["first"]), images, diary))
+            self._check_pictures_are_to_blame(records)
+            self._output.write(file_name, encode(records, self._work.description.form))
+        except BaseException:  # being told to end (SystemExit, KeyboardInterrupt) is no picture's fault either
+            diary.give_up()
+            raise
         diary.close()
         failed = [record.problem.code for record in records if record.problem is not None]
         return {"shard": number, "images": len(images), "failed": failed, "process": os.getpid()}
@@ -154,6 +158,28 @@ class ShardWorker:
             await asyncio.sleep(self._pause_s * attempt)
         raise AssertionError("the last try returns or raises")
 
+    def _check_pictures_are_to_blame(self, records: Sequence[Record]) -> None:
+        """A shard whose every picture failed through no fault of its own says more about the machine than about them.
+
+        A single picture says little. It gets its problem, unless its store is away.
+
+        Raises:
+            ShardError: the pictures are not to blame.
+        """
+        problems = [
+            record.problem
+            for record in records
+            if record.problem is not None and record.status >= 500 and record.problem.code != KILLED_WORKER
+        ]
+        if len(problems) < len(records):
+            return
+        if len(records) > 1:
+            raise ShardError(f"every picture failed, the first with {problems[0].code}: {problems[0].detail}")
+        try:
+            self._input.names()
+        except StorageError as error:
+            raise ShardError(str(error)) from error
+
     async def _estimate(self, image: str) -> Estimate:
         content = await asyncio.to_thread(self._input.read, image, at_most=self._work.settings.max_body_bytes)
         return await self._service.predictor.estimate(
@@ -164,14 +190,3 @@ class ShardWorker:
                 priority=Priority.BULK,
             )
         )
-
-
-def _check_pictures_are_to_blame(records: Sequence[Record]) -> None:
-    """A shard whose every picture failed through no fault of its own says more about the machine than about them."""
-    problems = [
-        record.problem
-        for record in records
-        if record.problem is not None and record.status >= 500 and record.problem.code != KILLED_WORKER
-    ]
-    if len(problems) == len(records):
-        raise ShardError(f"every picture failed, the first with {problems[0].code}: {problems[0].detail}")

@@ -66,6 +66,16 @@ def test_a_folder_of_something_else_is_left_alone(
         begin(pictures(1), tmp_path / "out", settings)
 
 
+def test_a_job_that_was_killed_while_it_was_written_down_begins_anew(
+    pictures: Callable[[int], Path], tmp_path: Path, settings: Settings
+) -> None:
+    folder, target = pictures(5), tmp_path / "out"
+    begin(folder, target, settings)
+    (target / "_job.json").unlink()
+
+    assert [shard.first for shard in begin(folder, target, settings).to_do] == [0, 4]
+
+
 def test_no_pictures_are_no_job(tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "empty").mkdir()
 

@@ -132,10 +132,65 @@ def test_a_picture_that_kills_its_process_gets_a_problem(
     output = Place.at(str(tmp_path / "out"))
     for _ in range(3):
         assert not Diary.open(output, "part-000000.jsonl").one_by_one  # and the process dies
-    fourth = Diary.open(output, "part-000000.jsonl")
-    assert fourth.one_by_one
-    fourth.looking_at("001.png")  # and the process dies
+    for _ in range(2):
+        later = Diary.open(output, "part-000000.jsonl")
+        assert later.one_by_one
+        later.looking_at("001.png")  # and the process dies
 
     assert worker(row)["failed"] == ["killed_worker"]
     assert [each["status"] for each in records(tmp_path)] == [200, 500, 200]
     assert not list((tmp_path / "out" / "_temporary").iterdir())
+
+
+def test_a_picture_that_was_looked_at_when_the_job_was_stopped_is_not_blamed(
+    pictures: Callable[[int], Path], start: Start, tmp_path: Path
+) -> None:
+    worker, (row,) = start(pictures(3))
+    output = Place.at(str(tmp_path / "out"))
+    for _ in range(4):
+        stopped = Diary.open(output, "part-000000.jsonl")
+    stopped.looking_at("001.png")
+
+    assert worker(row)["failed"] == []
+
+
+def test_a_shard_that_ends_with_an_error_does_not_count_as_a_death(
+    pictures: Callable[[int], Path], start: Start, tmp_path: Path
+) -> None:
+    folder = pictures(2)
+    worker, (row,) = start(folder)
+    for path in folder.iterdir():
+        path.unlink()
+        path.mkdir()  # there, and cannot be read
+    for _ in range(6):
+        with pytest.raises(ShardError):
+            worker(row)
+
+    diary = Diary.open(Place.at(str(tmp_path / "out")), "part-000000.jsonl")
+    assert not diary.one_by_one
+    assert diary.fatal == frozenset()
+
+
+def test_a_single_picture_that_cannot_be_read_gets_its_problem(
+    pictures: Callable[[int], Path], start: Start, tmp_path: Path
+) -> None:
+    folder = pictures(1)
+    worker, (row,) = start(folder)
+    (folder / "000.png").unlink()
+    (folder / "000.png").mkdir()  # there, and cannot be read
+
+    assert worker(row)["failed"] == ["unreadable_file"]
+    assert [each["status"] for each in records(tmp_path)] == [503]
+
+
+def test_a_single_picture_of_a_store_that_is_away_is_tried_again_later(
+    pictures: Callable[[int], Path], start: Start, tmp_path: Path
+) -> None:
+    folder = pictures(1)
+    worker, (row,) = start(folder)
+    folder.rename(tmp_path / "elsewhere")
+    folder.write_bytes(b"where the folder was")
+
+    with pytest.raises(ShardError, match="cannot be listed"):
+        worker(row)
+    assert not (tmp_path / "out" / "part-000000.jsonl").exists()
