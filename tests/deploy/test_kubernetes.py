@@ -98,12 +98,18 @@ def check(manifest: Manifest, version: str) -> None:
     jsonschema.validate(manifest, schema)
 
 
+def name_of(manifest: Manifest) -> str:
+    """Its name, or what its name begins with where the server makes one for each that is created."""
+    metadata = manifest["metadata"]
+    return str(metadata.get("name") or metadata["generateName"])
+
+
 def whole_manifests() -> Iterator[tuple[str, Manifest]]:
     for path in sorted(MANIFESTS.rglob("*.yaml")):
         if path.name in {"kustomization.yaml", "routing.yaml"} or path in PATCHES:
             continue
         for manifest in yaml.safe_load_all(path.read_text()):
-            yield f"{path.relative_to(MANIFESTS)}:{manifest['kind']}/{manifest['metadata']['name']}", manifest
+            yield f"{path.relative_to(MANIFESTS)}:{manifest['kind']}/{name_of(manifest)}", manifest
 
 
 WHOLE: Final = dict(whole_manifests())
@@ -262,7 +268,7 @@ def test_a_gateway_s_batch_fits_the_model_servers() -> None:
 
 
 def test_the_job_that_manages_versions_asks_servers_one_by_one() -> None:
-    job = WHOLE["manage.yaml:Job/manage"]["spec"]["template"]["spec"]["containers"][0]
+    job = WHOLE["manage.yaml:Job/manage-"]["spec"]["template"]["spec"]["containers"][0]
     settings = Settings.from_environment({each["name"]: each["value"] for each in job["env"]})
     servers = WHOLE["base/tensorflow-serving.yaml:StatefulSet/tensorflow-serving"]["spec"]
 
@@ -270,6 +276,10 @@ def test_the_job_that_manages_versions_asks_servers_one_by_one() -> None:
         f"tensorflow-serving-{number}.{servers['serviceName']}:8500" for number in range(servers["replicas"])
     )
     assert job["command"][:4] == ["python", "-m", "service", "models"]
+
+
+def test_the_job_that_manages_versions_can_be_made_again_while_the_last_one_is_still_there() -> None:
+    assert "name" not in WHOLE["manage.yaml:Job/manage-"]["metadata"]
 
 
 # What fits together
@@ -298,8 +308,8 @@ def test_a_model_server_stays_until_no_gateway_is_connected_to_it() -> None:
 
 
 def test_no_pod_may_do_more_than_it_needs(overlay: tuple[str, list[Manifest]]) -> None:
-    for workload, template in pods([*overlay[1], WHOLE["manage.yaml:Job/manage"]]):
-        spec, name = template["spec"], workload["metadata"]["name"]
+    for workload, template in pods([*overlay[1], WHOLE["manage.yaml:Job/manage-"]]):
+        spec, name = template["spec"], name_of(workload)
         assert spec["automountServiceAccountToken"] is False, name
         assert spec["securityContext"]["runAsNonRoot"] is True, name
         assert spec["securityContext"]["runAsUser"] >= 10000, name
