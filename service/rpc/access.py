@@ -1,6 +1,6 @@
 """The door of the gRPC server: who calls is found out before a message is read.
 
-Health checks need no key, for whoever asks whether a service lives has none.
+Health checks need no key, for whoever asks whether a service lives has none; `service.rpc.health_bounds` bounds them.
 """
 
 from collections.abc import Awaitable, Callable
@@ -12,12 +12,12 @@ import grpc
 from service.inference.access import Caller, Doorkeeper, asked_by
 from service.inference.errors import ServiceError
 from service.inference.tracing import request_id_from
+from service.rpc.health_bounds import HEALTH
 from service.rpc.status import abort
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Any  # grpc.RpcMethodHandler, which is generic in its type only
 
-_OPEN: Final = "/grpc.health.v1.Health/"
 _ONE_IMAGE_AT_LEAST: Final = ("/Estimate", "/EstimateBatch")
 """Calls that cost an image before it is known what they hold; the frames of streams are counted one by one."""
 
@@ -48,7 +48,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         """The method's handler behind the door."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith(_OPEN):
+        if handler is None or method.startswith(HEALTH):
             return handler
         images = 1 if method.endswith(_ONE_IMAGE_AT_LEAST) else 0
 

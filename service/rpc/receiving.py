@@ -2,12 +2,14 @@
 
 gRPC receives a message as a whole before anybody here sees it, and how long it is, is not known until then. So only so
 many are received at a time as there is memory for if each were of the largest size; further calls wait, and what they
-send stays with their senders. What was received counts as an upload until the call has its answer.
+send stays with their senders. What was received counts as an upload until the call has its answer. Health checks, who
+need no key, have bounds of their own and share none of this: see `service.rpc.health_bounds`.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import grpc
@@ -15,6 +17,7 @@ import grpc
 from service.inference.errors import InvalidInputError, OverloadedError, ServiceError, TooSlowError
 from service.inference.memory import ByteBudget
 from service.inference.tracing import request_id_from
+from service.rpc.health_bounds import HEALTH, HealthBounds, HealthLimits
 from service.rpc.status import abort
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -40,6 +43,8 @@ class ReceiveWithinBounds(grpc.aio.ServerInterceptor):
         self._max_streams = max_streams
         self._streams = 0
         self._timeout_s = timeout_s
+        standard = HealthLimits()
+        self._health = HealthBounds(replace(standard, timeout_s=min(standard.timeout_s, timeout_s)))
 
     async def intercept_service(
         self,
@@ -51,11 +56,16 @@ class ReceiveWithinBounds(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         inner = handler
+        method = handler_call_details.method
+        if method.startswith(HEALTH):
+            receive = self._health_watch if handler.response_streaming else self._health_check
+        else:
+            receive = self._stream if handler.request_streaming else self._single
 
         # gRPC reads no message by itself of a method whose requests are a stream; a call with one message looks alike.
         async def bounded(messages: AsyncIterator[Any], context: Context) -> None:
             try:
-                await (self._stream if inner.request_streaming else self._single)(inner, messages, context)
+                await receive(inner, messages, context)
             except ServiceError as error:
                 await abort(context, error, _request_id(context))
 
@@ -80,6 +90,16 @@ class ReceiveWithinBounds(grpc.aio.ServerInterceptor):
         async with self._turn():
             message = await self._received(messages)
         with self._uploads.hold(_HELD_TWICE * _size_of(message)):
+            await _answer(handler, message, context)
+
+    async def _health_check(self, handler: Handler, messages: AsyncIterator[Any], context: Context) -> None:
+        message = await self._health.received(messages)
+        with self._health.answering(watch=False):
+            await _answer(handler, message, context)
+
+    async def _health_watch(self, handler: Handler, messages: AsyncIterator[Any], context: Context) -> None:
+        message = await self._health.received(messages)
+        with self._health.answering(watch=True):
             await _answer(handler, message, context)
 
     @asynccontextmanager

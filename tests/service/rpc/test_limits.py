@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.server import ServerOptions
@@ -18,6 +19,7 @@ from tests.support.waiting import until
 
 PHOTO = image_bytes()
 ESTIMATE = "/handpose.v1.HandPoseService/Estimate"
+CHECK = "/grpc.health.v1.Health/Check"
 MESSAGE_BYTES = 64 * 1024
 
 
@@ -159,3 +161,68 @@ async def test_what_is_no_http2_harms_nobody() -> None:
 
         await asyncio.to_thread(talk)
         assert (await running.stub().Estimate(pb.EstimateRequest(image=PHOTO))).hands
+
+
+# Health checks, which need no key
+
+
+def health(gateway: Gateway) -> Any:  # its types are those of the synchronous API
+    return health_pb2_grpc.HealthStub(gateway.channel())
+
+
+async def test_silent_health_checks_keep_neither_calls_nor_probes_waiting() -> None:
+    async with gateway(ServerOptions(port=0)) as running:
+        channel = running.channel()
+        silent: list[Any] = [channel.stream_unary(CHECK)() for _ in range(60)]
+        for each in silent:
+            await each.wait_for_connection()
+        async with asyncio.timeout(10):  # half of what the message of a call is waited for
+            assert (await running.stub().Estimate(pb.EstimateRequest(image=PHOTO))).hands
+            answer = await health(running).Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        for each in silent:
+            each.cancel()
+
+
+async def test_question_that_does_not_come_is_not_waited_for() -> None:
+    async with gateway(ServerOptions(port=0, message_timeout_s=0.05)) as running:
+        call: Any = running.channel().stream_unary(CHECK)()
+        assert await code_of(call) is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_many_health_checks_at_once_are_all_answered() -> None:
+    async with gateway(ServerOptions(port=0)) as running:
+        stub = health(running)
+        answers = await asyncio.gather(*(stub.Check(health_pb2.HealthCheckRequest()) for _ in range(40)))
+        assert {each.status for each in answers} == {health_pb2.HealthCheckResponse.SERVING}
+
+
+async def test_long_question_is_refused() -> None:
+    async with gateway(ServerOptions(port=0)) as running:
+        call = health(running).Check(health_pb2.HealthCheckRequest(service="x" * 600))
+        assert await code_of(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_watches_are_bounded_and_leave_room_for_calls() -> None:
+    async with gateway(ServerOptions(port=0, max_concurrent_calls=66)) as running:
+        stub = health(running)
+        watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(64)]
+        for each in watches:
+            await each.read()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Watch(health_pb2.HealthCheckRequest()).read()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert details_of(caught.value).retry is not None
+        assert (await running.stub().Estimate(pb.EstimateRequest(image=PHOTO))).hands
+        watches[0].cancel()
+
+        async def there_is_room() -> bool:
+            watch = stub.Watch(health_pb2.HealthCheckRequest())
+            try:
+                return (await watch.read()) is not grpc.aio.EOF
+            except grpc.aio.AioRpcError:
+                return False
+
+        await until(there_is_room)
+        for each in watches:
+            each.cancel()
