@@ -137,6 +137,11 @@ class DecodingRoom:
         self._waiting: deque[tuple[int, asyncio.Future[Hold]]] = deque()
 
     @property
+    def held(self) -> int:
+        """The bytes that large images take now."""
+        return self._budget.held
+
+    @property
     def most_held(self) -> int:
         """The most bytes that large images took at a time."""
         return self._budget.most_held
@@ -144,6 +149,8 @@ class DecodingRoom:
     @asynccontextmanager
     async def turn(self, size: int, *, deadline: float, keep: bool = False) -> AsyncIterator[Hold]:
         """Wait for the turn of an image; it lasts as long as the block.
+
+        The block must not end before the decoding has, even if it is cancelled: threads cannot be stopped.
 
         Args:
             size: bytes that decoding takes, from `OpenedImage.bytes_needed`.

@@ -9,7 +9,7 @@ import asyncio
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -409,8 +409,16 @@ class Predictor:
         return [(shares[index // _DECODED_TOGETHER], index % _DECODED_TOGETHER) for index in range(len(maps))]
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
-        work = partial(function, *arguments, **named)
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+        """Run it in a worker thread. Who is cancelled meanwhile waits for its end: threads cannot be stopped.
+
+        Thus whatever the caller holds for the work, turns and memory, stays held until the memory is free.
+        """
+        work = self._workers.submit(function, *arguments, **named)
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            await _ended(work)
+            raise
 
     def _report(self, model: ServedModel, hands: Sequence[Hand], timings: Timings) -> None:
         for stage in Stage:
@@ -511,6 +519,22 @@ def _release_with(pixels: Image.Image, hold: Hold, loop: asyncio.AbstractEventLo
             loop.call_soon_threadsafe(hold.release)
 
     weakref.finalize(pixels, release).atexit = False
+
+
+async def _ended(work: "Future[Any]") -> None:
+    """Return when a thread is done with the work, however often this is cancelled; at once if it has not begun."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell(_: "Future[Any]") -> None:
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            loop.call_soon_threadsafe(ended.set)
+
+    if work.cancel():
+        return
+    work.add_done_callback(tell)
+    while not ended.is_set():
+        with suppress(asyncio.CancelledError):
+            await ended.wait()
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +37,7 @@ from tests.support.clock import ManualClock, settle
 from tests.support.images import image_bytes, marked_picture, picture
 from tests.support.models import INPUT_SIZE, served_model
 from tests.support.observer import RecordingObserver
+from tests.support.waiting import until
 
 FAR = math.inf
 DEFAULT = ModelReference("lightweight")
@@ -360,6 +363,63 @@ async def test_a_large_image_waits_for_room_and_is_answered(workers: ThreadPoolE
     estimate = await kitchen.predictor.estimate(EstimateRequest(poster, FAR))
     assert (estimate.picture.width, estimate.picture.height) == (5000, 4000)
     assert kitchen.room.most_held >= 5000 * 4000 * 4
+
+
+class HeldThreads(ThreadPoolExecutor):
+    """Threads that begin and do not end before `go_on`. The first so many pieces of work are done at once."""
+
+    def __init__(self, threads: int, *, at_once: int) -> None:
+        super().__init__(threads)
+        self._at_once = at_once
+        self._may_end = threading.Event()
+        self.running = 0
+        self.begun: list[str] = []
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> "Future[Any]":
+        return super().submit(self._run, function, arguments, named)
+
+    def _run(self, function: Callable[..., Any], arguments: Any, named: Any) -> Any:
+        self.begun.append(function.__name__)
+        if len(self.begun) > self._at_once:
+            self.running += 1
+            self._may_end.wait(20)
+            self.running -= 1
+        return function(*arguments, **named)
+
+    def go_on(self) -> None:
+        self._may_end.set()
+
+
+async def test_an_image_that_nobody_wants_any_more_keeps_its_room_until_its_thread_is_done(poster: bytes) -> None:
+    with HeldThreads(2, at_once=1) as threads:
+        kitchen = Kitchen(threads)
+        gone = asyncio.ensure_future(kitchen.predictor.estimate(EstimateRequest(poster, FAR)))
+        await until(lambda: threads.running == 1)  # it is being decoded
+        for _ in range(2):
+            gone.cancel()
+            await settle()
+        kept = (gone.done(), kitchen.room.held)
+        threads.go_on()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        assert kept == (False, kitchen.room.most_held)
+        assert kitchen.room.held == 0
+
+
+async def test_an_image_that_no_thread_has_begun_with_is_forgotten_at_once(poster: bytes) -> None:
+    with HeldThreads(1, at_once=0) as threads:
+        kitchen = Kitchen(threads)
+        first = asyncio.ensure_future(kitchen.predictor.estimate(EstimateRequest(IMAGE_640_480, FAR)))
+        await until(lambda: threads.running == 1)
+        gone = asyncio.ensure_future(kitchen.predictor.estimate(EstimateRequest(poster, FAR)))
+        await settle()
+        gone.cancel()
+        await settle()
+        forgotten = gone.done()
+        threads.go_on()
+        await first
+        assert forgotten
+        assert len(threads.begun) == 1
 
 
 async def test_a_large_image_that_there_can_be_no_room_for_is_too_large(
