@@ -17,7 +17,8 @@ MAX_SEGMENTS: Final = 4096
 """JPEG segments before the pixels, chunks and blocks that are no pixels, entries of a directory."""
 
 MAX_SCANS: Final = 100
-"""Scans of a JPEG. Encoders write about ten; each costs a pass over the whole picture, however few bytes it has."""
+"""Scans of a JPEG of several. Encoders write about ten; each costs a pass over the whole picture, however few bytes it
+has."""
 
 MAX_STRIPS: Final = 65_536
 """Strips or tiles of a TIFF: one for each row of the highest picture there is in practice."""
@@ -45,11 +46,13 @@ class Cleaned:
         kind: its format, by Pillow's name.
         data: the file without what no picture needs.
         orientation: what EXIF says about which way is up, 1 to 8; None where only the decoder can find it.
+        many_scans: of a JPEG: whether it is put together from several scans, and so held whole while it is decoded.
     """
 
     kind: Kind
     data: bytes
     orientation: int | None
+    many_scans: bool = False
 
 
 def cleaned(data: bytes) -> Cleaned:
@@ -115,6 +118,7 @@ def _kind_of_media(data: bytes) -> Kind:
 # JPEG
 
 _END: Final = b"\xff\xd9"
+_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})  # frames whose scans each refine the whole picture
 _APPLICATION_MARKS: Final = {0xE0: b"JFIF", 0xEE: b"Adobe"}  # they say which colours the components are
 
@@ -122,7 +126,7 @@ _APPLICATION_MARKS: Final = {0xE0: b"JFIF", 0xEE: b"Adobe"}  # they say which co
 def _clean_jpeg(data: bytes) -> Cleaned:
     """Keeps what decoding needs, JFIF, Adobe's colour mark and the profile, up to the end of the first picture."""
     view, parts, orientation, profile_bytes, at = memoryview(data), [memoryview(data)[:2]], 1, 0, 2
-    progressive = False
+    progressive, components = False, 0
     for _ in range(MAX_SEGMENTS):
         at = data.find(b"\xff", at)
         if at < 0:
@@ -138,7 +142,8 @@ def _clean_jpeg(data: bytes) -> Cleaned:
             break
         end = at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
         content = data[at + 4 : min(end, at + 40)]
-        progressive = progressive or marker in _PROGRESSIVE
+        if marker in _FRAMES:
+            progressive, components = progressive or marker in _PROGRESSIVE, max(components, data[at + 9])
         if marker == 0xE1 and content.startswith(_EXIF_START) and orientation == 1:
             orientation = orientation_in(data[at + 4 : end])
         if marker == 0xE2 and content.startswith(b"ICC_PROFILE\x00"):
@@ -150,23 +155,27 @@ def _clean_jpeg(data: bytes) -> Cleaned:
         at = end
     else:
         raise BrokenContainerError("it has too many segments")
-    # Neither mark occurs within coded pixels, where 0xFF is always followed by 0x00 or a restart mark. Where a scan can
-    # be all but empty, the first end counts, and the scans before it; elsewhere looking would cost more than it saves.
-    last = data.find(_END, at) if progressive else data.rfind(_END, at)
+    # Neither mark occurs within coded pixels, where 0xFF is always followed by 0x00 or a restart mark. Where there can
+    # be many scans, all but empty, the first end counts, and the scans before it. A sequential picture whose first scan
+    # has all the components has no other: a decoder stops after it, and looking would cost more than it saves.
+    many = progressive or data[at + 4] < components
+    last = data.find(_END, at) if many else data.rfind(_END, at)
     end = len(data) if last < 0 else last + len(_END)
-    if progressive and data.count(b"\xff\xda", at, end) > MAX_SCANS:
+    if many and data.count(b"\xff\xda", at, end) > MAX_SCANS:
         raise BrokenContainerError("it has too many scans")
-    return Cleaned("JPEG", b"".join([*parts, view[at:end]]), orientation)
+    return Cleaned("JPEG", b"".join([*parts, view[at:end]]), orientation, many)
 
 
 # PNG
 
-_PNG_CHUNKS: Final = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"iCCP"})
+_PNG_CHUNKS_ONCE: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"iCCP"})
+_PNG_CHUNKS: Final = _PNG_CHUNKS_ONCE | {b"IDAT", b"IEND"}
 
 
 def _clean_png(data: bytes) -> Cleaned:
     """Keeps the picture; of an animated PNG, that is the one which programs show that know no animation."""
     view, parts, orientation, at = memoryview(data), [memoryview(data)[:8]], 1, 8
+    seen: set[bytes] = set()
     for _ in range(MAX_SEGMENTS + len(data) // 512):
         if at + 12 > len(data):
             parts.append(view[at:])  # it breaks off here, or without an end
@@ -175,7 +184,10 @@ def _clean_png(data: bytes) -> Cleaned:
         end = at + 12 + length
         if name == b"eXIf" and orientation == 1:
             orientation = orientation_in(data[at + 8 : end - 4])
-        if name in _PNG_CHUNKS:
+        # What may be there once is kept once: each profile more would be unpacked again.
+        if name in _PNG_CHUNKS and name not in seen:
+            if name in _PNG_CHUNKS_ONCE:
+                seen.add(name)
             parts.append(view[at:end])
         at = end
         if name == b"IEND":

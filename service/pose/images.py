@@ -142,6 +142,7 @@ class OpenedImage:
         self._picture: Image.Image | None = picture
         self._file_bytes = len(file.data)
         self._kind = file.kind
+        self._many_scans = file.many_scans
         self._full = picture.size
         self._factor = 1.0
         in_exif = orientation_in(picture.info.get("exif", b"")) if file.orientation is None else file.orientation
@@ -169,7 +170,8 @@ class OpenedImage:
         if self._picture is None:
             return 0
         full, held = math.prod(self._full), math.prod(self._picture.size)
-        needed = self._file_bytes + _decoder_bytes(self._kind, self._picture, full) + held * _RGB_BYTES
+        beside = _decoder_bytes(self._kind, self._picture, full, many_scans=self._many_scans)
+        needed = self._file_bytes + beside + held * _RGB_BYTES
         if self._orientation != 1 or not _is_rgb(self._picture):
             needed += held * _RGB_BYTES + _STRIP_BYTES
         return needed
@@ -198,11 +200,11 @@ class OpenedImage:
         return DecodedImage(pixels, *full, to_pixels)
 
 
-def _decoder_bytes(kind: Kind, picture: Image.Image, pixels: int) -> int:
+def _decoder_bytes(kind: Kind, picture: Image.Image, pixels: int, *, many_scans: bool) -> int:
     """What a format's decoder holds beside its result, as measured (`benchmarks/decoding.py`)."""
     match kind:
-        case "JPEG":  # a progressive one is held whole as coefficients of 16 bits, whatever size comes out
-            return 2 * len(picture.getbands()) * pixels if picture.info.get("progressive") else 0
+        case "JPEG":  # one of several scans is held whole as coefficients of 16 bits, whatever size comes out
+            return 2 * len(picture.getbands()) * pixels if many_scans else 0
         case "WEBP":
             return 13 * pixels
         case "AVIF":

@@ -18,7 +18,7 @@ from PIL import Image
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from tests.fuzz import files, keys, rest, rpc, stream
 from tests.fuzz.targets import CORPUS
-from tests.support.images import image_bytes
+from tests.support.images import image_bytes, jpeg_in_scans
 
 _SIZE: Final = (9, 7)
 
@@ -70,6 +70,7 @@ def _images() -> dict[str, bytes]:
         "png-animated": _file(_picture(), "PNG", save_all=True, append_images=[_picture().rotate(180)]),
         "jpeg-cmyk": _file(_picture("CMYK"), "JPEG"),
         "jpeg-grey-progressive": _file(_picture("L"), "JPEG", progressive=True),
+        "jpeg-in-scans": jpeg_in_scans(_picture(), 3),
         "jpeg-turned": _file(_picture(), "JPEG", exif=turned),
         "gif-animated": _file(_picture("P"), "GIF", save_all=True, append_images=[_picture("P").rotate(180)]),
         "tiff-lzw": _file(_picture(), "TIFF", compression="tiff_lzw"),

@@ -18,7 +18,7 @@ from service.pose.containers import (
     orientation_in,
 )
 from service.pose.images import BrokenImageError, ImageTooLargeError, UnsupportedImageError, decode_image, open_image
-from tests.support.images import image_bytes, picture
+from tests.support.images import image_bytes, jpeg_in_scans, picture
 
 GREEN = (10, 200, 30)
 
@@ -111,6 +111,7 @@ STILL_SEEN: dict[str, Callable[[], bytes]] = {
         *[jpeg_segment(0xE1, b"Exif\x00\x00" + bytes(65_000))] * 60,
     ),
     "JPEG with a comment of megabytes": lambda: in_jpeg(*[jpeg_segment(0xFE, bytes(65_000))] * 60),
+    "JPEG whose components come one after the other": lambda: jpeg_in_scans(picture(40, 24, GREEN), 3),
     "JPEG with other pictures in it": lambda: in_jpeg(
         jpeg_segment(0xE2, b"MPF\x00" + exif(1, tags_that_share(1, 4000)))
     ),
@@ -163,6 +164,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "JPEG of a million segments": (lambda: in_jpeg(b"\xff\xfe\x00\x02" * 1_000_000), "too many segments"),
     "JPEG of a million empty marks": (lambda: in_jpeg(b"\xff\x01" * 1_000_000), "too many segments"),
     "JPEG of many scans": (lambda: jpeg_of_scans(MAX_SCANS + 1), "too many scans"),
+    "sequential JPEG of many scans": (lambda: jpeg_in_scans(picture(), MAX_SCANS + 1), "too many scans"),
     "JPEG without pixels": (lambda: green("JPEG")[:20] + bytes(100), "no pixels"),
     "PNG of a million chunks": (lambda: in_png(png_chunk(b"IDAT", b"") * 1_000_000), "too many chunks"),
     "GIF of a million blocks": (lambda: gif_of_blocks(1_000_000), "too many blocks"),
@@ -219,6 +221,24 @@ def test_a_profile_that_unpacks_to_much_is_never_unpacked() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 8 << 20
+
+
+def test_a_png_has_one_header_one_palette_and_one_profile_whatever_is_repeated() -> None:
+    buffer = io.BytesIO()
+    picture(40, 24, GREEN).quantize().save(buffer, "PNG", transparency=1, icc_profile=b"first")
+    data = buffer.getvalue()
+    header, rest = data[:33], data[33:]
+    again = png_chunk(b"iCCP", b"icc\x00\x00" + zlib.compress(bytes(1000))) + png_chunk(b"PLTE", bytes(3))
+    again += png_chunk(b"tRNS", b"\x00") + header[8:]
+    at = rest.index(b"IDAT") - 4
+    kept = cleaned(header + rest[:at] + again * 300 + rest[at:])
+    assert kept.data == data
+    assert {name: kept.data.count(name) for name in (b"IHDR", b"PLTE", b"tRNS", b"iCCP")} == {
+        b"IHDR": 1,
+        b"PLTE": 1,
+        b"tRNS": 1,
+        b"iCCP": 1,
+    }
 
 
 def test_a_bomb_is_refused_without_decoding_it() -> None:
@@ -298,3 +318,8 @@ def test_an_offset_beyond_all_memory_breaks_off() -> None:
     with pytest.raises(BrokenImageError, match="breaks off"):
         decode_image(big_tiff)
     assert orientation_in(b"Exif\x00\x00" + big_tiff) == 1
+
+
+def test_sequential_jpeg_of_several_scans_is_counted_as_it_is_held() -> None:
+    once, thrice = open_image(image_bytes(picture(), "JPEG")), open_image(jpeg_in_scans(picture(), 3))
+    assert thrice.bytes_needed - once.bytes_needed > 80 * 60 * 5
