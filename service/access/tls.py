@@ -103,6 +103,10 @@ class TlsFiles:
                 if str(error) != trouble:
                     _log.error("the certificate stays as it was: %s", error)
                 trouble = str(error)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, the next change is to be followed
+                if repr(error) != trouble:
+                    _log.exception("the certificate stays as it was")
+                trouble = repr(error)
 
     def warn(self, now: datetime | None = None) -> None:
         """Log what is allowed and yet probably not meant: a certificate that has expired, or soon will."""
@@ -119,7 +123,10 @@ class TlsFiles:
         if client_ca is not None:
             _certificates(self._client_ca_file, client_ca)
         material = TlsMaterial(chain, key, client_ca, valid_until)
-        context = _new_context(material)
+        try:
+            context = _new_context(material)
+        except (OSError, ValueError) as error:  # an SSLError is an OSError
+            raise TlsFileError(f"{self._client_ca_file}: cannot be used: {error}") from error
         self._load(context)
         if self._contents() != contents:
             raise TlsFileError(f"{self._cert_file} or {self._key_file} changed while it was read")
@@ -148,6 +155,9 @@ def _new_context(material: TlsMaterial) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata=material.client_ca.decode("ascii"))
         # A session that is resumed shows no certificate again: an authority that was taken out would go on to count.
+        # TLS 1.3 resumes by tickets only, and none is given. TLS 1.2 resumes from the server's memory, too, which
+        # nothing in Python's ssl turns off: so it is not spoken.
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
     return context
@@ -157,12 +167,16 @@ def _check(cert_file: Path, chain: bytes, key_file: Path, key: bytes) -> datetim
     """When the certificate expires. Raises TlsFileError if there is none, or if the key is not its key."""
     certificate = _certificates(cert_file, chain)[0]
     try:
+        public = _public(certificate.public_key())
+    except Exception as error:  # ValueError, UnsupportedAlgorithm, and what else a parser meets
+        raise TlsFileError(f"{cert_file}: the certificate's key is of no kind that is known") from error
+    try:
         private = serialization.load_pem_private_key(key, password=None)
     except TypeError as error:
         raise TlsFileError(f"{key_file}: the key is encrypted; one without a password is needed") from error
-    except ValueError as error:
+    except Exception as error:  # ValueError, UnsupportedAlgorithm, and what else a parser meets
         raise TlsFileError(f"{key_file}: no private key in PEM") from error
-    if _public(private.public_key()) != _public(certificate.public_key()):
+    if _public(private.public_key()) != public:
         raise TlsFileError(f"{key_file}: not the key of the certificate in {cert_file}")
     return certificate.not_valid_after_utc
 
@@ -171,7 +185,7 @@ def _certificates(path: Path | None, content: bytes) -> list[x509.Certificate]:
     try:
         content.decode("ascii")
         return x509.load_pem_x509_certificates(content)
-    except ValueError as error:
+    except Exception as error:  # ValueError, UnsupportedAlgorithm, and what else a parser meets
         raise TlsFileError(f"{path}: no certificate in PEM") from error
 
 

@@ -1,6 +1,7 @@
 """TLS and mutual TLS over real sockets, on both protocols: who gets through, and what the others get."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -180,6 +181,50 @@ async def test_tls_1_2_is_the_least_that_is_spoken(
             return
         assert spoken
         writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("port", "version", "spoken"),
+    [
+        ("rest_port", "TLSv1_2", False),
+        ("rest_port", "TLSv1_3", True),
+        ("port", "TLSv1_2", True),
+        ("port", "TLSv1_3", True),
+    ],
+)
+async def test_session_of_an_authority_that_was_taken_out_is_not_resumed(
+    folder: TlsFolder, authority: trustme.CA, client_authority: trustme.CA, port: str, version: str, spoken: bool
+) -> None:
+    folder.write_client_ca(client_authority)
+    context = folder.trusting(authority, client_authority).context()
+    context.maximum_version = ssl.TLSVersion[version]
+    hello = b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n"
+    if port == "port":
+        context.set_alpn_protocols(["h2"])
+        hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+    async with serving(folder) as gateway:
+        assert gateway.tls is not None
+        address = ("127.0.0.1", getattr(gateway, port))
+        answered, session = await asyncio.to_thread(says, context, address, hello, None)
+        assert answered == spoken
+        folder.write_client_ca(trustme.CA())
+        gateway.tls.load()
+        assert await asyncio.to_thread(says, context, address, hello, session) == (False, None)
+
+
+def says(
+    context: ssl.SSLContext, address: tuple[str, int], hello: bytes, session: ssl.SSLSession | None
+) -> tuple[bool, ssl.SSLSession | None]:
+    """Whether a server answers, and the session by which to come back."""
+    try:
+        with (
+            socket.create_connection(address, timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname=address[0], session=session) as connection,
+        ):
+            connection.sendall(hello)
+            return (True, connection.session) if connection.recv(100) else (False, None)
+    except (ssl.SSLError, ConnectionError):
+        return False, None
 
 
 async def test_answers_over_tls_tell_browsers_to_come_back_with_it(folder: TlsFolder, authority: trustme.CA) -> None:

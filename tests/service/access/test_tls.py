@@ -1,5 +1,6 @@
 """Certificates from files: what is told at the start, and what is followed."""
 
+import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,6 +60,35 @@ def test_file_that_holds_something_else_is_told(folder: TlsFolder, name: str, co
     path.write_bytes(content)
     with pytest.raises(TlsFileError, match=path.name):
         folder.files()
+
+
+def test_key_of_an_unknown_kind_is_told(folder: TlsFolder) -> None:
+    folder.key.write_bytes(b"-----BEGIN PRIVATE KEY-----\nMA4CAQAwBQYDKgMEBAIAAA==\n-----END PRIVATE KEY-----\n")
+    with pytest.raises(TlsFileError, match=r"server-key\.pem: no private key in PEM"):
+        folder.files()
+
+
+def test_authorities_that_only_openssl_cannot_read_are_told(folder: TlsFolder, authority: trustme.CA) -> None:
+    folder.client_ca.write_bytes(authority.cert_pem.bytes().replace(b"\n", b""))
+    with pytest.raises(TlsFileError, match=r"client-ca\.pem: cannot be used"):
+        folder.files()
+
+
+async def test_following_goes_on_after_a_file_that_breaks_the_parser(
+    folder: TlsFolder, authority: trustme.CA, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.write_client_ca(authority)
+    files = folder.files()
+    folder.client_ca.write_bytes(authority.cert_pem.bytes().replace(b"\n", b""))
+    following = asyncio.create_task(files.watch(every_s=0))
+    async with asyncio.timeout(10):
+        while not following.done() and "the certificate stays as it was" not in caplog.text:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        folder.write_client_ca(trustme.CA())
+        while not following.done() and files.now().client_ca != folder.client_ca.read_bytes():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert not following.done()
+    following.cancel()
 
 
 @pytest.mark.parametrize(("days", "words"), [(-1, "expired on"), (3, "expires on"), (100, None)])
