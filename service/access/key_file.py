@@ -5,7 +5,7 @@
       created: 2026-11-22T20:10:00+00:00    # for people; may be left out
       expires: 2027-11-22T00:00:00+00:00    # may be left out
       images_per_second: 20                 # may be left out: the service's settings count; 0: no limit
-      burst: 60                             # may be left out
+      burst: 60                             # may be left out; needs images_per_second
 
 `python -m service keys new --name kiosk` makes a key, prints it once, and appends its entry. To revoke a key, remove
 its entry. An empty list lets nobody in.
@@ -18,10 +18,11 @@ import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
 import yaml
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from service.inference.access import MAX_KEYS, Allowance, ApiKey, Doorkeeper
 from service.inference.keys import digest_of, new_key
@@ -62,12 +63,14 @@ def parse_keys(content: bytes, name: str = "key file") -> list[ApiKey]:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}" if mark is not None else ""
         raise KeyFileError(f"{name}{where}: no YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # a value that is not what its tag says breaks PyYAML with errors of any kind
         raise KeyFileError(f"{name}: no YAML") from error
     try:
         entries = _ENTRIES.validate_python([] if data is None else data)
     except ValidationError as error:
         raise KeyFileError(_in_one_line(error, name)) from error
+    except Exception as error:
+        raise KeyFileError(f"{name}: a list of entries with name and sha256 is expected") from error
     for what in ("name", "sha256"):
         values = [getattr(entry, what) for entry in entries]
         for index, value in enumerate(values):
@@ -112,6 +115,10 @@ class KeyFile:
                 if str(error) != trouble:
                     _log.error("the keys stay as they were: %s", error)
                 trouble = str(error)
+            except Exception as error:  # noqa: BLE001 -- whatever it is: were this to end, no key would be revoked again
+                if repr(error) != trouble:
+                    _log.exception("the keys stay as they were")
+                trouble = repr(error)
 
     def _changed(self) -> tuple[bytes, list[ApiKey]] | None:
         # The content is compared, not the time: a mounted file changes by a link that now leads elsewhere.
@@ -121,8 +128,9 @@ class KeyFile:
     def _follow(self, changed: tuple[bytes, list[ApiKey]] | None) -> bool:
         if changed is None:
             return False
-        self._content, keys = changed
+        content, keys = changed
         self._doorkeeper.follow(keys)
+        self._content = content
         return True
 
 
@@ -150,7 +158,7 @@ def add_key(
         "burst": burst,
     }
     text = yaml.safe_dump([{k: v for k, v in entry.items() if v is not None}], sort_keys=False, allow_unicode=True)
-    before = _content_of(path).decode() if path.exists() else _NEW_FILE
+    before = _text_of(path) if path.exists() else _NEW_FILE
     if before.strip() in ("", "[]"):
         before = _NEW_FILE
     parse_keys(before.encode(), str(path))
@@ -170,7 +178,7 @@ def remove_key(path: Path, name: str) -> None:
     index = next((index for index, key in enumerate(keys) if key.name == name), None)
     if index is None:
         raise KeyFileError(f"{path}: there is no key named {name!r}; there are {', '.join(_names(keys)) or 'none'}")
-    text = _content_of(path).decode()
+    text = _text_of(path)
     begins = _lines_where_entries_begin(text)
     lines = text.splitlines(keepends=True)
     end = begins[index + 1] if index + 1 < len(begins) else len(lines)
@@ -197,19 +205,38 @@ def _content_of(path: Path) -> bytes:
         raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def _text_of(path: Path) -> str:
+    try:
+        return _content_of(path).decode()
+    except UnicodeDecodeError as error:
+        raise KeyFileError(f"{path}: must be in UTF-8 to be edited") from error
+
+
 def _replace(path: Path, text: str) -> None:
     """Write a file in one step, so that whoever follows it never sees half of it."""
     path = path.resolve()  # a link stays one
     try:
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+        before = path.stat() if path.exists() else None
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(file.name).chmod(mode)
+        if before is not None:
+            _give_to(Path(file.name), before)
+        Path(file.name).chmod(0o600 if before is None else before.st_mode & 0o777)
         Path(file.name).replace(path)
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _give_to(path: Path, before: os.stat_result) -> None:
+    """Keep owner and group as far as one may: a file that root has edited is still the service's to read."""
+    for owner, group in ((before.st_uid, before.st_gid), (-1, before.st_gid)):
+        try:
+            os.chown(path, owner, group)
+        except PermissionError:
+            continue
+        return
 
 
 class _Loader(yaml.SafeLoader):
@@ -238,6 +265,12 @@ class _Entry(BaseModel):
     expires: AwareDatetime | None = None
     images_per_second: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
     burst: Annotated[float | None, Field(ge=1, allow_inf_nan=False)] = None
+
+    @model_validator(mode="after")
+    def _burst_has_a_rate(self) -> Self:
+        if self.burst is not None and not self.images_per_second:
+            raise PydanticCustomError("burst_without_rate", "burst: needs images_per_second above 0, too")
+        return self
 
     def key(self) -> ApiKey:
         return ApiKey(self.name, bytes.fromhex(self.sha256), self.expires, self._allowance())

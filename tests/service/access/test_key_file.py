@@ -1,7 +1,10 @@
 """The file of keys: read, refused where it is not right, followed, and edited by the command."""
 
 import argparse
+import asyncio
+import os
 import stat
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pytest
 
 from service.access.commands import add_arguments, run
 from service.access.key_file import KeyFile, KeyFileError, add_key, parse_keys, read_keys, remove_key
-from service.inference.access import AccessPolicy, Allowance, Doorkeeper
+from service.inference.access import AccessPolicy, Allowance, ApiKey, Doorkeeper
 from service.inference.errors import UnauthenticatedError
 from service.inference.keys import digest_of, is_key, new_key
 from tests.support.clock import ManualClock
@@ -60,13 +63,17 @@ def test_file_without_entries_has_no_keys(content: str) -> None:
         ("- name: a\n  sha256: secret", "entry 1: sha256: must be 64 hexadecimal digits"),
         (entry("a", expires="2027-01-01"), "entry 1: expires: must be a date and time with its zone"),
         (entry("a", images_per_second=-1), "greater than or equal to 0"),
-        (entry("a", burst=0), "greater than or equal to 1"),
+        (entry("a", images_per_second=1, burst=0), "greater than or equal to 1"),
         (entry("a", images_per_second=".inf"), "finite"),
         (entry("a", colour="red"), "entry 1: colour: extra inputs are not permitted"),
         (entry("a") + entry("a"), "entry 2: name 'a' is that of entry 1, too"),
         ("- name: a\n  name: b", "name is given twice"),
         ("- &x [*x]", "no YAML|entry 1"),
         ("\x00", "no YAML"),
+        (entry("a", expires="!!timestamp x"), "no YAML"),
+        (entry("a", burst="!!int ''"), "no YAML"),
+        (entry("a", burst=9), "entry 1: burst: needs images_per_second above 0"),
+        (entry("a", images_per_second=0, burst=9), "entry 1: burst: needs images_per_second above 0"),
     ],
 )
 def test_file_that_is_not_right_is_told_with_place_and_what_is_allowed(content: str, words: str) -> None:
@@ -138,6 +145,52 @@ def test_broken_or_missing_file_opens_no_door_and_closes_none(followed: Followed
     assert not followed.lets_in(new_key())
 
 
+class FailsOnce(Doorkeeper):
+    """A doorkeeper with a defect: it breaks when it is first given keys."""
+
+    broke = False
+
+    def follow(self, keys: Sequence[ApiKey]) -> None:
+        if not self.broke:
+            self.broke = True
+            raise RuntimeError("a defect")
+        super().follow(keys)
+
+
+async def test_following_goes_on_after_a_file_that_breaks_the_parser(
+    followed: Followed, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone, stays = new_key(), new_key()
+    followed.path.write_text(entry("gone", gone) + entry("stays", stays))
+    followed.file.load()
+    followed.path.write_text(entry("stays", stays, expires="!!timestamp x"))
+    following = asyncio.create_task(followed.file.watch(every_s=0))
+    await until(lambda: following.done() or "the keys stay as they were" in caplog.text)
+    followed.path.write_text(entry("stays", stays))
+    await until(lambda: following.done() or not followed.lets_in(gone))
+    assert not following.done()
+    assert followed.lets_in(stays)
+    following.cancel()
+
+
+async def test_following_goes_on_after_a_defect_and_the_log_tells_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, doorkeeper = tmp_path / "keys.yaml", FailsOnce(AccessPolicy(), time=ManualClock().time)
+    path.write_text(entry("a"))
+    following = asyncio.create_task(KeyFile(path, doorkeeper).watch(every_s=0))
+    await until(lambda: following.done() or doorkeeper.names == ("a",))
+    assert not following.done()
+    assert "the keys stay as they were" in caplog.text
+    following.cancel()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
 # The command
 
 
@@ -179,6 +232,24 @@ def test_what_else_is_in_the_file_stays(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["keys.yaml"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_file_that_root_edits_stays_its_owners(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(entry("a") + entry("b"))
+    path.chmod(0o600)
+    os.chown(path, 12345, 23456)
+    remove_key(path, "a")
+    after = path.stat()
+    assert (after.st_uid, after.st_gid, stat.S_IMODE(after.st_mode)) == (12345, 23456, 0o600)
+
+
+def test_file_in_another_encoding_is_not_edited(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_bytes(entry("a").encode("utf-16"))
+    with pytest.raises(KeyFileError, match="UTF-8"):
+        remove_key(path, "a")
+
+
 def test_link_to_a_file_stays_a_link(tmp_path: Path) -> None:
     real, link = tmp_path / "real.yaml", tmp_path / "keys.yaml"
     real.write_text(entry("a"))
@@ -193,7 +264,8 @@ def test_link_to_a_file_stays_a_link(tmp_path: Path) -> None:
     [
         (("new", "--name", "a"), "entry 2: name 'a' is that of entry 1"),
         (("new", "--name", "two words"), "entry 2: name: must be"),
-        (("new", "--name", "b", "--burst", "0"), "greater than or equal to 1"),
+        (("new", "--name", "b", "--burst", "5"), "entry 2: burst: needs images_per_second"),
+        (("new", "--name", "b", "--images-per-second", "1", "--burst", "0"), "greater than or equal to 1"),
         (("revoke", "--name", "b"), "no key named 'b'; there are a"),
     ],
 )
