@@ -232,7 +232,7 @@ class Doorkeeper:
 
         Takes the same, short time whatever is shown. An address that has shown too many wrong keys is told to wait
         before the next is looked at, unless the key is right and was shown from there before: somebody who guesses from
-        behind a proxy cannot lock out the others behind it.
+        behind a proxy does not lock out those behind it who were let in before, though perhaps those who were not yet.
 
         Args:
             authorization: what the request says: "Bearer KEY".

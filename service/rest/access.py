@@ -112,7 +112,12 @@ class OriginCheck:
         await refuse(response_to(problem), scope, receive, send, request_id, error.code)
 
     def _may(self, origin: str, host: str) -> bool:
-        return "*" in self._allowed or origin in self._allowed or urlsplit(origin).netloc == host
+        if "*" in self._allowed or origin in self._allowed:
+            return True
+        try:
+            return urlsplit(origin).netloc == host
+        except ValueError:  # "http://[" is no origin
+            return False
 
 
 async def refuse(response: Response, scope: Scope, receive: Receive, send: Send, request_id: str, code: str) -> None:

@@ -210,7 +210,7 @@ async def test_revoking_a_key_ends_its_streams(guarded: Guarded, protocol: str) 
 async def test_page_from_elsewhere_opens_no_stream(guarded: Guarded) -> None:
     url = f"ws://127.0.0.1:{guarded.gateway.rest_port}{STREAM}"
     authorization = {"Authorization": f"Bearer {guarded.key}"}
-    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "http://["):
         with pytest.raises(InvalidStatus) as caught:
             await connect(url, additional_headers={**authorization, "Origin": origin})
         assert caught.value.response.status_code == 403
