@@ -234,7 +234,7 @@ def _give_to(path: Path, before: os.stat_result) -> None:
     for owner, group in ((before.st_uid, before.st_gid), (-1, before.st_gid)):
         try:
             os.chown(path, owner, group)
-        except PermissionError:
+        except OSError:  # not permitted, or its file system knows no owners
             continue
         return
 
