@@ -162,6 +162,7 @@ class LimitedHttp(HttpConnection):
         self._in_head = True
         self._head_bytes = 0  # received since the last body, as they come
         self._header_bytes = 0  # of the head that is being read
+        self._idle_bytes = 0  # received since the last of a body that were the body's: chunk extensions, trailers
         self._timer: asyncio.TimerHandle | None = None  # for a head, or for the end after a refusal
         self._refusal: HttpError | None = None
         self._deaf = False  # what comes in is thrown away
@@ -206,9 +207,15 @@ class LimitedHttp(HttpConnection):
             self._head_bytes += len(data)
             if self._timer is None:
                 self._expect_head()
+        else:
+            self._idle_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > self.limits.max_head_bytes and not self._deaf:
+        if self._deaf:
+            return
+        if self._in_head and self._head_bytes > self.limits.max_head_bytes:
             self._refuse(self._head_too_long())
+        elif not self._in_head and self._idle_bytes > self.limits.max_head_bytes:
+            self._refuse(self._too_much_besides_the_body())
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -238,9 +245,13 @@ class LimitedHttp(HttpConnection):
             self._stop_parsing(
                 HttpError(429, "too_many_pipelined", "wait for answers before sending further requests on a connection")
             )
-        self._in_head, self._head_bytes = False, 0
+        self._in_head, self._head_bytes, self._idle_bytes = False, 0, 0
         self._stop_timer()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._idle_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -293,6 +304,14 @@ class LimitedHttp(HttpConnection):
         most = self.limits.max_head_bytes
         return HttpError(431, "head_too_long", f"the request's head is longer than {most} bytes, the most there may be")
 
+    def _too_much_besides_the_body(self) -> HttpError:
+        most = self.limits.max_head_bytes
+        return HttpError(
+            431,
+            "trailers_too_long",
+            f"the body's chunks come with trailers or extensions of more than {most} bytes, the most there may be",
+        )
+
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -310,13 +329,17 @@ class LimitedHttp(HttpConnection):
     def _refuse(self, refusal: HttpError) -> None:
         """Answer without the application, and close once the other end could read it."""
         self._deaf = True
+        if not self._in_head and not self._answering and self.cycle is not None:
+            return  # the request has its answer, and the connection is about to be closed, see on_response_complete
         self._stop_timer()
         self._unset_keepalive_if_required()
         if self._answering:
-            self.transport.close()  # an answer is on its way, and this one cannot overtake it
+            overtakes = self._in_head or self.pipeline or self.cycle.response_started
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-            return
+            if overtakes:
+                self.transport.close()  # an answer is on its way, and this one cannot overtake it
+                return
         problem = http_problem(refusal, instance=self._path(), request_id=request_id_from(None))
         body = problem.model_dump_json(exclude_unset=True).encode()
         headers = {

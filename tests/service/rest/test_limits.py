@@ -186,6 +186,37 @@ async def test_head_and_body_together_may_be_longer_than_a_head() -> None:
         assert (await client.answer()).status == 200
 
 
+@pytest.mark.parametrize("sent", ["1\r\na\r\n0\r\nX-T: ", "1;x="], ids=["trailers", "chunk extensions"])
+async def test_what_comes_with_a_body_and_is_none_may_not_be_longer_than_a_head(sent: str) -> None:
+    async with gateway(ConnectionLimits(max_head_bytes=4096)) as running:
+        client = await Client.to(running, f"{POST}Transfer-Encoding: chunked\r\n\r\n{sent}")
+        sending = asyncio.ensure_future(client.send_for_ever(b"x" * 1000))
+        assert is_problem(await client.answer(), 431, "trailers_too_long")
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        assert running.uploads.held == 0
+        assert await still_serves(running)
+
+
+async def test_endless_trailers_of_a_request_that_has_its_answer_are_cut_off() -> None:
+    async with gateway(ConnectionLimits(max_head_bytes=4096, linger_s=SOON)) as running:
+        client = await Client.to(
+            running, "GET /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-T: "
+        )
+        assert (await client.answer()).status == 200
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(client.send_for_ever(b"x" * 0x1000), 20)
+
+
+async def test_short_trailers_harm_nobody() -> None:
+    async with gateway(ConnectionLimits(max_head_bytes=4096)) as running:
+        body = f"{len(PHOTO):x};a=b\r\n".encode() + PHOTO + b"\r\n0\r\nX-T: y\r\n\r\n"
+        client = await Client.to(running, f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode() + body)
+        assert (await client.answer()).status == 200
+        await client.send("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await client.answer()).status == 200
+
+
 @pytest.mark.parametrize(
     "sent", ["nonsense\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"]
 )
