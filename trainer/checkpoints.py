@@ -2,8 +2,9 @@
 
 A run's folder holds `checkpoint.npz` (every variable of model and optimiser and a JSON of progress) and `averaged.npz`
 (the network with averaged weights, batch normalisation unfolded, which evaluation and warm starts read). Files are
-written under another name and renamed, so a full disk or a kill leaves the previous ones intact. Finished weights for
-serving are `trainer.weights`'s affair.
+written under another name and renamed, so a full disk or a kill leaves the previous ones intact. A stop between the two
+leaves averages of an earlier update: the next piece of the run writes them again, and `check_averages` refuses them.
+Finished weights for serving are `trainer.weights`'s affair.
 """
 
 from __future__ import annotations
@@ -112,6 +113,28 @@ def read_averaged_progress(path: Path) -> Progress:
     """Of which network averaged weights (a file, or a run's folder) are, and how far it was trained."""
     path = path / AVERAGED if path.is_dir() else path
     return Progress(**_read(path, names=(_STATE,))[1])
+
+
+def averages_are_of(folder: Path, progress: Progress) -> bool:
+    """Whether the averaged network in the run's folder is there, readable, and of the update of `progress`."""
+    try:
+        return read_averaged_progress(folder).step == progress.step
+    except CheckpointError:
+        return False
+
+
+def check_averages(folder: Path) -> None:
+    """Refuses averages that are not of the run's last checkpoint. A folder without a checkpoint is left alone.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    progress = read_progress(folder)
+    if progress is not None and not averages_are_of(folder, progress):
+        raise CheckpointError(
+            f"{folder / AVERAGED} is not of update {progress.step}, as {CHECKPOINT} beside it is: the training was "
+            "stopped between the two, or is saving now; the same `train` command again mends it"
+        )
 
 
 def load_averaged(path: Path, model: keras.Model) -> Progress:

@@ -1,4 +1,4 @@
-"""What differs between backends and machines: compiling whole steps, and sharing batches among several accelerators.
+"""What differs between backends and machines: devices, compiling whole steps, sharing batches among accelerators.
 
 Data parallel: every device holds the whole network and gets a part of each batch. Keras does the work where its backend
 can (`keras.distribution`, on JAX); on other backends one device is used.
@@ -6,7 +6,52 @@ can (`keras.distribution`, on JAX); on other backends one device is used.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from trainer.errors import RefusedError
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What Keras computes on in this process.
+
+    Attributes:
+        backend: Keras's, by name.
+        names: of the devices that it sees, kind and number: "cuda:0", "GPU:0", "cpu:0".
+    """
+
+    backend: str
+    names: tuple[str, ...]
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether there is a device that is no processor."""
+        return any(not name.lower().startswith("cpu") for name in self.names)
+
+    def __str__(self) -> str:
+        return f"Keras on {self.backend}, which sees {', '.join(self.names)}"
+
+
+def devices_seen() -> Devices:
+    """The backend and its devices."""
+    import keras
+
+    backend = str(keras.backend.backend())
+    names: list[str] = []
+    if backend == "jax":
+        import jax
+
+        names = [f"{device.platform}:{device.id}" for device in jax.devices()]
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        names = [device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices()]
+    elif backend == "torch":
+        import torch
+
+        names = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        names += ["mps:0"] if torch.backends.mps.is_available() else []
+    return Devices(backend, tuple(names) or ("cpu:0",))
 
 
 def share_batches_among_devices(batch_size: int) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 from service.pose.heatmaps import STRIDE, TARGET_SIGMA
 from service.pose.preprocessing import CROP_PADDING
 from trainer import run_record, weights
-from trainer.checkpoints import Progress, load_averaged
+from trainer.checkpoints import Progress, check_averages, load_averaged
 from trainer.data.pipeline import ImageStore
 from trainer.data.sample import OnBad, Sample, SkippedSamples, refuse_bad
 from trainer.data.sources import Source, read_sources
@@ -43,8 +43,12 @@ def write_weights(
     """Writes `path` (.npz) and the .json beside it; returns the measured figures, by data set and of all together.
 
     `input_size` is the side in pixels at which the weights are measured and served; None: at which the run ended.
+
+    Raises:
+        CheckpointError: the averaged weights are missing, damaged, or older than the run's checkpoint.
     """
     config = record.config
+    check_averages(run_folder)
     model = build_training_model(config)
     progress = load_averaged(run_folder, model)
     info = weights.WeightsInfo(

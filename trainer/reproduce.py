@@ -13,16 +13,18 @@ import argparse
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from trainer import weights
-from trainer.checkpoints import read_progress
+from trainer.checkpoints import averages_are_of, read_progress
 from trainer.configs import TrainConfig, load_config
 from trainer.data.worker_process import available_cores
 from trainer.errors import RefusedError, TrainerError
@@ -250,7 +252,12 @@ def _pictures_in(folder: Path) -> int:
 
 def _is_trained(run: Path, steps: int) -> bool:
     progress = read_progress(run)
-    return progress is not None and progress.step >= steps and RunLog(run).is_validated(progress.step)
+    return (
+        progress is not None
+        and progress.step >= steps
+        and averages_are_of(run, progress)
+        and RunLog(run).is_validated(progress.step)
+    )
 
 
 def _is_finished(run: Path, path: Path) -> bool:
@@ -297,7 +304,39 @@ def _choose(final: Path, first: Path, second: Path) -> int:
 
 def in_a_process(arguments: Sequence[str]) -> int:
     """Runs a trainer command in a process of its own, on this terminal."""
-    return subprocess.run([sys.executable, "-m", "trainer", *arguments], check=False).returncode
+    return wait_for([sys.executable, "-m", "trainer", *arguments])
+
+
+def wait_for(words: Sequence[str]) -> int:
+    """Runs a program to its end, however it comes to it, and returns its exit code (128 + a signal that killed it).
+
+    A training that is told to stop saves first, so it is waited for and never killed: Ctrl-C reaches it from the
+    terminal, a polite kill of this process is passed on.
+
+    Raises:
+        KeyboardInterrupt: this process was told to stop, and the program came to its end all the same.
+    """
+    told: list[int] = []
+    child: subprocess.Popen[bytes] | None = None
+
+    def tell(number: int, _: FrameType | None) -> None:
+        told.append(number)
+        if child is not None and number == signal.SIGTERM:
+            child.terminate()
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, tell) for number in signals]
+    try:
+        child = subprocess.Popen(words)
+        if signal.SIGTERM in told:  # while it was being started
+            child.terminate()
+        code = child.wait()
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+    if told and code == 0:
+        raise KeyboardInterrupt
+    return code if code >= 0 else 128 - code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

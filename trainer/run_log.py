@@ -35,9 +35,14 @@ COLUMNS: Final = (
     "pck_at_0_1",
     "pck_at_0_2",
     "epe_px",
+    "validated_share",
 )
 VALIDATION_COLUMN: Final = "pck_at_0_2"
 """Filled in the rows of a validation, empty in the others."""
+SHARE_COLUMN: Final = "validated_share"
+"""How much of what is held out a validation looked at, 1 for all. Logs of before there was this column lack it."""
+
+_NO_CURVES: Final = ("step", "samples", SHARE_COLUMN)
 
 
 class RunLog:
@@ -51,21 +56,32 @@ class RunLog:
         """Adds one row; `step` must be among the values, which are named as `COLUMNS`."""
         path = self._folder / FILE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = not path.exists()
+        columns = _columns(path)
         with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if new:
+            writer = csv.DictWriter(file, columns or COLUMNS, extrasaction="ignore")
+            if not columns:
                 writer.writeheader()
             writer.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in values.items()})
         self._events.write(
-            int(values["step"]), {name: float(v) for name, v in values.items() if name not in ("step", "samples")}
+            int(values["step"]), {name: float(v) for name, v in values.items() if name not in _NO_CURVES}
         )
 
     def is_validated(self, step: int) -> bool:
-        """Whether there is a row of a validation after this update."""
+        """Whether there is a row of a validation of all that is held out after this update."""
         if not (self._folder / FILE_NAME).is_file():
             return False
-        return any(row["step"] == step and VALIDATION_COLUMN in row for row in read_log(self._folder))
+        return any(
+            row["step"] == step and VALIDATION_COLUMN in row and row.get(SHARE_COLUMN, 1.0) >= 1.0
+            for row in read_log(self._folder)
+        )
+
+
+def _columns(path: Path) -> list[str]:
+    """The columns that a log has, which may be of an earlier version; none if there is no log."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return next(csv.reader(file), [])
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:

@@ -26,7 +26,7 @@ RUNS_FOLDER = Path("runs")
 FILE_NAME = "run.json"
 FORMAT = 1
 
-_MAY_CHANGE = ("validation_samples", "validate_minutes", "checkpoint_minutes", "log_seconds")
+_MAY_CHANGE = ("validation_samples", "validate_minutes", "checkpoint_minutes", "log_seconds", "for_gpu")
 """Fields of a configuration that do not show in the weights."""
 
 Picture = tuple[str, str]

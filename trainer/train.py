@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import signal
+import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,19 +24,21 @@ from trainer import run_record
 from trainer.checkpoints import (
     Progress,
     TrainingError,
+    averages_are_of,
     load_checkpoint,
     save_averaged,
     save_checkpoint,
     to_numpy,
 )
 from trainer.configs import TrainConfig, load_config
-from trainer.data.pipeline import ImageStore, Prefetcher, TrainingBatches, readable
+from trainer.data.pipeline import ImageStore, Prefetcher, TrainingBatches, WorkerKilledError, readable
 from trainer.data.sample import OnBad, Sample, SkippedSamples, refuse_bad
 from trainer.data.sources import Source, WeightedSamples, read_sources, split_8_1_1, split_by_name
 from trainer.data.worker_process import available_cores
-from trainer.devices import jit_pays, share_batches_among_devices
+from trainer.devices import devices_seen, jit_pays, share_batches_among_devices
 from trainer.errors import RefusedError
-from trainer.run_log import RunLog
+from trainer.run_lock import only_one_trains
+from trainer.run_log import SHARE_COLUMN, RunLog
 from trainer.run_network import build_training_model, served_from_bytes
 from trainer.run_record import RUNS_FOLDER
 from trainer.teacher import Teacher, TrainedTeacher, mixed_targets
@@ -177,6 +180,7 @@ class Trainer:
         Raises:
             TrainingError: the loss or a weight is not a number, with the checkpoint of before intact.
             BadSampleError: a picture became unreadable.
+            WorkerKilledError: a process that makes batches was killed, and nobody had asked to stop.
         """
         config = self._config
         batches = TrainingBatches(
@@ -192,7 +196,12 @@ class Trainer:
                     break
                 step = self._progress.step
                 size = input_size_at(config, share)
-                batch = prefetcher.get(step, size)
+                try:
+                    batch = prefetcher.get(step, size)
+                except WorkerKilledError:
+                    if self._stop_asked:  # whoever stops this process may have stopped its workers too
+                        break
+                    raise
                 self._optimizer.learning_rate = learning_rate_at(config, step, share)
                 targets = mixed_targets(batch, self._teacher, config.distil_weight)
                 losses = [float(loss) for loss in self._from_bytes.train_on_batch(batch.crops, [targets] * 3)]
@@ -213,12 +222,15 @@ class Trainer:
                     losses_since.clear()
                     if clock.due("checkpoint", 60 * config.checkpoint_minutes):
                         self._save()
-                    if clock.due("validate", 60 * config.validate_minutes):
+                    last = self.share_done(clock.seconds()) >= 1.0  # then all that is held out is looked at, below
+                    if not last and clock.due("validate", 60 * config.validate_minutes):
                         self._validate(config.validation_samples)
                     seconds_logged = clock.seconds()
         if self._progress.step > begun_at:
             self._progress = replace(self._progress, seconds=clock.seconds())
             self._save()
+        elif self._progress.step and not averages_are_of(self._folder, self._progress):
+            self._save()  # the piece before was stopped between the two files
         if self.finished and not self._stop_asked and not self._log.is_validated(self._progress.step):
             self._validate(len(self._validation))
         return self._progress
@@ -240,7 +252,14 @@ class Trainer:
         with self._averaged_weights():
             result = evaluate_samples(self._predict, samples, self._store, self._config.final_input_size, batch_size=32)
         scores = result.scores()
-        self._write_row({"pck_at_0_1": scores.pck_at_0_1, "pck_at_0_2": scores.pck_at_0_2, "epe_px": scores.epe_px})
+        self._write_row(
+            {
+                "pck_at_0_1": scores.pck_at_0_1,
+                "pck_at_0_2": scores.pck_at_0_2,
+                "epe_px": scores.epe_px,
+                SHARE_COLUMN: len(samples) / len(self._validation),
+            }
+        )
         contact_sheet(result, self._store, _spread(range(len(samples)), 40)).save(self._folder / "validation.png")
         _say(
             f"  validation of {len(samples)} hands: PCK@0.1 {scores.pck_at_0_1:.3f}, "
@@ -360,6 +379,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Trains, or goes on training, as the arguments say."""
     started = time.monotonic()
     config = _config_of(arguments)
+    folder = RUNS_FOLDER / arguments.run
+    with only_one_trains(folder):
+        return _train(arguments, config, folder, started)
+
+
+def _train(arguments: argparse.Namespace, config: TrainConfig, folder: Path, started: float) -> int:
     stop_after_s = math.inf if arguments.stop_after_minutes is None else 60 * arguments.stop_after_minutes
     skipped = SkippedSamples()
     on_bad: OnBad = skipped if arguments.skip_bad else refuse_bad
@@ -372,7 +397,6 @@ def run(arguments: argparse.Namespace) -> int:
     train, validation = split_data(data, config)
     _say(f"{len(train)} hands to train on, {len(validation)} held out ({_counts(validation.samples)})")
 
-    folder = RUNS_FOLDER / arguments.run
     record = run_record.record_of(config, arguments.data, train, validation, skip_bad=arguments.skip_bad)
     if arguments.warm_start:
         record = run_record.started_from(record, arguments.warm_start)
@@ -381,6 +405,14 @@ def run(arguments: argparse.Namespace) -> int:
     record = run_record.continued(record, folder, changed=arguments.changed)
     for note in record.notes:
         _say(f"note: {note}")
+    seen = devices_seen()
+    _say(str(seen))
+    if config.for_gpu and not seen.accelerated:
+        print(
+            f"warning: this configuration is meant for a GPU and {seen.backend} sees none, so it will take weeks; "
+            'docs/training.md ("Backends") says how to get one that does',
+            file=sys.stderr,
+        )
     devices = share_batches_among_devices(config.batch_size)
     if devices > 1:
         _say(f"every batch is shared among {devices} devices")

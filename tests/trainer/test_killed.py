@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.trainer.data.miniature_rhd import write_miniature_rhd
-from trainer.checkpoints import CHECKPOINT, read_progress
+from trainer.checkpoints import AVERAGED, CHECKPOINT, read_progress
 
 ROOT = Path(__file__).parents[2]
 STEPS = 8
@@ -62,12 +62,10 @@ def test_a_killed_and_resumed_training_has_the_weights_of_an_uninterrupted_one(t
     assert f"going on from step {progress.step}" in printed
     assert (whole.returncode, resumed.returncode) == (0, 0)
 
-    # `seconds` apart, which is in the state, every array of model and optimiser.
-    with (
-        np.load(tmp_path / "runs/whole" / CHECKPOINT) as expected,
-        np.load(tmp_path / "runs/killed" / CHECKPOINT) as actual,
-    ):
-        assert sorted(expected.files) == sorted(actual.files)
-        for name in expected.files:
-            if name != "state":
-                np.testing.assert_allclose(actual[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    # `seconds` apart, which is in the state, every array of model, optimiser and averages.
+    for file in (CHECKPOINT, AVERAGED):
+        with np.load(tmp_path / "runs/whole" / file) as expected, np.load(tmp_path / "runs/killed" / file) as actual:
+            assert sorted(expected.files) == sorted(actual.files)
+            for name in expected.files:
+                if name != "state":
+                    np.testing.assert_allclose(actual[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=name)

@@ -1,7 +1,12 @@
 """The whole path: the plan, where it goes on, and a walk along all of it with tiny networks."""
 
+import asyncio
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -9,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import until
 from trainer import cli, weights
 from trainer.configs import load_config
 from trainer.errors import TrainerError
@@ -102,6 +108,42 @@ def test_a_dry_run_of_the_full_path_says_the_plan_and_touches_nothing(
     for part in ("render 40000 pictures", "train reproduce-standard for 24000 updates", "TFLOP/s", "two CPU cores"):
         assert part in printed
     assert list(tmp_path.iterdir()) == []
+
+
+SAVES_WHEN_TOLD = """
+import signal, sys, time
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+signal.signal(signal.SIGINT, lambda *_: told.append(1))
+open("ready", "w").close()
+while not told:
+    time.sleep(0.01)
+time.sleep(0.6)  # longer than subprocess waits after Ctrl-C before it kills
+open("saved", "w").close()
+sys.exit(3)
+"""
+WAITS_FOR_IT = """
+import sys
+from trainer.reproduce import wait_for
+sys.exit(wait_for([sys.executable, "-c", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_a_stop_reaches_the_training_and_waits_until_it_has_saved(
+    tmp_path: Path, number: signal.Signals, group: bool
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITS_FOR_IT, SAVES_WHEN_TOLD],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        start_new_session=True,
+    )
+    asyncio.run(until((tmp_path / "ready").exists, timeout_s=60))
+    (os.killpg if group else os.kill)(process.pid, number)
+
+    assert process.wait(timeout=60) == 3
+    assert (tmp_path / "saved").exists()
 
 
 @pytest.fixture

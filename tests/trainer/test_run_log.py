@@ -35,6 +35,22 @@ def test_rows_are_read_back_with_the_columns_that_they_fill(tmp_path: Path) -> N
     assert not RunLog(tmp_path / "other").is_validated(10)
 
 
+def test_a_look_at_a_part_is_no_validation_of_all_that_is_held_out(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log.write(_row(10, pck_at_0_2=0.5, validated_share=0.25))
+    assert not log.is_validated(10)
+    log.write(_row(10, pck_at_0_2=0.5, validated_share=1.0))
+    assert log.is_validated(10)
+
+
+def test_a_log_of_before_there_was_a_column_goes_on_without_it(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("step,samples,minutes,input_size,pck_at_0_2\n5,10,0.5,32,0.4\n")
+    log = RunLog(tmp_path)
+    assert log.is_validated(5)
+    log.write(_row(10, pck_at_0_2=0.5, validated_share=1.0))
+    assert read_log(tmp_path)[-1] == _row(10, pck_at_0_2=0.5)
+
+
 def test_what_a_run_logs_again_after_a_crash_counts_once(tmp_path: Path) -> None:
     for step, loss in ((10, 3.0), (20, 2.0), (30, 1.0)):
         RunLog(tmp_path).write(_row(step, loss=loss))

@@ -1,10 +1,13 @@
 """Training: schedules, exact resume, clear stops, and the standard network's stages on a lightweight one's features."""
 
 import json
+import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -12,11 +15,21 @@ from numpy.typing import NDArray
 
 from tests.trainer.data.miniature_rhd import write_miniature_rhd
 from trainer import cli
-from trainer.checkpoints import CHECKPOINT, CheckpointError, TrainingError, load_averaged, to_numpy
+from trainer.checkpoints import (
+    AVERAGED,
+    CHECKPOINT,
+    CheckpointError,
+    TrainingError,
+    load_averaged,
+    to_numpy,
+)
 from trainer.configs import ConfigError, TrainConfig, load_config
 from trainer.data.pipeline import ImageStore
 from trainer.data.sources import Source, WeightedSamples, read_sources, split_by_name
+from trainer.devices import devices_seen
 from trainer.errors import RefusedError
+from trainer.run_lock import only_one_trains
+from trainer.run_log import SHARE_COLUMN, read_log
 from trainer.run_network import network_of_run
 from trainer.train import EXIT_UNFINISHED, Trainer, input_size_at, learning_rate_at, minutes_left
 
@@ -61,6 +74,21 @@ class _StopsAfterTwo(Trainer):
         if self.progress.step == 2:
             self.ask_to_stop()
         return super().share_done(seconds)
+
+
+class _TakesItsWorkerDown(ImageStore):
+    """In a worker process: tells the trainer to stop, and dies, as when a whole process group is stopped."""
+
+    def share(self, parts: int) -> "_TakesItsWorkerDown":
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[], ImageStore], tuple[()]]:
+        return _TakesItsWorkerDown, ()
+
+    def get(self, path: Path) -> NoReturn:
+        os.kill(os.getppid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
 
 
 @pytest.fixture(autouse=True)
@@ -311,6 +339,75 @@ def test_training_and_finishing_from_the_command_line(
     assert info.provenance["samples_seen"] == 4
     assert info.provenance["hands_trained_on"] == {"rhd": 4}
     assert (info.provenance["split"], info.provenance["licence"]) == ("names", "none")
+
+
+@pytest.mark.slow
+def test_averages_older_than_the_checkpoint_are_not_shipped_and_the_next_piece_mends_them(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    averaged = tmp_path / "runs/tiny" / AVERAGED
+    assert command("train", "--steps", "1") == 0
+    older = averaged.read_bytes()
+    assert command("train", "--steps", "2", "--changed") == 0
+    newer = averaged.read_bytes()
+    averaged.write_bytes(older)  # as after a kill between the two files
+
+    assert command("finish", "--out", "lightweight.npz") == 2
+    assert "averaged.npz is not of update 2" in capsys.readouterr().err
+    assert command("train", "--steps", "2", "--changed") == 0
+    assert averaged.read_bytes() == newer
+
+
+@pytest.mark.slow
+def test_all_that_is_held_out_is_looked_at_in_the_end_also_where_a_periodic_look_is_due(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    config = replace(TINY, steps=2, log_seconds=0.0, validate_minutes=0.0, validation_samples=1)
+    make_trainer("run", config).run()
+    shares = [(row["step"], row["validated_share"]) for row in read_log(tmp_path / "run") if SHARE_COLUMN in row]
+    assert shares == [(1, 0.5), (2, 1.0)]
+
+
+@pytest.mark.slow
+def test_a_stop_that_takes_the_workers_too_is_a_stop_and_no_failure(
+    make_trainer: MakeTrainer, tmp_path: Path, data: tuple[WeightedSamples, WeightedSamples]
+) -> None:
+    make_trainer("run", replace(TINY, steps=1)).run()
+    trainer = Trainer(TINY, tmp_path / "run", *data, _TakesItsWorkerDown())
+    before = signal.signal(signal.SIGTERM, lambda *_: trainer.ask_to_stop())
+    try:
+        assert trainer.run(workers=1).step == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with only_one_trains(tmp_path / "runs/tiny"):
+        assert command("train") == 2
+    assert "is being trained by another process" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_configuration_for_a_gpu_warns_where_there_is_none(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if devices_seen().accelerated:
+        pytest.skip("there is an accelerator")
+    assert command("train", "--stop-after-minutes", "0") == EXIT_UNFINISHED
+    printed = capsys.readouterr()
+    assert "Keras on tensorflow, which sees CPU:0" in printed.out
+    assert "meant for a GPU" not in printed.err
+    text = (tmp_path / "tiny.py").read_text()
+    (tmp_path / "tiny.py").write_text(text.replace("steps=2", "steps=2, for_gpu=True"))
+    assert command("train", "--stop-after-minutes", "0") == EXIT_UNFINISHED
+    assert "meant for a GPU and tensorflow sees none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "for_gpu"), [("default", True), ("distil", True), ("first", False), ("smoke", False)])
+def test_configurations_say_whether_they_are_meant_for_a_gpu(name: str, for_gpu: bool) -> None:
+    assert load_config(name).for_gpu is for_gpu
 
 
 @pytest.mark.slow

@@ -52,6 +52,7 @@ class TrainConfig:
         width_multiplier: below 1 makes narrow networks for tests.
         validation_samples: how many held-out hands are looked at during training, evenly spread; all at the end.
         validate_minutes, checkpoint_minutes, log_seconds: how often each is done.
+        for_gpu: whether training without an accelerator is worth a warning.
     """
 
     variant: Variant
@@ -79,6 +80,7 @@ class TrainConfig:
     validate_minutes: float = 5.0
     checkpoint_minutes: float = 3.0
     log_seconds: float = 20.0
+    for_gpu: bool = False
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):

@@ -219,6 +219,10 @@ class TrainingBatches:
         )
 
 
+class WorkerKilledError(TrainerError):
+    """A process that makes batches was killed."""
+
+
 class Prefetcher:
     """Builds the coming batches while the trainer works on the present one.
 
@@ -257,7 +261,7 @@ class Prefetcher:
     def get(self, number: int, input_size: int) -> Batch:
         """Batch `number`; those after it are begun. Asking in order is fast, any order is right.
 
-        Raises what building the batch raised, BadSampleError included, and TrainerError if a worker was killed.
+        Raises what building the batch raised, BadSampleError included, and WorkerKilledError.
         """
         while self._pending and self._pending[0][0] != (number, input_size):
             self._pending.popleft()[1].cancel()
@@ -268,7 +272,7 @@ class Prefetcher:
                 self._pending.append(((coming, input_size), future))
             return self._pending.popleft()[1].result()
         except BrokenProcessPool as error:
-            raise TrainerError(
+            raise WorkerKilledError(
                 "a process that makes batches was killed, perhaps for want of memory; fewer --workers need less"
             ) from error
 

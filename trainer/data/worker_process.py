@@ -37,11 +37,24 @@ def one_thread_each() -> Iterator[None]:
 
 
 def begin() -> None:
-    """To be called first in a worker process: leaves Ctrl-C to the parent, and ends when the parent does."""
+    """To be called first in a worker process: leaves Ctrl-C and SIGTERM to the parent, and ends when the parent does.
+
+    A SIGTERM that the parent itself sends still ends it: that is how a pool gets rid of its workers.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
+        if hasattr(signal, "sigwaitinfo"):  # which tells the sender; not on macOS
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # threads to come are born with it
+            threading.Thread(target=_end_when_told_by, args=(parent,), daemon=True).start()
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_when_told_by(parent: BaseProcess) -> None:
+    # A process group is told to stop as a whole; the parent then saves, for which it may need another batch.
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+        pass
+    os._exit(1)
 
 
 def _end_with(parent: BaseProcess) -> None:

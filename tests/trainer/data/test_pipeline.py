@@ -18,6 +18,7 @@ from trainer.data.pipeline import (
     ImageStore,
     Prefetcher,
     TrainingBatches,
+    WorkerKilledError,
     evaluation_crops,
     make_crop,
     readable,
@@ -194,6 +195,30 @@ def test_errors_and_a_killed_worker_are_told_across_processes(tmp_path: Path) ->
         pytest.raises(TrainerError, match="was killed"),
     ):
         [p.get(number, 32) for number in range(3)]
+
+
+class _IsToldToStop(TrainingBatches):
+    """Its process gets the SIGTERM that a whole process group gets, from somebody who is not its parent."""
+
+    def build(self, number: int, input_size: int) -> Batch:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().build(number, input_size)
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the sender of a signal is not told here")
+def test_a_worker_leaves_a_polite_kill_of_the_group_to_its_parent(tmp_path: Path) -> None:
+    batches = _IsToldToStop(
+        _weighted(dotted_sample(tmp_path)), ImageStore(), batch_size=2, seed=0, config=AugmentConfig()
+    )
+    with Prefetcher(batches, workers=1) as prefetcher:
+        assert [len(prefetcher.get(number, 32).crops) for number in range(3)] == [2, 2, 2]
+
+
+def test_a_pool_that_is_broken_gets_rid_of_its_other_workers(tmp_path: Path) -> None:
+    good = _weighted(dotted_sample(tmp_path))
+    batches = _DiesAtBatchOne(good, ImageStore(), batch_size=2, seed=0, config=AugmentConfig())
+    with Prefetcher(batches, workers=2) as prefetcher, pytest.raises(WorkerKilledError):
+        [prefetcher.get(number, 32) for number in range(3)]
 
 
 def test_the_store_keeps_pictures_only_up_to_its_limit(tmp_path: Path) -> None:
