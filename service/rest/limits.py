@@ -7,7 +7,9 @@ request may ask for is not decided here, but in `service.rest.parsing` and in th
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
@@ -26,6 +28,11 @@ from service.rest.problems import HttpError, http_problem
 
 _MAX_PIPELINED: Final = 16
 _MAX_FRAGMENTS: Final = 1024  # of one WebSocket message: each costs more than its bytes
+_PIECE_BYTES: Final = 64 * 1024  # of an answer
+_SEND_BUFFER_BYTES: Final = (
+    64 * 1024
+)  # of the kernel's; it takes bytes in lumps, which must be small beside the least rate
+_HOLD: Final = "handpose.uploads"  # in the scope
 _TRY_AGAIN_LATER: Final = 1013
 _TOO_BIG: Final = 1009
 _POLICY_VIOLATION: Final = 1008
@@ -148,6 +155,14 @@ class _SlowReaderWatch:
         self._wait()
 
 
+def _bound_send_buffer(transport: asyncio.Transport) -> None:
+    """Left alone, Linux lets it grow to megabytes and takes as much at a time, which looks as if nobody read."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        with suppress(OSError):  # it is gone already
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+
+
 class _RefusedError(Exception):
     """Leaves the parser from within one of its calls."""
 
@@ -178,6 +193,7 @@ class LimitedHttp(HttpConnection):
             )
             self._refuse(full)
             return
+        _bound_send_buffer(transport)
         self._reader = _SlowReaderWatch(transport, self.limits)
         super().connection_made(transport)
         self._expect_head()
@@ -475,7 +491,9 @@ class LimitedWebSocket(WebSocketConnection):
 class UploadGuard:
     """ASGI: bodies are received within the budget of all uploads, and at a least rate.
 
-    What was received stays accounted for until the request has its answer, because until then it is held.
+    What was received stays accounted for until the request has its answer, because until then it is held. Whoever makes
+    a large answer can have it accounted for, too, with `count_answer`: it goes out in pieces, so that the request lasts
+    until the other end has taken all but the last of them.
 
     Args:
         app: the application.
@@ -497,9 +515,29 @@ class UploadGuard:
 
             async def sending(message: Message) -> None:
                 body.answered = True
-                await send(message)
+                if message["type"] == "http.response.body":
+                    await _send_in_pieces(message, send)
+                else:
+                    await send(message)
 
+            scope[_HOLD] = hold
             await self._app(scope, body.receive, sending)
+
+
+def count_answer(scope: Scope, size: int) -> None:
+    """Have an answer of so many bytes count as an upload does, until it is sent. Raises OverloadedError."""
+    hold: Hold | None = scope.get(_HOLD)
+    if hold is not None:
+        hold.grow(size)
+
+
+async def _send_in_pieces(message: Message, send: Send) -> None:
+    """uvicorn waits for the other end only between pieces; one large piece would lie in its buffer uncounted."""
+    content: bytes = message.get("body", b"")
+    rest = (max(len(content), 1) - 1) // _PIECE_BYTES * _PIECE_BYTES
+    for start in range(0, rest, _PIECE_BYTES):
+        await send({"type": message["type"], "body": content[start : start + _PIECE_BYTES], "more_body": True})
+    await send({**message, "body": content[rest:]})
 
 
 class _Body:

@@ -17,6 +17,7 @@ from service.inference.ports import Backend, Clock
 from service.inference.predictor import Estimate, EstimateRequest, Predictor
 from service.inference.tracing import client_id_from, part
 from service.rest import openapi
+from service.rest.limits import count_answer
 from service.rest.observing import RequestObserver, observed_failure, observed_image, observed_request
 from service.rest.parsing import parse_timeout, read_image, read_images
 from service.rest.policy import RestPolicy
@@ -86,6 +87,7 @@ def hand_pose_routes(
                 return Response(hand_pose(estimate, request_id).model_dump_json(), headers=headers, media_type=_JSON)
             loop = asyncio.get_running_loop()
             picture = await loop.run_in_executor(workers, picture_with_hands, estimate, media_type)
+            count_answer(request.scope, len(picture))
             return Response(picture, headers=headers, media_type=media_type)
 
     @router.post("/v1/hand-pose:batch", response_model=Batch, **openapi.HAND_POSE_BATCH)

@@ -376,6 +376,27 @@ async def test_reader_that_does_not_read_is_cut_off() -> None:
         await client.close()
 
 
+async def test_picture_counts_until_it_is_sent() -> None:
+    async with gateway() as running:
+        photo = image_bytes(noise(1300, 900), "JPEG")
+        head = POST.replace("image/png", "image/jpeg") + f"Accept: image/png\r\nContent-Length: {len(photo)}\r\n\r\n"
+        client = await Client.to(running, head.encode() + photo)
+        transport: Any = client.writer.transport
+        transport.pause_reading()
+        await until(lambda: running.uploads.held > 2_000_000)  # all of the picture, which is larger than the photo
+        transport.resume_reading()
+        assert (await client.answer()).status == 200
+        await until(lambda: running.uploads.held == 0)
+
+
+async def test_picture_that_there_is_no_room_for_is_told_so() -> None:
+    photo = image_bytes(noise(650, 450), "JPEG")
+    async with gateway(upload_bytes=len(photo) + 1000) as running:
+        head = POST.replace("image/png", "image/jpeg") + f"Accept: image/png\r\nContent-Length: {len(photo)}\r\n\r\n"
+        client = await Client.to(running, head.encode() + photo)
+        assert is_problem(await client.answer(), 429, "out_of_memory_budget")
+
+
 def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
 
