@@ -155,12 +155,10 @@ class _SlowReaderWatch:
         self._wait()
 
 
-def _bound_send_buffer(transport: asyncio.Transport) -> None:
+def bound_send_buffer(connection: socket.socket) -> None:
     """Left alone, Linux lets it grow to megabytes and takes as much at a time, which looks as if nobody read."""
-    connection = transport.get_extra_info("socket")
-    if connection is not None:
-        with suppress(OSError):  # it is gone already
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    with suppress(OSError):  # it is gone already
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
 
 class _RefusedError(Exception):
@@ -193,7 +191,9 @@ class LimitedHttp(HttpConnection):
             )
             self._refuse(full)
             return
-        _bound_send_buffer(transport)
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
+            bound_send_buffer(connection)
         self._reader = _SlowReaderWatch(transport, self.limits)
         super().connection_made(transport)
         self._expect_head()

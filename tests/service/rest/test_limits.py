@@ -5,6 +5,7 @@ Time-outs are a few hundredths of a second here, and every test waits for what t
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -19,7 +20,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
-from service.rest.limits import ConnectionLimits
+from service.rest.limits import ConnectionLimits, bound_send_buffer
 from tests.support.gateway import Gateway
 from tests.support.images import image_bytes
 from tests.support.waiting import until
@@ -374,6 +375,17 @@ async def test_reader_that_does_not_read_is_cut_off() -> None:
         assert await still_serves(running)
         await until(lambda: running.number_of_connections == 0)
         await client.close()
+
+
+def test_kernel_takes_answers_in_lumps_that_are_small_beside_the_least_rate() -> None:
+    """Larger ones would make a reader at the least rate look like one that does not read."""
+    limits, sender = ConnectionLimits(), socket.socket()
+    with sender:
+        untouched = sender.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        bound_send_buffer(sender)
+        lump = sender.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    assert lump != untouched  # which the kernel would let grow
+    assert lump <= limits.min_bytes_per_s * limits.body_timeout_s / 2
 
 
 async def test_picture_counts_until_it_is_sent() -> None:
