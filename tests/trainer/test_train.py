@@ -1,13 +1,10 @@
 """Training: schedules, exact resume, clear stops, and the standard network's stages on a lightweight one's features."""
 
 import json
-import os
 import re
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -74,21 +71,6 @@ class _StopsAfterTwo(Trainer):
         if self.progress.step == 2:
             self.ask_to_stop()
         return super().share_done(seconds)
-
-
-class _TakesItsWorkerDown(ImageStore):
-    """In a worker process: tells the trainer to stop, and dies, as when a whole process group is stopped."""
-
-    def share(self, parts: int) -> "_TakesItsWorkerDown":
-        return self
-
-    def __reduce__(self) -> tuple[Callable[[], ImageStore], tuple[()]]:
-        return _TakesItsWorkerDown, ()
-
-    def get(self, path: Path) -> NoReturn:
-        os.kill(os.getppid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError
 
 
 @pytest.fixture(autouse=True)
@@ -366,19 +348,6 @@ def test_all_that_is_held_out_is_looked_at_in_the_end_also_where_a_periodic_look
     make_trainer("run", config).run()
     shares = [(row["step"], row["validated_share"]) for row in read_log(tmp_path / "run") if SHARE_COLUMN in row]
     assert shares == [(1, 0.5), (2, 1.0)]
-
-
-@pytest.mark.slow
-def test_a_stop_that_takes_the_workers_too_is_a_stop_and_no_failure(
-    make_trainer: MakeTrainer, tmp_path: Path, data: tuple[WeightedSamples, WeightedSamples]
-) -> None:
-    make_trainer("run", replace(TINY, steps=1)).run()
-    trainer = Trainer(TINY, tmp_path / "run", *data, _TakesItsWorkerDown())
-    before = signal.signal(signal.SIGTERM, lambda *_: trainer.ask_to_stop())
-    try:
-        assert trainer.run(workers=1).step == 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(
