@@ -22,7 +22,12 @@ class GatewayProcess:
 
     def __init__(self, settings: Mapping[str, str]) -> None:
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("HANDPOSE_")}
-        self._environment |= {"HANDPOSE_REST_PORT": "0", "HANDPOSE_LOG_LEVEL": "warning"}
+        # One look at a picture: stand-ins find a hand in any crop, wherever the first look saw one.
+        self._environment |= {
+            "HANDPOSE_REST_PORT": "0",
+            "HANDPOSE_LOG_LEVEL": "warning",
+            "HANDPOSE_SECOND_LOOK": "false",
+        }
         self._environment |= {f"HANDPOSE_{name}": value for name, value in settings.items()}
         self._process: subprocess.Popen[str] | None = None
         self.port = 0
