@@ -98,7 +98,7 @@ class Untraced:
     def child(self, name: str, **attributes: Attribute) -> Self:  # noqa: ARG002 -- nobody keeps them
         return self
 
-    def linked(self, name: str, **attributes: Attribute) -> Self:  # noqa: ARG002
+    def linked(self, name: str, **attributes: Attribute) -> Self:  # noqa: ARG002 -- nobody keeps them
         return self
 
     def annotate(self, **attributes: Attribute) -> None: ...
@@ -111,7 +111,7 @@ class Untraced:
 class NoTracer:
     """Implements `Tracer` where no traces are kept."""
 
-    def request(self, name: str, traceparent: str | None, **attributes: Attribute) -> Untraced:  # noqa: ARG002
+    def request(self, name: str, traceparent: str | None, **attributes: Attribute) -> Untraced:  # noqa: ARG002 -- nobody keeps them
         return Untraced(traceparent)
 
 
