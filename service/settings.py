@@ -331,6 +331,7 @@ class Settings(BaseModel):
             max_calls_per_connection=self.max_rpc_calls_per_connection,
             max_streams=self.max_rpc_streams,
             message_timeout_s=self.body_timeout_s,
+            turn_timeout_s=2 * self.body_timeout_s,
             handshake_timeout_s=self.head_timeout_s,
             idle_s=self.rpc_idle_s,
             max_head_bytes=self.max_head_bytes,

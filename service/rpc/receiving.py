@@ -34,15 +34,25 @@ class ReceiveWithinBounds(grpc.aio.ServerInterceptor):
         uploads: what messages may hold, from when they are received to their answer.
         max_message_bytes: the largest message.
         max_streams: calls at a time whose requests are streams: each may be receiving a message at any time.
-        timeout_s: for a call's turn to send its message, and for the message then.
+        timeout_s: for the message of a call, once it is its turn to send it.
+        turn_timeout_s: for that turn; longer, so that whoever waits behind silent calls gets in after them.
     """
 
-    def __init__(self, uploads: ByteBudget, *, max_message_bytes: int, max_streams: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        uploads: ByteBudget,
+        *,
+        max_message_bytes: int,
+        max_streams: int,
+        timeout_s: float,
+        turn_timeout_s: float,
+    ) -> None:
         self._uploads = uploads
         self._turns = asyncio.Semaphore(max(1, uploads.limit // max_message_bytes))
         self._max_streams = max_streams
         self._streams = 0
         self._timeout_s = timeout_s
+        self._turn_timeout_s = turn_timeout_s
         standard = HealthLimits()
         self._health = HealthBounds(replace(standard, timeout_s=min(standard.timeout_s, timeout_s)))
 
@@ -105,7 +115,7 @@ class ReceiveWithinBounds(grpc.aio.ServerInterceptor):
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._turn_timeout_s):
                 await self._turns.acquire()
         except TimeoutError as error:
             raise OverloadedError("too many calls are sending their messages", retry_after_s=_RETRY_S) from error

@@ -33,7 +33,8 @@ class ServerOptions:
         max_concurrent_calls: calls at the same time, streams included; more are refused with RESOURCE_EXHAUSTED.
         max_calls_per_connection: more have to wait until others end.
         max_streams: calls at the same time whose requests are streams.
-        message_timeout_s: for the only message of a call that is no stream.
+        message_timeout_s: for the only message of a call that is no stream, from when it may send it.
+        turn_timeout_s: until it may, while as many others are sending theirs as there is memory for.
         handshake_timeout_s: for the handshakes of TLS and HTTP/2.
         idle_s: a connection without calls is closed after so long.
         max_head_bytes: of a call's metadata.
@@ -51,6 +52,7 @@ class ServerOptions:
     max_calls_per_connection: int = 100
     max_streams: int = 64
     message_timeout_s: float = 20.0
+    turn_timeout_s: float = 40.0
     handshake_timeout_s: float = 10.0
     idle_s: float = 300.0
     max_head_bytes: int = 32 * 1024
@@ -125,6 +127,7 @@ class RpcServer:
             max_message_bytes=self._options.max_message_bytes,
             max_streams=self._options.max_streams,
             timeout_s=self._options.message_timeout_s,
+            turn_timeout_s=self._options.turn_timeout_s,
         )
 
     async def not_serving(self) -> None:

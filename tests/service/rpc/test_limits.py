@@ -58,7 +58,7 @@ async def test_message_that_does_not_come_is_not_waited_for() -> None:
 
 
 async def test_only_so_many_messages_are_received_at_a_time() -> None:
-    options = ServerOptions(port=0, max_message_bytes=MESSAGE_BYTES, message_timeout_s=0.1)
+    options = ServerOptions(port=0, max_message_bytes=MESSAGE_BYTES, message_timeout_s=0.1, turn_timeout_s=20)
     async with gateway(options, upload_bytes=2 * MESSAGE_BYTES) as running:
         slow = [unfinished_call(running) for _ in range(2)]
         for each in slow:
