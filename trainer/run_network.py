@@ -5,25 +5,41 @@ Served networks are `trainer.weights`'s affair, the layers `trainer.models`'s.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer import run_record
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer import run_record, weights
 from trainer.checkpoints import load_averaged, read_averaged_progress
 from trainer.configs import TrainConfig
+from trainer.data.pipeline import to_model_input
 
 if TYPE_CHECKING:
     import keras
 
 
-def build_training_model(config: TrainConfig, warm_start: Path | None = None) -> keras.Model:
+Crops = Callable[[], NDArray[np.uint8]]
+"""Makes crops as the training sees them, uint8 RGB [N, H, W, 3]."""
+
+
+def build_training_model(
+    config: TrainConfig, warm_start: Path | None = None, crops: Crops | None = None
+) -> keras.Model:
     """The network that is trained, with every stage's belief maps as outputs.
 
     For part "stages" it is a lightweight feature extractor and stage 1, frozen, with the standard network's stages 2
     and 3 on them: the standard network computes the same, only slower.
 
-    With `warm_start`, a run's folder, it starts from the averaged weights of that run. A standard network takes the
-    feature extractor and stage 1 of a lightweight run, exactly.
+    With `warm_start`, it starts from the averaged weights of a run, named by its folder, or from finished weights,
+    named by their .npz file. A standard network takes the feature extractor and stage 1 of a lightweight one, exactly.
+    Finished weights have lost their batch normalisation's statistics, so they need `crops` to take them from.
+
+    Raises:
+        CheckpointError: the run's averages are missing, damaged or of another network.
+        WeightsError: the same of finished weights.
     """
     from trainer.models import build
     from trainer.models.warm_start import standard_from_lightweight
@@ -31,13 +47,33 @@ def build_training_model(config: TrainConfig, warm_start: Path | None = None) ->
     variant = config.variant if config.part == "all" else "lightweight"
     model = build(variant, batch_norm=True, width_multiplier=config.width_multiplier)
     if warm_start is not None:
-        if variant == "standard" and read_averaged_progress(warm_start).variant == "lightweight":
+        if variant == "standard" and _variant_of(warm_start) == "lightweight":
             lightweight = build("lightweight", batch_norm=True, width_multiplier=config.width_multiplier)
-            load_averaged(warm_start, lightweight)
+            _start_from(warm_start, lightweight, crops)
             standard_from_lightweight(lightweight, model)
         else:
-            load_averaged(warm_start, model)
+            _start_from(warm_start, model, crops)
     return model if config.part == "all" else stages_on_frozen_features(model)
+
+
+def _variant_of(start: Path) -> str:
+    return weights.load(start).variant if start.is_file() else read_averaged_progress(start).variant
+
+
+def _start_from(start: Path, model: keras.Model, crops: Crops | None) -> None:
+    """Gives a network with batch normalisation the weights of a run's folder or of a weights file."""
+    from trainer.models import architecture_of, unfold_batch_norm
+
+    if not start.is_file():
+        load_averaged(start, model)
+        return
+    if crops is None:
+        raise ValueError("finished weights are taken up with crops to take statistics from")
+    stored = weights.load(start, architecture_of(model).variant)
+    folded = weights.to_model(stored, all_stages=True)
+    if architecture_of(folded).widths != architecture_of(model).widths:
+        raise weights.WeightsError(f"{start} holds a network of other widths than this configuration's")
+    unfold_batch_norm(folded, model, to_model_input(crops()))
 
 
 def stages_on_frozen_features(lightweight: keras.Model) -> keras.Model:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from trainer import weights
 from trainer.checkpoints import read_progress
 from trainer.configs import TrainConfig
 from trainer.data.augment import AugmentConfig
@@ -49,7 +50,7 @@ class RunRecord:
         digest: of the training samples now, in order, with their weights.
         trained_on: every picture that any piece of the run, the run it started from, or its teacher has trained on.
         held_out: pictures kept for validation now.
-        warm_start: name of the run that the weights started from.
+        warm_start: name of the run, or the weights file, that the weights started from.
         teacher: name of the run whose beliefs are mixed into the targets.
         notes: what a reader of the results has to know.
     """
@@ -104,7 +105,9 @@ def record_of(
 
 
 def started_from(record: RunRecord, warm_start: Path) -> RunRecord:
-    """The record of a run that takes its first weights from the run in folder `warm_start`."""
+    """The record of a run that takes its first weights from the run in folder `warm_start`, or from a weights file."""
+    if warm_start.is_file():
+        return _after_weights(replace(record, warm_start=str(warm_start)), warm_start)
     return _after(replace(record, warm_start=warm_start.name), warm_start)
 
 
@@ -120,6 +123,17 @@ def _after(record: RunRecord, run: Path) -> RunRecord:
         return replace(record, notes=(*record.notes, note))
     before = read(run)
     return replace(record, trained_on=record.trained_on | before.trained_on, notes=(*before.notes, *record.notes))
+
+
+def _after_weights(record: RunRecord, path: Path) -> RunRecord:
+    """`record`, with what is known of the pictures that finished weights were trained on: how many, and a rule."""
+    stored = weights.load(path)
+    names = ", ".join(map(str, stored.info.provenance.get("hands_trained_on", {}))) or "data of which nothing is known"
+    rules = stored.info.provenance.get("held_out_file_names", ())
+    note = f"started from weights {stored.sha256[:12]}, trained on {names}"
+    if set(rules) != set(record.config.holdout):
+        note += f", which held out {list(rules)}: others that are held out now may have been trained on"
+    return replace(record, notes=(*record.notes, note))
 
 
 def continued(record: RunRecord, folder: Path, *, changed: bool) -> RunRecord:

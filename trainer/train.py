@@ -126,7 +126,7 @@ class Trainer:
         self._log = RunLog(folder)
         keras.utils.set_random_seed(config.seed)
         keras.mixed_precision.set_dtype_policy(config.precision)
-        self._model = build_training_model(config, warm_start)
+        self._model = build_training_model(config, warm_start, self._first_crops)
         self._optimizer = keras.optimizers.AdamW(
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
@@ -141,11 +141,16 @@ class Trainer:
         self._optimizer.build(self._model.trainable_variables)
         restored = load_checkpoint(folder, self._model, self._optimizer, variant=config.variant, part=config.part)
         if restored is None and warm_start is None and config.part == "stages":
-            raise RefusedError("part 'stages' needs --warm-start with a run of the lightweight network")
+            raise RefusedError("part 'stages' needs --warm-start with a run or weights of the lightweight network")
         if config.distil_weight > 0 and teacher is None:
             raise RefusedError(f"distil_weight is {config.distil_weight}: name the run of the teacher with --teacher")
         self._progress = restored or Progress(config.variant, config.part)
         self._stop_asked = False
+
+    def _first_crops(self) -> NDArray[np.uint8]:
+        """Enough of them for statistics of every layer, of the training's first size and variation."""
+        batches = TrainingBatches(self._train, self._store, batch_size=64, seed=0, config=self._config.augment)
+        return batches.build(0, self._config.input_sizes[0][1]).crops
 
     @property
     def model(self) -> keras.Model:
@@ -345,8 +350,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--warm-start",
         type=Path,
-        metavar="RUN",
-        help="folder of a run to take weights from; of a lightweight one, a standard network takes the features",
+        metavar="RUN|NPZ",
+        help="folder of a run, or finished weights (trainer/weights/lightweight.npz), to start from; of a lightweight "
+        "network, a standard one takes the features",
     )
     parser.add_argument(
         "--teacher",

@@ -110,7 +110,7 @@ def test_input_grows_at_the_configured_shares() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["default", "distil", "first", "first_standard", "paper", "smoke", "smoke_distil"])
+@pytest.mark.parametrize("name", ["default", "distil", "first", "first_standard", "further", "paper", "smoke", "smoke_distil"])
 def test_every_configuration_loads(name: str) -> None:
     assert load_config(name).final_input_size % 8 == 0
 
@@ -233,6 +233,42 @@ def test_a_standard_network_starts_from_a_lightweight_ones_features(make_trainer
     stage1 = [np.asarray(model(images, training=False)[0]) for model in (lightweight, trainer.model)]
     np.testing.assert_allclose(stage1[1], stage1[0], atol=1e-5)
     assert np.abs(stage1[0]).max() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["lightweight", "standard"])
+def test_training_goes_on_with_finished_weights(variant: str, make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    from trainer import weights
+    from trainer.models import fold_batch_norm
+
+    finished = make_trainer("light", replace(TINY, steps=2, warm_up=0.0))
+    finished.run()
+    path = tmp_path / "lightweight.npz"
+    info = weights.WeightsInfo(variant="lightweight", created="2026-01-01", input_size=32, target_sigma_in_cells=1.25)
+    weights.save(finished.model, path, info)
+    trainer = make_trainer("next", replace(TINY, variant=variant), warm_start=path)
+
+    images = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 32, 32, 3)).astype(np.float32)
+    served = fold_batch_norm(finished.model)(images)
+    begun = trainer.model(images, training=False)
+    shared = zip(served, begun, strict=True) if variant == "lightweight" else [(served[0], begun[0])]
+    for expected, actual in shared:
+        np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), atol=2e-3)
+    assert np.abs(np.asarray(served[0])).max() > 0
+
+
+@pytest.mark.slow
+def test_finished_weights_of_another_network_are_refused(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    from trainer import weights
+    from trainer.models import build
+
+    path = tmp_path / "standard.npz"
+    info = weights.WeightsInfo(variant="standard", created="2026-01-01", input_size=32, target_sigma_in_cells=1.25)
+    weights.save(build("standard", batch_norm=False, width_multiplier=0.03), path, info)
+    with pytest.raises(RefusedError, match="holds weights of the standard variant, lightweight ones are needed"):
+        make_trainer("run", warm_start=path)
+    with pytest.raises(RefusedError, match="of other widths than this configuration's"):
+        make_trainer("run", replace(TINY, variant="standard", width_multiplier=0.05), warm_start=path)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 `keras` and `keras.ops` only, so they run on Keras's TensorFlow, torch and JAX backends alike.
 """
 
-from trainer.models.folding import fold_batch_norm
+from trainer.models.folding import fold_batch_norm, unfold_batch_norm
 from trainer.models.layers import BELIEF_MAP_CHANNELS, Variant
 from trainer.models.network import (
     STAGES,
@@ -24,4 +24,5 @@ __all__ = [
     "build",
     "checked_variant",
     "fold_batch_norm",
+    "unfold_batch_norm",
 ]

@@ -3,6 +3,9 @@
 In inference y = gamma * (conv(x) - mean) / sqrt(variance + epsilon) + beta is linear in the convolution's
 kernel, so a scaled kernel and a bias give the same result. Folding is exact up to float32 rounding; it
 changes no training model.
+
+It has an inverse for whoever wants to go on training with weights of which only the folded form is left: any mean and
+variance do, if gamma and beta undo them. Those of real pictures are the ones with which training goes on smoothly.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+from keras import ops
 
 from trainer.models.network import architecture_of, build_architecture
 
@@ -33,6 +37,51 @@ def fold_batch_norm(training_model: keras.Model) -> keras.Model:
         norm = training_model.get_layer(f"{layer.name}_bn") if has_norm else None
         layer.set_weights(_folded_weights(convolution, norm))
     return deploy_model
+
+
+def unfold_batch_norm(folded: keras.Model, training_model: keras.Model, images: npt.NDArray[np.float32]) -> None:
+    """Gives `training_model` the weights of `folded`, in place: in inference mode it computes what `folded` does.
+
+    Its normalisation holds the statistics of `images`, float32 [N, H, W, 3] as the network takes them, and undoes them
+    again; on such pictures it computes nearly the same in training mode too. Both models must come from
+    `trainer.models.build`, of one variant and width, `folded` without batch normalisation, `training_model` with it;
+    else ValueError.
+    """
+    source, target = architecture_of(folded), architecture_of(training_model)
+    if (source.variant, source.widths) != (target.variant, target.widths):
+        raise ValueError(
+            f"the models differ: {source.variant} of {source.widths} and {target.variant} of {target.widths}"
+        )
+    if source.batch_norm or not target.batch_norm:
+        raise ValueError("expected a model without batch normalisation and one with it")
+    normalised = []
+    for layer in folded.layers:
+        if not layer.weights:
+            continue
+        *kernels, bias = layer.get_weights()
+        convolution = training_model.get_layer(layer.name)
+        convolution.set_weights([*kernels, bias] if convolution.use_bias else kernels)
+        if not _is_stage_output(training_model, layer.name):
+            norm = training_model.get_layer(f"{layer.name}_bn")
+            _undo(norm, bias, np.zeros_like(bias), np.ones_like(bias))
+            normalised.append((convolution, norm, bias))
+
+    probe = keras.Model(
+        training_model.inputs[0],
+        [
+            part
+            for convolution, _, _ in normalised
+            for part in ops.moments(ops.cast(convolution.output, "float32"), axes=(0, 1, 2))
+        ],
+    )
+    seen = [ops.convert_to_numpy(each) for each in probe(images, training=False)]
+    for (_, norm, bias), mean, variance in zip(normalised, seen[::2], seen[1::2], strict=True):
+        _undo(norm, bias, mean, np.maximum(variance, 0.0))
+
+
+def _undo(norm: Any, bias: Any, mean: Any, variance: Any) -> None:
+    """Has `norm` add `bias` and nothing else, with these averages."""
+    norm.set_weights([np.sqrt(variance + norm.epsilon), bias + mean, mean, variance])
 
 
 def _is_stage_output(model: keras.Model, layer_name: str) -> bool:

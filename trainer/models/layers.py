@@ -19,6 +19,7 @@ from typing import Literal
 import keras
 
 from service.pose.keypoints import CHANNEL_COUNT
+from trainer.models.normalization import BatchNormalization
 
 Variant = Literal["standard", "lightweight"]
 
@@ -171,7 +172,7 @@ def _apply_convolution(x: keras.KerasTensor, row: Convolution, *, batch_norm: bo
     layer = _separable(row, normalised) if row.separable else _standard(row, normalised)
     x = layer(x)
     if normalised:
-        x = keras.layers.BatchNormalization(name=f"{row.name}_bn")(x)
+        x = BatchNormalization(name=f"{row.name}_bn")(x)
         x = keras.layers.ReLU(name=f"{row.name}_relu")(x)
     return x
 

@@ -14,6 +14,7 @@ from trainer.models import (
     architecture_of,
     build,
     fold_batch_norm,
+    unfold_batch_norm,
     warm_start,
 )
 
@@ -170,6 +171,35 @@ def test_full_width_network_folds_to_the_papers_parameters_within_1e_4(
     images = random_images(64, 64, count=1)
     for before, after in zip(run(training_model, images), run(deploy_model, images), strict=True):
         assert np.abs(before - after).max() <= 1e-4 * min(1.0, scale_of(before))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_unfolded_network_computes_what_the_folded_one_computes_in_both_modes(variant: str) -> None:
+    trained = build(variant, batch_norm=True, width_multiplier=0.25)
+    randomise(trained)
+    folded = fold_batch_norm(trained)
+    unfolded = build(variant, batch_norm=True, width_multiplier=0.25)
+    images = random_images(64, 64)
+    unfold_batch_norm(folded, unfolded, images)
+    expected = run(folded, images)
+    by_batch = [keras.ops.convert_to_numpy(maps) for maps in unfolded(images, training=True)]
+    for outputs in (run(unfolded, images), by_batch):
+        for before, after in zip(expected, outputs, strict=True):
+            assert np.abs(before - after).max() <= 1e-3 * min(1.0, scale_of(before))
+
+
+def test_unfolding_refuses_models_that_do_not_fit_together() -> None:
+    def tiny(variant: str, *, batch_norm: bool, width_multiplier: float = TINY) -> Any:
+        return build(variant, batch_norm=batch_norm, width_multiplier=width_multiplier)
+
+    images = random_images()
+    with pytest.raises(ValueError, match=r"the models differ: lightweight of .* and standard of"):
+        unfold_batch_norm(tiny("lightweight", batch_norm=False), tiny("standard", batch_norm=True), images)
+    narrow = tiny("standard", batch_norm=False, width_multiplier=1 / 8)
+    with pytest.raises(ValueError, match="the models differ"):
+        unfold_batch_norm(narrow, tiny("standard", batch_norm=True), images)
+    with pytest.raises(ValueError, match="without batch normalisation and one with it"):
+        unfold_batch_norm(tiny("standard", batch_norm=True), tiny("standard", batch_norm=True), images)
 
 
 def test_folding_refuses_a_foreign_model() -> None:

@@ -1,0 +1,95 @@
+"""What batch normalisation in one kernel is worth: updates of a network with it, beside the same with Keras's own.
+
+    python -m benchmarks.training_speed [--variant lightweight] [--input-size 128] [--batch-size 16] [--json FILE]
+
+Both networks are trained on the same ready-made batch in one process, in turns, so that what else the machine does
+falls on both. Look at the ratio; images a second are of this machine and this minute.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints images a second of both, and their ratio."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--variant", choices=("lightweight", "standard"), default="lightweight")
+    parser.add_argument("--input-size", type=int, default=128, help="side in pixels (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="images a batch (%(default)s)")
+    parser.add_argument("--precision", default="mixed_bfloat16", help="Keras's dtype policy (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=4, help="turns of each (%(default)s)")
+    parser.add_argument("--updates", type=int, default=3, help="updates in a turn (%(default)s)")
+    parser.add_argument("--json", type=Path, help="where to write the result, too")
+    arguments = parser.parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keras
+
+    from trainer.models import layers
+
+    keras.mixed_precision.set_dtype_policy(arguments.precision)
+    rng = np.random.default_rng(0)
+    size, count = arguments.input_size, arguments.batch_size
+    crops = rng.integers(0, 256, (count, size, size, 3), np.uint8)
+    targets = rng.random((count, size // 8, size // 8, 22), np.float32)
+    networks = {"one kernel": _compiled(arguments.variant)}
+    with patch.object(layers, "BatchNormalization", keras.layers.BatchNormalization):
+        networks["Keras's own"] = _compiled(arguments.variant)
+
+    seconds = dict.fromkeys(networks, 0.0)
+    for round_number in range(arguments.rounds + 1):  # the first compiles and is not counted
+        print(f"round {round_number} of {arguments.rounds}", file=sys.stderr, flush=True)
+        for name, network in networks.items():
+            start = time.perf_counter()
+            for _ in range(arguments.updates):
+                network.train_on_batch(crops, [targets] * 3)
+            if round_number:
+                seconds[name] += time.perf_counter() - start
+    images = arguments.rounds * arguments.updates * count
+    reference = "Keras's own"
+    rates = {name: images / taken for name, taken in seconds.items()}
+    result = {
+        "backend": keras.backend.backend(),
+        "variant": arguments.variant,
+        "input_size": size,
+        "batch_size": count,
+        "precision": arguments.precision,
+        "images_per_second": {name: round(rate, 2) for name, rate in rates.items()},
+        "ratio": round(rates["one kernel"] / rates[reference], 2),
+    }
+    table = Table("batch normalisation", "images a second", "times Keras's own")
+    for name, rate in rates.items():
+        table.add_row(name, f"{rate:.1f}", f"{rate / rates[reference]:.2f}")
+    Console().print(table)
+    print(json.dumps(result))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def _compiled(variant: str) -> Any:
+    """The network as it is trained."""
+    import keras
+
+    from trainer.devices import jit_pays
+    from trainer.losses import BeliefMapLoss
+    from trainer.models import build
+    from trainer.run_network import served_from_bytes
+
+    network = served_from_bytes(build(variant, batch_norm=True))
+    optimizer = keras.optimizers.AdamW(1e-4, use_ema=True)
+    network.compile(optimizer=optimizer, loss=[BeliefMapLoss() for _ in range(3)], jit_compile=jit_pays())
+    return network
+
+
+if __name__ == "__main__":
+    sys.exit(main())
