@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.load import Client, Target
+from benchmarks.peer_servers.work import MAX_BATCH_SIZE
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PEERS_PYTHON: Final = ROOT / ".venv-peers" / "bin" / "python"
@@ -66,11 +67,11 @@ def gateway(model: str, **settings: str) -> Server:
     return Server("gateway", command, named, ready_path="/readyz")
 
 
-def peers(model: str) -> list[Server]:
-    """Every peer with the same model."""
+def peers(model: str, max_batch_size: int = MAX_BATCH_SIZE) -> list[Server]:
+    """Every peer with the same model; those that have batches, with batches of at most this size."""
     servers = "benchmarks.peer_servers"
     python = str(PEERS_PYTHON)
-    settings = {"HANDPOSE_BENCH_MODEL": model}
+    settings = {"HANDPOSE_BENCH_MODEL": model, "HANDPOSE_BENCH_BATCH": str(max_batch_size)}
     uvicorn = ["-m", "uvicorn", "--port", "{port}", "--no-access-log", "--log-level", "warning"]
     return [
         Server("FastAPI, plain", [python, *uvicorn, f"{servers}.plain_fastapi:app"], settings),
