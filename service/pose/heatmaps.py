@@ -9,6 +9,7 @@ the map is smoothed, and the logarithm of the result is expanded to second order
 is a Gaussian this is exact.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -127,9 +128,9 @@ def _beliefs(belief_maps: NDArray[np.floating]) -> NDArray[np.float32]:
     batch, height, width, _ = belief_maps.shape
     maps = np.empty((batch, KEYPOINT_COUNT, height, width), np.float32)
     with np.errstate(over="ignore"):  # of a float64, beyond all beliefs
-        np.copyto(maps, np.moveaxis(belief_maps[..., :KEYPOINT_COUNT], -1, 1), casting="same_kind")
+        np.copyto(maps, belief_maps[..., :KEYPOINT_COUNT].transpose(0, 3, 1, 2), casting="same_kind")
     highest = maps.max(initial=0.0)
-    if not (np.isfinite(highest) and np.isfinite(maps.min(initial=0.0))):
+    if not (math.isfinite(highest) and math.isfinite(maps.min(initial=0.0))):
         np.nan_to_num(maps, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         highest = maps.max(initial=0.0)
     if highest > _CEILING:
@@ -199,8 +200,8 @@ def _peak_offsets(
         values[near_border] = maps.ravel()[around[near_border]]
     log = np.log(np.maximum(values, _FLOOR)).astype(np.float64)
 
-    # [N, 21, 5]: the first derivatives, and the second ones.
-    gradient_x, gradient_y, curve_xx, curve_yy, curve_xy = np.moveaxis(log @ _DIFFERENCES, -1, 0)
+    # [5, N, 21]: the first derivatives, and the second ones.
+    gradient_x, gradient_y, curve_xx, curve_yy, curve_xy = (log @ _DIFFERENCES).transpose(2, 0, 1)
     determinant = curve_xx * curve_yy - curve_xy * curve_xy
     is_peak = (determinant > 1e-9) & (curve_xx < 0) & (curve_yy < 0)
     factor = is_peak / np.where(is_peak, determinant, 1.0)

@@ -55,7 +55,7 @@ def hand_pose_routes(
 
     @router.post(HAND_POSE_PATH, response_model=HandPose, **openapi.HAND_POSE)
     async def find_hands(request: Request) -> Response:
-        arrived, request_id = request.state.arrived, request.state.request_id
+        arrived, request_id = request.scope["state"]["arrived"], request.scope["state"]["request_id"]
         asked_for = request.headers.get(MODEL_HEADER)
         with (
             observed_request(observer),
@@ -94,7 +94,7 @@ def hand_pose_routes(
 
     @router.post("/v1/hand-pose:batch", response_model=Batch, **openapi.HAND_POSE_BATCH)
     async def find_hands_in_batch(request: Request) -> Response:
-        arrived, request_id = request.state.arrived, request.state.request_id
+        arrived, request_id = request.scope["state"]["arrived"], request.scope["state"]["request_id"]
         asked_for = request.headers.get(MODEL_HEADER)
 
         async def estimate(index: int, image: bytes, deadline: float, client_id: str | None) -> Estimate:
@@ -134,7 +134,7 @@ def hand_pose_routes(
         timeout_s = parse_timeout(
             request.headers.get(TIMEOUT_HEADER), default_s=policy.default_deadline_s, max_s=policy.max_deadline_s
         )
-        arrived: float = request.state.arrived
+        arrived: float = request.scope["state"]["arrived"]
         return arrived + timeout_s
 
     return router
