@@ -29,9 +29,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import uvloop
 
 from benchmarks.load import Answer, Client, Summary, Target, closed_loop
+from benchmarks.peer_servers.work import MAX_BATCH_SIZE, SIZE, open_model
 from benchmarks.servers import ROOT, Running, Server, gateway, peers, running
 from service.pose.images import decode_image
 
@@ -120,7 +122,10 @@ def saturation(arguments: argparse.Namespace) -> dict[str, Any]:
     image = arguments.image.read_bytes()
     raw: list[dict[str, dict[str, float]]] = []
     rows = compare(
-        [gateway(arguments.model), *_wanted(peers(arguments.model), arguments)],
+        [
+            gateway(arguments.model, MAX_BATCH_SIZE=str(arguments.max_batch_size)),
+            *_wanted(peers(arguments.model, arguments.max_batch_size), arguments),
+        ],
         image,
         concurrency=arguments.concurrency,
         seconds=arguments.seconds,
@@ -150,8 +155,9 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
         seconds=arguments.seconds,
         rounds=arguments.rounds,
     )
+    call_ms, decoding_ms, decoding_after_a_call_ms = _alone(image)
     for row in one:
-        row["added_ms"] = round(row["p50_ms"] - CONSTANT_MS, 2)
+        row["added_ms"] = round(row["p50_ms"] - call_ms, 2)
     many = compare(
         [gateway("null"), *_wanted(peers("null"), arguments)],
         image,
@@ -161,7 +167,13 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     for row in many:
         row["per_core_over_gateway"] = round(row["per_cpu_second"] / many[0]["per_cpu_second"], 3)
-    return {"decoding_ms": _decoding_ms(image), "constant_10_ms": one, "null": many}
+    return {
+        "call_ms": call_ms,
+        "decoding_ms": decoding_ms,
+        "decoding_after_a_call_ms": decoding_after_a_call_ms,
+        "constant_10_ms": one,
+        "null": many,
+    }
 
 
 def footprint(_arguments: argparse.Namespace) -> dict[str, Any]:
@@ -203,14 +215,31 @@ def _json_of(command: Sequence[str]) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _decoding_ms(image: bytes) -> float:
-    """Median time to decode the picture as the gateway does, in this process and alone."""
-    times = []
-    for _ in range(200):
-        start = time.perf_counter()
-        decode_image(image, enough_pixels=256)
-        times.append(time.perf_counter() - start)
-    return round(statistics.median(times) * 1000, 3)
+def _alone(image: bytes) -> tuple[float, float, float]:
+    """Median milliseconds in this process and alone: of a call of the constant model, which sleeps a little longer than
+    it is told to; of decoding the picture as the gateway does, over and over; and of decoding it after such a call, as
+    in a request, when the processor's caches have been put to other use.
+    """
+    run, crop = open_model(f"constant:{CONSTANT_MS:g}"), np.zeros((1, SIZE, SIZE, 3), np.uint8)
+
+    def decode() -> object:
+        return decode_image(image, enough_pixels=SIZE)
+
+    calls, after_a_call = [], []
+    for _ in range(100):
+        calls.append(_seconds(lambda: run(crop)))
+        after_a_call.append(_seconds(decode))
+    over_and_over = [_seconds(decode) for _ in range(200)]
+    call_ms, decoding_ms, decoding_after_a_call_ms = (
+        round(statistics.median(times) * 1000, 3) for times in (calls, over_and_over, after_a_call)
+    )
+    return call_ms, decoding_ms, decoding_after_a_call_ms
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def main() -> int:
@@ -230,6 +259,9 @@ def main() -> int:
             continue
         if name == "saturation":
             command.add_argument("model", help="a SavedModel's folder: model_repo/cpm_lightweight/1")
+            command.add_argument(
+                "--max-batch-size", type=int, default=MAX_BATCH_SIZE, help="of every server (default %(default)s)"
+            )
         command.add_argument("--image", type=Path, default=EXAMPLE)
         command.add_argument("--concurrency", type=int, default=32)
         command.add_argument("--seconds", type=float, default=10.0, help="for each server and round (default 10)")

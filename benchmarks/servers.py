@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.load import Client, Target
+from benchmarks.peer_servers.work import MAX_BATCH_SIZE
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PEERS_PYTHON: Final = ROOT / ".venv-peers" / "bin" / "python"
@@ -31,12 +32,14 @@ class Server:
         command: with {port} where the port goes.
         settings: environment variables, {port} likewise.
         multipart: whether it wants the picture as a form's file rather than as the body.
+        ready_path: what answers 200 once everything is loaded; None: the first answer shows it.
     """
 
     name: str
     command: Sequence[str]
     settings: Mapping[str, str]
     multipart: bool = False
+    ready_path: str | None = None
 
     def request(self, port: int, image: bytes) -> bytes:
         """A request for one picture's hand."""
@@ -59,14 +62,16 @@ def gateway(model: str, **settings: str) -> Server:
         environment["MODEL_REPO"] = str(Path(model).parent.parent)
     else:
         command = [*python, "benchmarks.null_backend", "--model", model]
-    return Server("gateway", command, {f"HANDPOSE_{name}": value for name, value in environment.items()})
+    named = {f"HANDPOSE_{name}": value for name, value in environment.items()}
+    # It answers before it is ready: with the models that are loaded already.
+    return Server("gateway", command, named, ready_path="/readyz")
 
 
-def peers(model: str) -> list[Server]:
-    """Every peer with the same model."""
+def peers(model: str, max_batch_size: int = MAX_BATCH_SIZE) -> list[Server]:
+    """Every peer with the same model; those that have batches, with batches of at most this size."""
     servers = "benchmarks.peer_servers"
     python = str(PEERS_PYTHON)
-    settings = {"HANDPOSE_BENCH_MODEL": model}
+    settings = {"HANDPOSE_BENCH_MODEL": model, "HANDPOSE_BENCH_BATCH": str(max_batch_size)}
     uvicorn = ["-m", "uvicorn", "--port", "{port}", "--no-access-log", "--log-level", "warning"]
     return [
         Server("FastAPI, plain", [python, *uvicorn, f"{servers}.plain_fastapi:app"], settings),
@@ -96,7 +101,7 @@ def peers(model: str) -> list[Server]:
 
 @contextmanager
 def running(server: Server, image: bytes, patience_s: float = 180.0) -> Iterator["Running"]:
-    """Start a server, wait for its first good answer, and end it and all of its processes afterwards."""
+    """Start a server, wait until it is ready and for its first good answer, and end all of its processes afterwards."""
     port = _free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HANDPOSE_")}
     environment |= {name: value.format(port=port) for name, value in server.settings.items()}
@@ -111,7 +116,7 @@ def running(server: Server, image: bytes, patience_s: float = 180.0) -> Iterator
         start_new_session=True,
     )
     try:
-        started = Running(server.name, process.pid, port, server.request(port, image))
+        started = Running(server.name, process.pid, port, server.request(port, image), server.ready_path)
         deadline = time.monotonic() + patience_s
         while not asyncio.run(started.answers()):
             if process.poll() is not None or time.monotonic() > deadline:
@@ -137,13 +142,17 @@ class Running:
     process: int
     port: int
     request: bytes
+    ready_path: str | None = None
 
     async def answers(self) -> bool:
-        """Whether it answers a request now."""
+        """Whether it is ready, and answers a request now."""
         client = Client(Target("127.0.0.1", self.port, ""), timeout_s=30.0)
-        answer = await client.send(self.request)
+        requests = [self.request]
+        if self.ready_path is not None:
+            requests.insert(0, Target("127.0.0.1", self.port, self.ready_path).request(b"", method="GET"))
+        answers = [await client.send(request) for request in requests]
         client.close()
-        return answer.status == 200
+        return all(answer.status == 200 for answer in answers)
 
     def cpu_seconds(self) -> float:
         """Processor time that its processes have used so far."""

@@ -1,7 +1,7 @@
 """What every peer does with a picture: the gateway's own decoding, cropping and map decoding, and the same answer.
 
 The model is named by HANDPOSE_BENCH_MODEL: a SavedModel's folder, `null` (maps at once), or `constant:10` (maps after
-10 milliseconds, whatever the batch).
+10 milliseconds, whatever the batch). HANDPOSE_BENCH_BATCH says how large batches may be, where it is set.
 """
 
 import json
@@ -25,7 +25,7 @@ from service.pose.preprocessing import crop
 SIZE: Final = 256
 """Side of the input, in pixels, where there is no model."""
 
-MAX_BATCH_SIZE: Final = 8
+MAX_BATCH_SIZE: Final = int(os.environ.get("HANDPOSE_BENCH_BATCH", "8"))
 MAX_WAIT_S: Final = 0.005
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -134,6 +134,7 @@ class MicroBatcher(Generic[Item, Result]):
         self._running: dict[asyncio.Task[None], Sequence[_Waiting[Item, Result]]] = {}
         self._oldest_waited: asyncio.TimerHandle | None = None
         self._seconds_per_item: float | None = None
+        self._items_seen = 0
         self._closed = False
         self._vacant = asyncio.Event()
         self._vacant.set()
@@ -212,6 +213,8 @@ class MicroBatcher(Generic[Item, Result]):
         all_waiting = [self._enqueue(item, now, deadline, priority) for item in items]
         self._release()
         try:
+            if len(all_waiting) == 1:  # nearly always, and then there is nothing to gather
+                return [await all_waiting[0].answer]
             return list(await asyncio.gather(*(waiting.answer for waiting in all_waiting)))
         finally:
             for waiting in all_waiting:
@@ -344,10 +347,15 @@ class MicroBatcher(Generic[Item, Result]):
         self._observer.queue_changed(self.depth)
 
     def _learn(self, items: int, seconds: float) -> None:
-        """A full batch counts in full, a small one less: under load, when the estimate matters, batches are full."""
-        seen, now = self._seconds_per_item, seconds / items
-        weight = _SMOOTHING * items / self._policy.max_batch_size
-        self._seconds_per_item = now if seen is None else seen + weight * (now - seen)
+        """A full batch counts in full, a small one less: under load, when the estimate matters, batches are full.
+
+        At first it is the mean over the items seen, so that one slow batch, such as the first after a start, which may
+        have waited for another model to be loaded, does not have everybody refused for a while.
+        """
+        seen, now = self._seconds_per_item or 0.0, seconds / items
+        self._items_seen += items
+        weight = max(_SMOOTHING * items / self._policy.max_batch_size, items / self._items_seen)
+        self._seconds_per_item = seen + weight * (now - seen)
 
     def _abandoned(self) -> int:
         """Items that run although nobody waits for them any more: no place is theirs, but their time is."""

@@ -297,7 +297,7 @@ class Predictor:
                 answers = await batcher.submit_all(crops, deadline=request.deadline, priority=request.priority)
             answered = self._clock.time()
             with part("postprocess"):
-                # A quarter of a millisecond a hand: in a thread it would wait behind images that are being decoded.
+                # A sixth of a millisecond a hand: in a thread it would wait behind images that are being decoded.
                 hands = _find_hands(crops, [answer.result for answer in answers])
             postprocess_s = self._clock.time() - answered
             queue_s = max(answer.queued_s for answer in answers)

@@ -123,7 +123,7 @@ class Affine:
     def inverse(self) -> "Affine":
         """The map back. Raises ValueError where the map flattens the plane and none exists."""
         det = self.determinant
-        if det == 0.0 or not np.isfinite(det):
+        if det == 0.0 or not math.isfinite(det):
             raise ValueError("this affine map has no inverse")
         a, b, d, e = self.e / det, -self.b / det, -self.d / det, self.a / det
         return Affine(a, b, -(a * self.c + b * self.f), d, e, -(d * self.c + e * self.f))
@@ -152,7 +152,7 @@ def crop_affine(
         ValueError: if the box has no area or is not finite.
     """
     sides = (box_in_image.width, box_in_image.height)
-    if not (np.isfinite((box_in_image.x, box_in_image.y, *sides)).all() and min(sides) > 0):
+    if not (all(map(math.isfinite, (box_in_image.x, box_in_image.y, *sides))) and min(sides) > 0):
         raise ValueError(f"a crop needs a finite box with positive sides, got {box_in_image}")
     width, height = input_size
     scale = min(width / box_in_image.width, height / box_in_image.height)

@@ -9,6 +9,7 @@ the map is smoothed, and the logarithm of the result is expanded to second order
 is a Gaussian this is exact.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -29,6 +30,22 @@ _SMOOTHING_REACH: Final = 4  # cells from which on the border no longer shows in
 _FLOOR: Final = 1e-10  # smallest value whose logarithm is taken
 _CEILING: Final = np.float32(1e6)  # far above any belief, and its sums stay finite
 _SPREAD_CUT: Final = 0.02  # share of the peak under which a cell says nothing about the spread
+
+_DIFFERENCES: Final = np.array(
+    [
+        # d/dx, d/dy, d2/dx2, d2/dy2, d2/dxdy of what is sampled at a cell and its neighbours, row by row
+        (0, 0, 0, 0, 0.25),
+        (0, -0.5, 0, 1, 0),
+        (0, 0, 0, 0, -0.25),
+        (-0.5, 0, 1, 0, 0),
+        (0, 0, -2, -2, 0),
+        (0.5, 0, 1, 0, 0),
+        (0, 0, 0, 0, -0.25),
+        (0, 0.5, 0, 1, 0),
+        (0, 0, 0, 0, 0.25),
+    ]
+)
+"""[9, 5], to be multiplied from the right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +105,38 @@ def decode(belief_maps: NDArray[np.floating]) -> DecodedKeypoints:
     if belief_maps.ndim != 4 or belief_maps.shape[-1] != CHANNEL_COUNT or min(belief_maps.shape[1:3]) < 3:
         raise ValueError(f"belief maps must be [N, height >= 3, width >= 3, {CHANNEL_COUNT}], got {belief_maps.shape}")
     batch, height, width, _ = belief_maps.shape
-    raw = np.ascontiguousarray(np.moveaxis(belief_maps[..., :KEYPOINT_COUNT], -1, 1), np.float32)
-    maps = np.nan_to_num(raw, nan=0.0, posinf=0.0, neginf=0.0).clip(np.float32(0.0), _CEILING)
-    smooth: NDArray[np.float32] = (
-        _smoothing_matrix(height) @ maps @ _smoothing_matrix(width).T
-    )  # [N, 21, height, width]
+    maps = _beliefs(belief_maps)
+    smooth = np.matmul(np.matmul(_smoothing_matrix(height), maps), _transposed_smoothing_matrix(width))
 
     peaks = smooth.reshape(batch, KEYPOINT_COUNT, -1).argmax(axis=-1)
     rows, columns = np.divmod(peaks, width)
-    scores = np.take_along_axis(maps.reshape(batch, KEYPOINT_COUNT, -1), peaks[..., None], axis=-1)[..., 0]
+    first_cells = np.arange(batch * KEYPOINT_COUNT).reshape(batch, KEYPOINT_COUNT) * (height * width)
+    scores = np.minimum(maps.ravel()[first_cells + peaks], np.float32(1))
 
-    offsets = _peak_offsets(maps, smooth, rows, columns)
-    in_heatmap = np.stack((columns, rows), axis=-1).astype(np.float32) + np.float32(0.5) + offsets
-    return DecodedKeypoints(in_heatmap, np.clip(scores, 0.0, 1.0), _spreads(maps, in_heatmap))
+    offsets = _peak_offsets(maps, smooth, rows, columns, first_cells)
+    in_heatmap = np.empty((batch, KEYPOINT_COUNT, 2), np.float32)
+    in_heatmap[..., 0], in_heatmap[..., 1] = columns, rows
+    in_heatmap += offsets + np.float32(0.5)
+    return DecodedKeypoints(in_heatmap, scores, _spreads(maps, in_heatmap))
+
+
+def _beliefs(belief_maps: NDArray[np.floating]) -> NDArray[np.float32]:
+    """The keypoints' maps as a fresh array [N, 21, height, width]: finite, at most `_CEILING`, and 0 below `_FLOOR`.
+
+    What is below tells nothing, and products of it would be denormal numbers, which are slow to compute with.
+    """
+    batch, height, width, _ = belief_maps.shape
+    maps = np.empty((batch, KEYPOINT_COUNT, height, width), np.float32)
+    with np.errstate(over="ignore"):  # of a float64, beyond all beliefs
+        np.copyto(maps, belief_maps[..., :KEYPOINT_COUNT].transpose(0, 3, 1, 2), casting="same_kind")
+    highest = maps.max(initial=0.0)
+    if not (math.isfinite(highest) and math.isfinite(maps.min(initial=0.0))):
+        np.nan_to_num(maps, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        highest = maps.max(initial=0.0)
+    if highest > _CEILING:
+        np.minimum(maps, _CEILING, out=maps)
+    np.multiply(maps, maps > _FLOOR, out=maps)
+    return maps
 
 
 def _gaussian(cells: NDArray[np.float32], centres: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
@@ -114,62 +150,87 @@ def _smoothing_matrix(size: int) -> NDArray[np.float32]:
     """The matrix [size, size] that convolves a line of cells with a Gaussian.
 
     Cells beyond the border count as unknown rather than as empty: the kernel is renormalised there, so that a peak at
-    the border is not pulled inwards.
+    the border is not pulled inwards. The tails are cut off where they are far below what float32 can tell from 0 beside
+    the peak: products with them would be denormal numbers, and smoothing would take ten times as long.
     """
     cells = np.arange(size)
     kernel = np.exp(-0.5 * np.square((cells[:, None] - cells) / _SMOOTHING_SIGMA))
+    kernel[kernel < _FLOOR] = 0.0
     matrix: NDArray[np.float32] = (kernel / kernel.sum(axis=1, keepdims=True)).astype(np.float32)
     matrix.setflags(write=False)  # shared by every caller
     return matrix
 
 
+@lru_cache(maxsize=32)
+def _transposed_smoothing_matrix(size: int) -> NDArray[np.float32]:
+    """The same, laid out for a product from the right: a transposed view would be three times as slow there."""
+    matrix = np.ascontiguousarray(_smoothing_matrix(size).T)
+    matrix.setflags(write=False)
+    return matrix
+
+
 def _peak_offsets(
-    maps: NDArray[np.float32], smooth: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]
+    maps: NDArray[np.float32],
+    smooth: NDArray[np.float32],
+    rows: NDArray[np.intp],
+    columns: NDArray[np.intp],
+    first_cells: NDArray[np.intp],
 ) -> NDArray[np.float32]:
     """How far the maximum of each map lies from the centre of its highest cell: float32 [N, 21, 2], in cells.
 
     The expansion is taken about the highest cell that has neighbours on all sides, so a peak in a border cell is
     described by the cells next to it. Near the border the map is taken as it is, because a Gaussian that the border
     cuts off is none any more once it is smoothed. Offsets end at one cell, and are 0 where there is no proper peak.
+
+    Args:
+        maps: [N, 21, height, width].
+        smooth: the same, smoothed.
+        rows: [N, 21], of the highest cells of `smooth`.
+        columns: likewise.
+        first_cells: [N, 21], the flat index of each map's first cell.
     """
     height, width = smooth.shape[-2:]
-    centre_row, centre_column = np.clip(rows, 1, height - 2), np.clip(columns, 1, width - 2)
-    batch = np.arange(smooth.shape[0])[:, None, None, None]
-    keypoint = np.arange(smooth.shape[1])[None, :, None, None]
-    step = np.arange(-1, 2)
-    cells = (
-        batch,
-        keypoint,
-        centre_row[..., None, None] + step[:, None],
-        centre_column[..., None, None] + step[None, :],
-    )
-    to_border = np.minimum.reduce((rows, columns, height - 1 - rows, width - 1 - columns))
-    around = np.where((to_border < _SMOOTHING_REACH)[..., None, None], maps[cells], smooth[cells])
-    log = np.log(np.maximum(around, _FLOOR)).astype(np.float64)
+    centre_row = np.minimum(np.maximum(rows, 1), height - 2)
+    centre_column = np.minimum(np.maximum(columns, 1), width - 2)
+    around = (first_cells + centre_row * width + centre_column)[..., None] + _neighbours(width)  # [N, 21, 9]
+    to_border = np.minimum(np.minimum(rows, height - 1 - rows), np.minimum(columns, width - 1 - columns))
+    values = smooth.ravel()[around]
+    near_border = to_border < _SMOOTHING_REACH
+    if near_border.any():
+        values[near_border] = maps.ravel()[around[near_border]]
+    log = np.log(np.maximum(values, _FLOOR)).astype(np.float64)
 
-    gradient_x = (log[..., 1, 2] - log[..., 1, 0]) / 2
-    gradient_y = (log[..., 2, 1] - log[..., 0, 1]) / 2
-    curve_xx = log[..., 1, 2] - 2 * log[..., 1, 1] + log[..., 1, 0]
-    curve_yy = log[..., 2, 1] - 2 * log[..., 1, 1] + log[..., 0, 1]
-    curve_xy = (log[..., 2, 2] - log[..., 2, 0] - log[..., 0, 2] + log[..., 0, 0]) / 4
-
-    determinant = curve_xx * curve_yy - curve_xy**2
+    # [5, N, 21]: the first derivatives, and the second ones.
+    gradient_x, gradient_y, curve_xx, curve_yy, curve_xy = (log @ _DIFFERENCES).transpose(2, 0, 1)
+    determinant = curve_xx * curve_yy - curve_xy * curve_xy
     is_peak = (determinant > 1e-9) & (curve_xx < 0) & (curve_yy < 0)
-    safe = np.where(is_peak, determinant, 1.0)
-    offset_x = np.where(is_peak, (curve_xy * gradient_y - curve_yy * gradient_x) / safe, 0.0)
-    offset_y = np.where(is_peak, (curve_xy * gradient_x - curve_xx * gradient_y) / safe, 0.0)
-    offsets = np.stack((offset_x + (centre_column - columns), offset_y + (centre_row - rows)), axis=-1)
-    return np.where(is_peak[..., None], np.clip(offsets, -1.0, 1.0), 0.0).astype(np.float32)
+    factor = is_peak / np.where(is_peak, determinant, 1.0)
+    offsets = np.empty((*rows.shape, 2))
+    offsets[..., 0] = (curve_xy * gradient_y - curve_yy * gradient_x) * factor + (centre_column - columns)
+    offsets[..., 1] = (curve_xy * gradient_x - curve_xx * gradient_y) * factor + (centre_row - rows)
+    offsets *= is_peak[..., None]
+    return np.minimum(np.maximum(offsets, -1.0), 1.0).astype(np.float32)
+
+
+@lru_cache(maxsize=32)
+def _neighbours(width: int) -> NDArray[np.intp]:
+    """How far a cell and its eight neighbours lie from it in a flat map, row by row: [9]."""
+    step = np.arange(-1, 2)
+    neighbours = (step[:, None] * width + step).ravel()
+    neighbours.setflags(write=False)
+    return neighbours
 
 
 def _spreads(maps: NDArray[np.float32], in_heatmap: NDArray[np.float32]) -> NDArray[np.float32]:
     """Root mean square distance of the belief from its keypoint along one axis: float32 [N, 21], in cells."""
-    height, width = maps.shape[-2:]
-    mass = np.where(maps >= _SPREAD_CUT * maps.max(axis=(-2, -1), keepdims=True), maps, 0.0)
-    by_column, by_row = mass.sum(axis=-2), mass.sum(axis=-1)
-    from_x = np.square(np.arange(width, dtype=np.float32) + 0.5 - in_heatmap[..., :1])
-    from_y = np.square(np.arange(height, dtype=np.float32) + 0.5 - in_heatmap[..., 1:])
-    total = np.maximum(by_column.sum(axis=-1), _FLOOR)
+    batch, _, height, width = maps.shape
+    peaks = maps.reshape(batch, KEYPOINT_COUNT, -1).max(axis=-1)[..., None, None]
+    mass = maps * (maps >= np.float32(_SPREAD_CUT) * peaks)
+    # Sums as products with ones: several times as quick on lines this short.
+    by_column, by_row = np.ones(height, np.float32) @ mass, mass @ np.ones(width, np.float32)
+    from_x = np.square(np.arange(0.5, width, dtype=np.float32) - in_heatmap[..., :1])
+    from_y = np.square(np.arange(0.5, height, dtype=np.float32) - in_heatmap[..., 1:])
+    total = np.maximum(by_row.sum(axis=-1), np.float32(_FLOOR))
     variance = ((by_column * from_x).sum(axis=-1) + (by_row * from_y).sum(axis=-1)) / (2 * total)
-    spreads: NDArray[np.float32] = np.sqrt(variance).astype(np.float32)
+    spreads: NDArray[np.float32] = np.sqrt(variance)
     return spreads

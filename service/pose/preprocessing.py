@@ -89,7 +89,7 @@ def _resized(pixels: Image.Image, to_pixels: Affine, input_size: tuple[int, int]
     x_scale, _, x_shift, _, y_scale, y_shift = to_pixels.coefficients()
     columns = _covered(x_scale, x_shift, pixels.width, input_size[0])
     rows = _covered(y_scale, y_shift, pixels.height, input_size[1])
-    canvas = np.full((input_size[1], input_size[0], 3), PADDING_GREY, np.uint8)
+    inside: NDArray[np.uint8] | None = None
     if columns and rows:
         box = (
             max(0.0, x_scale * columns.start + x_shift),
@@ -97,8 +97,12 @@ def _resized(pixels: Image.Image, to_pixels: Affine, input_size: tuple[int, int]
             min(float(pixels.width), x_scale * columns.stop + x_shift),
             min(float(pixels.height), y_scale * rows.stop + y_shift),
         )
-        shown = pixels.resize((len(columns), len(rows)), Image.Resampling.BILINEAR, box=box)
-        canvas[rows.start : rows.stop, columns.start : columns.stop] = np.asarray(shown)
+        inside = np.asarray(pixels.resize((len(columns), len(rows)), Image.Resampling.BILINEAR, box=box))
+        if (len(columns), len(rows)) == input_size:
+            return inside
+    canvas = np.full((input_size[1], input_size[0], 3), PADDING_GREY, np.uint8)
+    if inside is not None:
+        canvas[rows.start : rows.stop, columns.start : columns.stop] = inside
     return canvas
 
 

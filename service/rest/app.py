@@ -5,8 +5,9 @@ from concurrent.futures import Executor
 from http import HTTPStatus
 from typing import Final
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -18,13 +19,20 @@ from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
 from service.inference.tracing import NoTracer, Tracer
 from service.rest.access import AccessGate, OriginCheck
+from service.rest.direct import DirectWay, FailureHandler
 from service.rest.middleware import RequestFrame
 from service.rest.observing import RequestObserver
 from service.rest.openapi import describe
 from service.rest.pages import page_routes
 from service.rest.policy import RestPolicy
 from service.rest.problems import CLIENT_GONE, HttpError, http_problem, reported_problem, response_to
-from service.rest.routes import Metrics, hand_pose_routes, information_routes, operation_routes
+from service.rest.routes import (
+    HAND_POSE_PATH,
+    Metrics,
+    hand_pose_routes,
+    information_routes,
+    operation_routes,
+)
 
 _HEADERS_TO_SEND: Final = (
     "Authorization",
@@ -68,13 +76,13 @@ def create_app(
         doorkeeper: knows the keys that requests need; None: they need none.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.include_router(
-        hand_pose_routes(predictor=predictor, observer=observer, clock=clock, workers=workers, policy=policy)
-    )
+    hand_pose = hand_pose_routes(predictor=predictor, observer=observer, clock=clock, workers=workers, policy=policy)
+    app.include_router(hand_pose)
     app.include_router(information_routes(backend=backend, default_model=default_model))
     app.include_router(operation_routes(metrics=metrics if policy.metrics else None, not_ready=not_ready))
     app.include_router(page_routes(lambda: describe(app)))
     _add_exception_handlers(app)
+    app.add_middleware(DirectWay, route=_route_at(HAND_POSE_PATH, hand_pose), failures=_FAILURES)
     _add_middleware(app, observer, clock, policy, tracer or NoTracer(), doorkeeper)
     return app
 
@@ -97,11 +105,12 @@ def create_admin_app(
 
 
 def _add_exception_handlers(app: FastAPI) -> None:
-    app.add_exception_handler(ServiceError, _service_error)
-    app.add_exception_handler(HttpError, _http_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(ClientDisconnect, _sender_left)
+    for kind, handler in _FAILURES.items():
+        app.add_exception_handler(kind, handler)
+
+
+def _route_at(path: str, router: APIRouter) -> APIRoute:
+    return next(each for each in router.routes if isinstance(each, APIRoute) and each.path == path)
 
 
 def _add_middleware(
@@ -167,3 +176,12 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 async def _sender_left(_request: Request, _error: Exception) -> Response:
     """Nobody receives this; the status is for the log."""
     return Response(status_code=CLIENT_GONE)
+
+
+_FAILURES: Final[dict[type[Exception], FailureHandler]] = {
+    ServiceError: _service_error,
+    HttpError: _http_error,
+    RequestValidationError: _validation_error,
+    HTTPException: _http_exception,
+    ClientDisconnect: _sender_left,
+}

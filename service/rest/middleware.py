@@ -6,10 +6,11 @@ sender going away.
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from http import HTTPMethod, HTTPStatus
 from typing import Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.inference.errors import InternalError, UnavailableError
@@ -27,6 +28,7 @@ from service.inference.tracing import (
 from service.rest.problems import problem_of, response_to
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
+_ID_NAME: Final = b"x-request-id"
 
 _QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds by machines
 
@@ -58,7 +60,9 @@ class RequestFrame:
         self._clock = clock
         self._tracer = tracer
         hsts = (("Strict-Transport-Security", f"max-age={hsts_s}"),) if hsts_s else ()
-        self._headers = (*_SAFE_HEADERS, *hsts)
+        self._headers = [
+            (name.lower().encode("ascii"), value.encode("ascii")) for name, value in (*_SAFE_HEADERS, *hsts)
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -75,10 +79,7 @@ class RequestFrame:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                answer = MutableHeaders(scope=message)
-                answer[REQUEST_ID_HEADER] = request_id
-                for name, value in self._headers:
-                    answer.setdefault(name, value)
+                message = {**message, "headers": self._framed(message.get("headers", ()), request_id)}
             await send(message)
 
         try:
@@ -116,6 +117,14 @@ class RequestFrame:
                     "key": scope["state"].get("key_name"),
                 },
             )
+
+    def _framed(self, headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+        """An answer's headers as ASGI has them, names in lower case: with the id, and what it does not say itself."""
+        kept = [each for each in headers if each[0] != _ID_NAME]
+        named = {name for name, _ in kept}
+        kept.append((_ID_NAME, request_id.encode("ascii")))
+        kept += [each for each in self._headers if each[0] not in named]
+        return kept
 
     def _span_of(self, scope: Scope, headers: Headers, request_id: str) -> RequestSpan:
         traceparent = traceparent_from(headers.get("traceparent"))

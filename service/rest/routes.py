@@ -25,6 +25,7 @@ from service.rest.problems import reported_problem
 from service.rest.rendering import (
     choose_media_type,
     hand_pose,
+    hand_pose_json,
     model_description,
     picture_with_hands,
     served_by,
@@ -32,6 +33,7 @@ from service.rest.rendering import (
 )
 from service.rest.schemas import Batch, BatchItem, HandPose, Models, Skeleton, Status
 
+HAND_POSE_PATH: Final = "/v1/hand-pose"
 MODEL_HEADER: Final = "X-Model-Variant"
 CLIENT_HEADER: Final = "X-Client-Id"
 TIMEOUT_HEADER: Final = "X-Request-Timeout-Ms"
@@ -51,9 +53,9 @@ def hand_pose_routes(
     """The two calls that find hands; see `service.rest.app.create_app` for the arguments."""
     router = APIRouter(tags=["hands"])
 
-    @router.post("/v1/hand-pose", response_model=HandPose, **openapi.HAND_POSE)
+    @router.post(HAND_POSE_PATH, response_model=HandPose, **openapi.HAND_POSE)
     async def find_hands(request: Request) -> Response:
-        arrived, request_id = request.state.arrived, request.state.request_id
+        arrived, request_id = request.scope["state"]["arrived"], request.scope["state"]["request_id"]
         asked_for = request.headers.get(MODEL_HEADER)
         with (
             observed_request(observer),
@@ -84,7 +86,7 @@ def hand_pose_routes(
             outcome.model = estimate.model
             headers = {MODEL_HEADER: served_by(estimate.model)}
             if media_type == _JSON:
-                return Response(hand_pose(estimate, request_id).model_dump_json(), headers=headers, media_type=_JSON)
+                return Response(hand_pose_json(estimate, request_id), headers=headers, media_type=_JSON)
             loop = asyncio.get_running_loop()
             picture = await loop.run_in_executor(workers, picture_with_hands, estimate, media_type)
             count_answer(request.scope, len(picture))
@@ -92,7 +94,7 @@ def hand_pose_routes(
 
     @router.post("/v1/hand-pose:batch", response_model=Batch, **openapi.HAND_POSE_BATCH)
     async def find_hands_in_batch(request: Request) -> Response:
-        arrived, request_id = request.state.arrived, request.state.request_id
+        arrived, request_id = request.scope["state"]["arrived"], request.scope["state"]["request_id"]
         asked_for = request.headers.get(MODEL_HEADER)
 
         async def estimate(index: int, image: bytes, deadline: float, client_id: str | None) -> Estimate:
@@ -132,7 +134,7 @@ def hand_pose_routes(
         timeout_s = parse_timeout(
             request.headers.get(TIMEOUT_HEADER), default_s=policy.default_deadline_s, max_s=policy.max_deadline_s
         )
-        arrived: float = request.state.arrived
+        arrived: float = request.scope["state"]["arrived"]
         return arrived + timeout_s
 
     return router
@@ -203,20 +205,25 @@ async def _unless_sender_leaves(request: Request, work: Coroutine[Any, Any, T]) 
     Raises:
         ClientDisconnect: the sender has gone.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_end_of(request))
+    # The work is awaited here: whatever it holds (a place in a queue) is given back before the request counts as ended,
+    # and a task of its own would cost every request a turn of the event loop.
+    answering = asyncio.current_task()
+    assert answering is not None
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        answering.cancel()
+
+    watching = asyncio.ensure_future(watch())
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
+        return await work
+    except asyncio.CancelledError as error:
+        if left and answering.uncancel() == 0:
+            raise ClientDisconnect from error
+        raise
     finally:
-        working.cancel()
-        leaving.cancel()
-        # Whatever the work holds (a place in a queue) is given back before the request counts as ended.
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _end_of(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()

@@ -310,7 +310,19 @@ async def test_the_retry_after_grows_with_the_queue_and_follows_the_service_time
             with pytest.raises(OverloadedError) as caught, bench.batcher.reserve(places):
                 pass
             waits.append(caught.value.retry_after_s)
-    assert waits == pytest.approx([1.4, 7.0])  # an item takes 1 s + 0.2 x (3 s - 1 s)
+    assert waits == pytest.approx([2.0, 10.0])  # an item takes 2 s in the mean
+
+
+async def test_of_many_items_the_last_ones_count_most() -> None:
+    bench = Bench(max_queue=10, max_batch_size=1)
+    for seconds in (*[1.0] * 20, 3.0):
+        caller = await bench.submit(0)
+        bench.clock.advance(seconds)
+        await bench.runner.finish(-1)
+        await caller
+    with bench.batcher.reserve(10), pytest.raises(OverloadedError) as caught, bench.batcher.reserve():
+        pass
+    assert caught.value.retry_after_s == pytest.approx(1.4)  # an item takes 1 s + 0.2 x (3 s - 1 s)
 
 
 async def test_a_place_is_free_again_whatever_happened_to_its_request() -> None:

@@ -82,6 +82,17 @@ async def test_a_model_without_others_waiting_is_tried_whatever_the_deadline() -
     assert refused(model, 0.1) is None
 
 
+async def test_one_slow_batch_at_the_start_is_soon_made_up_for() -> None:
+    model = Model(seconds=10.0, max_batch_size=8)
+    await model.submit()  # alone, and perhaps while another model was being loaded
+    with model.batcher.reserve(9):
+        assert refused(model, 10.0) is not None
+    model.seconds = 0.8
+    await model.submit(1 + 3 * 8)
+    with model.batcher.reserve(9):
+        assert refused(model, 10.0) is None
+
+
 async def test_nothing_is_refused_for_its_deadline_before_anything_is_known() -> None:
     model = Model(max_batch_size=1)
     with model.batcher.reserve(50):

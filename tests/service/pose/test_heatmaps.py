@@ -83,6 +83,37 @@ def test_the_score_is_the_peak() -> None:
     np.testing.assert_allclose(unsure.in_heatmap, sure.in_heatmap, atol=1e-3)
 
 
+def test_nothing_underflows_on_the_way() -> None:
+    """Arithmetic on denormal numbers takes a hundred times as long: it was most of what decoding cost."""
+    maps = encode(random_keypoints(0, (32, 32), 4), np.ones((8, KEYPOINT_COUNT), np.bool_), (32, 32))
+    faint_background = np.maximum(maps, np.float32(1e-30))
+    decode(maps)  # the matrices for this size are made once
+    with np.errstate(under="raise"):
+        decode(maps)
+        decode(faint_background)
+
+
+def test_what_is_far_below_any_belief_tells_nothing() -> None:
+    maps = encode(random_keypoints(0, (32, 32), 4), np.ones((8, KEYPOINT_COUNT), np.bool_), (32, 32))
+    clean, faint = decode(np.where(maps > 1e-10, maps, 0)), decode(np.where(maps > 1e-10, maps, 1e-11))
+    np.testing.assert_array_equal(clean.in_heatmap, faint.in_heatmap)
+    np.testing.assert_array_equal(clean.scores, faint.scores)
+    np.testing.assert_array_equal(clean.sigmas, faint.sigmas)
+
+
+def test_an_empty_map_has_no_score_and_no_spread() -> None:
+    decoded = decode(np.zeros((1, 16, 16, CHANNEL_COUNT), np.float32))
+    assert not decoded.scores.any()
+    assert not decoded.sigmas.any()
+
+
+def test_maps_are_left_as_they_are() -> None:
+    maps = np.random.default_rng(0).normal(0, 1, (2, 16, 16, CHANNEL_COUNT)).astype(np.float32)
+    before = maps.copy()
+    decode(maps)
+    np.testing.assert_array_equal(maps, before)
+
+
 def test_scores_are_probabilities_whatever_the_network_says() -> None:
     maps = np.random.default_rng(0).normal(0, 100, (2, 16, 16, CHANNEL_COUNT))
     scores = decode(maps).scores
