@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from trainer import run_record
 from trainer.checkpoints import (
+    CHECKPOINT,
     Progress,
     TrainingError,
     averages_are_of,
@@ -45,6 +46,8 @@ from trainer.teacher import Teacher, TrainedTeacher, mixed_targets
 
 if TYPE_CHECKING:
     import keras
+
+_FIRST_CROPS = 24  # a network that starts from finished weights holds what every layer makes of them
 
 EXIT_UNFINISHED = 3
 """Exit code of a piece that ended before the schedule did; the same command goes on."""
@@ -126,7 +129,8 @@ class Trainer:
         self._log = RunLog(folder)
         keras.utils.set_random_seed(config.seed)
         keras.mixed_precision.set_dtype_policy(config.precision)
-        self._model = build_training_model(config, warm_start, self._first_crops)
+        begun = (folder / CHECKPOINT).is_file()  # then everything comes from there
+        self._model = build_training_model(config, None if begun else warm_start, self._first_crops)
         self._optimizer = keras.optimizers.AdamW(
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
@@ -149,7 +153,9 @@ class Trainer:
 
     def _first_crops(self) -> NDArray[np.uint8]:
         """Enough of them for statistics of every layer, of the training's first size and variation."""
-        batches = TrainingBatches(self._train, self._store, batch_size=64, seed=0, config=self._config.augment)
+        batches = TrainingBatches(
+            self._train, self._store, batch_size=_FIRST_CROPS, seed=0, config=self._config.augment
+        )
         return batches.build(0, self._config.input_sizes[0][1]).crops
 
     @property
@@ -175,6 +181,11 @@ class Trainer:
         """Whether the schedule is at its end."""
         return self.share_done(self._progress.seconds) >= 1.0
 
+    @property
+    def owes_a_validation(self) -> bool:
+        """Whether all that is held out has not been looked at since the last update."""
+        return bool(self._validation) and not self._log.is_validated(self._progress.step)
+
     def run(self, *, workers: int = 0, stop_after_s: float = math.inf) -> Progress:
         """Trains to the end of the schedule, or until asked to stop, or for this many seconds. Returns where it stands.
 
@@ -191,11 +202,11 @@ class Trainer:
         batches = TrainingBatches(
             self._train, self._store, batch_size=config.batch_size, seed=config.seed, config=config.augment
         )
-        clock = _Clock(self._progress.seconds)
         begun_at = self._progress.step
-        samples_logged, seconds_logged = self._progress.samples, clock.seconds()
         losses_since: list[list[float]] = []
         with Prefetcher(batches, workers=workers) as prefetcher:
+            clock = _Clock(self._progress.seconds)  # from here on: the start of the workers trains nothing
+            samples_logged, seconds_logged = self._progress.samples, clock.seconds()
             while (share := self.share_done(clock.seconds())) < 1.0 and not self._stop_asked:
                 if clock.seconds() - clock.seconds_before >= stop_after_s:
                     break
@@ -236,7 +247,7 @@ class Trainer:
             self._save()
         elif self._progress.step and not averages_are_of(self._folder, self._progress):
             self._save()  # the piece before was stopped between the two files
-        if self.finished and not self._stop_asked and not self._log.is_validated(self._progress.step):
+        if self.finished and not self._stop_asked and self.owes_a_validation:
             self._validate(len(self._validation))
         return self._progress
 
@@ -402,6 +413,11 @@ def _train(arguments: argparse.Namespace, config: TrainConfig, folder: Path, sta
             _say(skipped.summary())
     train, validation = split_data(data, config)
     _say(f"{len(train)} hands to train on, {len(validation)} held out ({_counts(validation.samples)})")
+    if not validation.samples:
+        print(
+            "warning: nothing is held out, so `finish` will have nothing to measure on and refuse; see --holdout",
+            file=sys.stderr,
+        )
 
     record = run_record.record_of(config, arguments.data, train, validation, skip_bad=arguments.skip_bad)
     if arguments.warm_start:
@@ -429,7 +445,7 @@ def _train(arguments: argparse.Namespace, config: TrainConfig, folder: Path, sta
         _say(f"going on from step {trainer.progress.step}")
     progress = _run_until_told(trainer, arguments.workers, stop_after_s - (time.monotonic() - started))
     _say(f"stopped at step {progress.step}, {progress.samples} samples, {progress.seconds / 60:.1f} minutes")
-    return 0 if trainer.finished else EXIT_UNFINISHED
+    return 0 if trainer.finished and not trainer.owes_a_validation else EXIT_UNFINISHED
 
 
 def _config_of(arguments: argparse.Namespace) -> TrainConfig:

@@ -123,6 +123,8 @@ class KeyFile:
     def _changed(self) -> tuple[bytes, list[ApiKey]] | None:
         # The content is compared, not the time: a mounted file changes by a link that now leads elsewhere.
         content = _content_of(self._path)
+        if self._content and not content.strip():  # it may be in the middle of being written
+            raise KeyFileError(f"{self._path}: is empty; write [] into it to let nobody in")
         return None if content == self._content else (content, parse_keys(content, str(self._path)))
 
     def _follow(self, changed: tuple[bytes, list[ApiKey]] | None) -> bool:

@@ -39,13 +39,14 @@ def start(folder: Path, run: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # three trainings, each with a start of TensorFlow
 def test_a_killed_and_resumed_training_has_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
     write_miniature_rhd(tmp_path / "rhd", training=6, evaluation=2)
     (tmp_path / "tiny.py").write_text(CONFIG)
     with start(tmp_path, "whole") as whole:
         whole.communicate()
 
-    kill_at = random.SystemRandom().randint(2, STEPS - 1)
+    kill_at = random.SystemRandom().randint(2, STEPS - 3)
     with start(tmp_path, "killed") as killed:
         assert killed.stdout is not None
         # The line comes after the update and before its checkpoint: it dies while it writes that, or soon after.

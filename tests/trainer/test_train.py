@@ -110,7 +110,9 @@ def test_input_grows_at_the_configured_shares() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["default", "distil", "first", "first_standard", "further", "paper", "smoke", "smoke_distil"])
+@pytest.mark.parametrize(
+    "name", ["default", "distil", "first", "first_standard", "further", "paper", "smoke", "smoke_distil"]
+)
 def test_every_configuration_loads(name: str) -> None:
     assert load_config(name).final_input_size % 8 == 0
 

@@ -1,6 +1,7 @@
 r"""Goes on with the weights in the repository, on a processor: more hands at the size of serving, at a lower rate.
 
-    python -m trainer train --config further --warm-start trainer/weights/lightweight.npz --data coco:HANDS --run mine
+    python -m trainer train --config further --warm-start trainer/weights/lightweight.npz --data coco:HANDS \
+        --holdout REGEX --run mine
 
 For whoever has pictures of their own and no GPU. It ends by the clock (`--minutes`), a fifth of it at 160 pixels, at
 which the lightweight weights are served.

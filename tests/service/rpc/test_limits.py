@@ -47,7 +47,7 @@ async def code_of(call: Any) -> grpc.StatusCode:
 
 
 async def test_message_that_does_not_come_is_not_waited_for() -> None:
-    async with gateway(ServerOptions(port=0, message_timeout_s=0.05)) as running:
+    async with gateway(ServerOptions(port=0, message_timeout_s=1.0)) as running:
         call = unfinished_call(running)
         await call.wait_for_connection()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -58,7 +58,7 @@ async def test_message_that_does_not_come_is_not_waited_for() -> None:
 
 
 async def test_only_so_many_messages_are_received_at_a_time() -> None:
-    options = ServerOptions(port=0, max_message_bytes=MESSAGE_BYTES, message_timeout_s=0.1, turn_timeout_s=20)
+    options = ServerOptions(port=0, max_message_bytes=MESSAGE_BYTES, message_timeout_s=1.0, turn_timeout_s=20)
     async with gateway(options, upload_bytes=2 * MESSAGE_BYTES) as running:
         slow = [unfinished_call(running) for _ in range(2)]
         for each in slow:
