@@ -25,6 +25,7 @@ from trainer.data.pipeline import ImageStore
 from trainer.data.sources import Source, WeightedSamples, read_sources, split_by_name
 from trainer.devices import devices_seen
 from trainer.errors import RefusedError
+from trainer.models import Variant
 from trainer.run_lock import only_one_trains
 from trainer.run_log import SHARE_COLUMN, read_log
 from trainer.run_network import network_of_run
@@ -239,7 +240,7 @@ def test_a_standard_network_starts_from_a_lightweight_ones_features(make_trainer
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["lightweight", "standard"])
-def test_training_goes_on_with_finished_weights(variant: str, make_trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_training_goes_on_with_finished_weights(variant: Variant, make_trainer: MakeTrainer, tmp_path: Path) -> None:
     from trainer import weights
     from trainer.models import fold_batch_norm
 
