@@ -34,6 +34,7 @@ import uvloop
 
 from benchmarks.load import Answer, Client, Summary, Target, closed_loop
 from benchmarks.peer_servers.work import MAX_BATCH_SIZE, SIZE, open_model
+from benchmarks.raw_tensorflow import BATCH_SIZES
 from benchmarks.servers import ROOT, Running, Server, gateway, peers, running
 from service.pose.images import decode_image
 
@@ -206,6 +207,7 @@ def _wanted(servers: Sequence[Server], arguments: argparse.Namespace) -> list[Se
 def _raw(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     print("raw TensorFlow calls", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "benchmarks.raw_tensorflow", arguments.model, "--seconds", str(arguments.seconds)]
+    command += ["--batch-sizes", *map(str, arguments.raw_sizes)]
     result: dict[str, dict[str, float]] = _json_of(command)
     return result
 
@@ -261,6 +263,14 @@ def main() -> int:
             command.add_argument("model", help="a SavedModel's folder: model_repo/cpm_lightweight/1")
             command.add_argument(
                 "--max-batch-size", type=int, default=MAX_BATCH_SIZE, help="of every server (default %(default)s)"
+            )
+            command.add_argument(
+                "--raw-sizes",
+                type=int,
+                nargs="+",
+                default=BATCH_SIZES,
+                metavar="N",
+                help="batch sizes of the raw calls; fewer, and more rounds, where the machine's speed drifts",
             )
         command.add_argument("--image", type=Path, default=EXAMPLE)
         command.add_argument("--concurrency", type=int, default=32)

@@ -9,12 +9,13 @@ import argparse
 import json
 import sys
 import time
+from typing import Final
 
 import numpy as np
 
 from benchmarks.peer_servers.work import input_size, open_model
 
-BATCH_SIZES = (1, 2, 4, 8, 16)
+BATCH_SIZES: Final = (1, 2, 4, 8, 16)
 
 
 def main() -> int:
@@ -22,17 +23,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Images per second of raw TensorFlow calls.")
     parser.add_argument("model", help="a SavedModel's folder")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each batch size")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=BATCH_SIZES, metavar="N")
     arguments = parser.parse_args()
+    sizes: list[int] = list(arguments.batch_sizes)
     run = open_model(arguments.model)
     size = input_size(arguments.model)
-    crops = np.random.default_rng(0).integers(0, 256, (max(BATCH_SIZES), size, size, 3), np.uint8)
-    images = dict.fromkeys(BATCH_SIZES, 0)
-    seconds = dict.fromkeys(BATCH_SIZES, 0.0)
-    cpu_seconds = dict.fromkeys(BATCH_SIZES, 0.0)
-    for batch_size in BATCH_SIZES:
+    crops = np.random.default_rng(0).integers(0, 256, (max(sizes), size, size, 3), np.uint8)
+    images = dict.fromkeys(sizes, 0)
+    seconds = dict.fromkeys(sizes, 0.0)
+    cpu_seconds = dict.fromkeys(sizes, 0.0)
+    for batch_size in sizes:
         run(crops[:batch_size])
     for _ in range(2):
-        for batch_size in BATCH_SIZES:
+        for batch_size in sizes:
             start, cpu = time.perf_counter(), time.process_time()
             while (taken := time.perf_counter() - start) < arguments.seconds / 2:
                 run(crops[:batch_size])
@@ -40,11 +43,11 @@ def main() -> int:
             seconds[batch_size] += taken
             cpu_seconds[batch_size] += time.process_time() - cpu
     result = {
-        str(size): {
-            "per_second": round(images[size] / seconds[size], 3),
-            "per_cpu_second": round(images[size] / cpu_seconds[size], 3),
+        str(batch_size): {
+            "per_second": round(images[batch_size] / seconds[batch_size], 3),
+            "per_cpu_second": round(images[batch_size] / cpu_seconds[batch_size], 3),
         }
-        for size in BATCH_SIZES
+        for batch_size in sizes
     }
     print(json.dumps(result))
     return 0

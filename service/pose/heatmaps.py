@@ -151,7 +151,7 @@ def _smoothing_matrix(size: int) -> NDArray[np.float32]:
 
     Cells beyond the border count as unknown rather than as empty: the kernel is renormalised there, so that a peak at
     the border is not pulled inwards. The tails are cut off where they are far below what float32 can tell from 0 beside
-    the peak: products with them would be denormal numbers, and smoothing would take ten times as long.
+    the peak: products with them would be denormal numbers, and smoothing would take some forty times as long.
     """
     cells = np.arange(size)
     kernel = np.exp(-0.5 * np.square((cells[:, None] - cells) / _SMOOTHING_SIGMA))

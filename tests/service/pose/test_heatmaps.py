@@ -84,7 +84,7 @@ def test_the_score_is_the_peak() -> None:
 
 
 def test_nothing_underflows_on_the_way() -> None:
-    """Arithmetic on denormal numbers takes a hundred times as long: it was most of what decoding cost."""
+    """Arithmetic on denormal numbers takes many times as long: it was most of what decoding cost."""
     maps = encode(random_keypoints(0, (32, 32), 4), np.ones((8, KEYPOINT_COUNT), np.bool_), (32, 32))
     faint_background = np.maximum(maps, np.float32(1e-30))
     decode(maps)  # the matrices for this size are made once
