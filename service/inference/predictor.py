@@ -423,6 +423,8 @@ class Predictor:
         except asyncio.CancelledError:
             await _ended(work)
             raise
+        finally:
+            del work  # it holds what was raised, which holds this frame, which holds the image
 
     def _report(self, model: ServedModel, hands: Sequence[Hand], timings: Timings) -> None:
         for stage in Stage:
