@@ -28,11 +28,15 @@ from benchmarks.servers import Running, gateway, running
 from service.inference.memory import SMALL_IMAGE_BYTES
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
+from service.rpc.health_bounds import HealthLimits
 from service.settings import Settings
 
 _READ_AT_A_TIME: Final = 256 * 1024  # what uvloop reads of a connection before anybody can ask it to pause
 _HIGH_WATER: Final = 64 * 1024  # what uvicorn gathers before it does
+_UNSENT: Final = 128 * 1024
+_GRPC_HOLDS: Final = 2  # times what it receives, in its buffers and in memory that the allocator keeps; as measured
 _PIECE: Final = 256 * 1024
+_LEVELS: Final = 4  # of noise that compresses to 1.27 bytes a pixel
 _MIB: Final = 1024 * 1024
 
 
@@ -41,17 +45,20 @@ def bound(settings: Settings, connections: int) -> dict[str, int]:
 
     Args:
         settings: the gateway's.
-        connections: of REST that are open at a time.
+        connections: that are open at a time.
     """
     threads = settings.worker_threads or os.cpu_count() or 1
+    open_at_a_time = min(connections, settings.max_connections)
     return {
         "bodies and frames": settings.upload_bytes,
-        "messages that gRPC receives": settings.upload_bytes,
+        "messages that gRPC receives": _GRPC_HOLDS * settings.upload_bytes,
+        "the message that is being unpacked": 2 * settings.max_body_bytes,
         "the copy that one body is read into": settings.max_body_bytes,
         "large images being decoded": settings.decode_bytes,
-        "small images and JSON in worker threads": threads * (SMALL_IMAGE_BYTES + 3 * settings.max_body_bytes),
-        "read from connections and not taken yet": min(connections, settings.max_connections)
-        * (_READ_AT_A_TIME + _HIGH_WATER),
+        "small images and JSON in worker threads": threads * (SMALL_IMAGE_BYTES + settings.max_body_bytes),
+        "read from connections and not taken yet": open_at_a_time * (_READ_AT_A_TIME + _HIGH_WATER),
+        "written to connections and not taken by the kernel": open_at_a_time * _UNSENT,
+        "health checks that gRPC receives": HealthLimits().turns * settings.max_body_bytes,
     }
 
 
@@ -62,11 +69,21 @@ def free_port() -> int:
 
 
 def largest(max_bytes: int, kind: str) -> bytes:
-    """An image file of almost the largest size: noise, which compresses badly."""
-    side = int((max_bytes / 3.1) ** 0.5)
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
+    """An image file of almost the largest size.
+
+    Args:
+        max_bytes: that it may have.
+        kind: "PNG" or "JPEG": noise, which compresses badly; "many pixels": a PNG of fewer colours, so large that it
+            waits for its turn to be decoded.
+    """
+    many = kind == "many pixels"
+    side = int((max_bytes / (1.3 if many else 3.1)) ** 0.5)
+    noise = np.random.default_rng(0).integers(0, _LEVELS if many else 256, (side, side, 3), np.uint8)
     buffer = io.BytesIO()
-    noise.save(buffer, kind, **({"compress_level": 0} if kind == "PNG" else {"quality": 100}))
+    if kind == "JPEG":
+        Image.fromarray(noise).save(buffer, kind, quality=100)
+    else:
+        Image.fromarray(noise).save(buffer, "PNG", compress_level=1 if many else 0)
     return buffer.getvalue()
 
 
@@ -140,7 +157,7 @@ def main() -> int:
     parser.add_argument("--uploads", type=int, default=200)
     parser.add_argument("--protocol", choices=("rest", "grpc"), default="rest")
     parser.add_argument(
-        "--image", choices=("PNG", "JPEG"), default="PNG", help="what is uploaded: noise of this format"
+        "--image", choices=("PNG", "JPEG", "many pixels"), default="PNG", help="what is uploaded (default PNG)"
     )
     parser.add_argument("--json", type=Path, help="where to write the result, too")
     arguments = parser.parse_args()

@@ -53,6 +53,20 @@ def report(error: ServiceError, request_id: str) -> None:
         _log.warning("%s: %r", error, error.__cause__, extra={"request_id": request_id})
 
 
+def let_go_of_frames(error: BaseException) -> None:
+    """Forget through which calls an error came, once that was reported.
+
+    A traceback keeps every local variable on its way, a request's whole body among them; and where one of those knows
+    the error in its turn, as a task or future does, only the collector of garbage ends that, which may take seconds.
+    """
+    pending, seen = [error], set[int]()
+    while pending:
+        each = pending.pop()
+        each.__traceback__ = None
+        seen.add(id(each))
+        pending += [more for more in (each.__cause__, each.__context__) if more is not None and id(more) not in seen]
+
+
 class FrameFailures:
     """Reports the failed frames of one stream: once for as long as they all fail alike, not thirty times a second.
 

@@ -389,11 +389,15 @@ class Predictor:
         again = math.ceil(max(model.input_size) * ENOUGH) if self._second_look and not request.rois else None
         large = _Large(image, _regions_to_show(request.rois, image), again)
         if request.full_picture:
+            image.set_aside()
             return large
         # The smaller a region, the more of the picture's pixels its crop needs.
         least = min(max(region.width, region.height) for _, region in large.regions)
         image.shrink(again or math.ceil(max(model.input_size) * max(image.width, image.height) / least))
-        return large if image.bytes_needed > SMALL_IMAGE_BYTES else _cut(large, model, spans)
+        if image.bytes_needed <= SMALL_IMAGE_BYTES:
+            return _cut(large, model, spans)
+        image.set_aside()
+        return large
 
     async def _run_batch(
         self, model: ServedModel, crops: Sequence[_Crop], deadline: float
@@ -419,6 +423,8 @@ class Predictor:
         except asyncio.CancelledError:
             await _ended(work)
             raise
+        finally:
+            del work  # it holds what was raised, which holds this frame, which holds the image
 
     def _report(self, model: ServedModel, hands: Sequence[Hand], timings: Timings) -> None:
         for stage in Stage:

@@ -127,7 +127,7 @@ def open_image(data: bytes, *, max_pixels: int = 50_000_000) -> "OpenedImage":
         )
     if picture.mode not in _READ_MODES:
         raise _unsupported("its samples have more than 16 bits, or are no colours")
-    return OpenedImage(picture, file)
+    return OpenedImage(picture, file, data)
 
 
 class OpenedImage:
@@ -138,8 +138,11 @@ class OpenedImage:
         height: of the full upright picture, in pixels.
     """
 
-    def __init__(self, picture: Image.Image, file: Cleaned) -> None:
+    def __init__(self, picture: Image.Image, file: Cleaned, data: bytes) -> None:
         self._picture: Image.Image | None = picture
+        self._data: bytes | None = data
+        self._least: tuple[int, int] | None = None  # (width, height) that a JPEG is drafted at
+        self._needed = 0  # while it is set aside
         self._file_bytes = len(file.data)
         self._kind = file.kind
         self._many_scans = file.many_scans
@@ -160,15 +163,21 @@ class OpenedImage:
             return
         width, height = self._full
         shrink = max(1.0, max(width, height) / enough_pixels)
-        least = max(1, round(width / shrink)), max(1, round(height / shrink))
-        drafted = self._picture.draft(None, least)
+        self._least = max(1, round(width / shrink)), max(1, round(height / shrink))
+        drafted = self._picture.draft(None, self._least)
         self._factor = 1.0 if drafted is None else width / drafted[1][2]
+
+    def set_aside(self) -> None:
+        """Hold nothing of its own until it is decoded: the file as a decoder gets it is a copy, as long as the file."""
+        if self._picture is not None:
+            self._needed = self.bytes_needed
+            self._picture = None
 
     @property
     def bytes_needed(self) -> int:
         """An upper bound of the memory that `decode` takes at its height, in bytes, its result included."""
         if self._picture is None:
-            return 0
+            return self._needed
         full, held = math.prod(self._full), math.prod(self._picture.size)
         beside = _decoder_bytes(self._kind, self._picture, full, many_scans=self._many_scans)
         needed = self._file_bytes + beside + held * _RGB_BYTES
@@ -182,10 +191,14 @@ class OpenedImage:
         Raises:
             BrokenImageError: truncated or damaged.
         """
-        picture, self._picture = self._picture, None
-        if picture is None:
+        if self._data is None:
             raise ValueError("the image was decoded already")
+        data, picture = self._data, self._picture
+        self._data, self._picture, self._needed = None, None, 0
         try:
+            if picture is None:
+                picture = self._opened_again(data)
+            del data
             picture.load()
             pixels = _to_rgb(picture)
             del picture
@@ -198,6 +211,12 @@ class OpenedImage:
         full = (self.width, self.height)
         to_pixels = _image_to_pixels(pixels.size, full, self._factor, self._orientation)
         return DecodedImage(pixels, *full, to_pixels)
+
+    def _opened_again(self, data: bytes) -> Image.Image:
+        picture = Image.open(io.BytesIO(cleaned(data).data), formats=[self._kind])
+        if self._least is not None:
+            picture.draft(None, self._least)
+        return picture
 
 
 def _decoder_bytes(kind: Kind, picture: Image.Image, pixels: int, *, many_scans: bool) -> int:

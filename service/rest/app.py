@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from service.inference.access import Doorkeeper
 from service.inference.errors import FieldError, InvalidInputError, ServiceError
+from service.inference.failures import let_go_of_frames
 from service.inference.models import ModelReference
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
@@ -141,7 +142,9 @@ def _add_middleware(
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    return response_to(reported_problem(error, request))
+    problem = reported_problem(error, request)
+    let_go_of_frames(error)
+    return response_to(problem)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -173,8 +176,9 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     )
 
 
-async def _sender_left(_request: Request, _error: Exception) -> Response:
+async def _sender_left(_request: Request, error: Exception) -> Response:
     """Nobody receives this; the status is for the log."""
+    let_go_of_frames(error)
     return Response(status_code=CLIENT_GONE)
 
 

@@ -5,13 +5,12 @@ found out by the predictor.
 """
 
 import asyncio
-import base64
 import io
 import re
-import string
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from fastapi import Request
@@ -22,6 +21,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.inference.errors import FieldError, InvalidInputError, TooLargeError, UnsupportedTypeError
 from service.pose.geometry import Box
+from service.rest.long_json import STAND_IN, TooMuchBesideError, from_base64, pieces_of, without_long_text
 from service.rest.schemas import HandPoseRequest
 
 IMAGE_FIELD: Final = "image"
@@ -35,12 +35,11 @@ _ALLOWED: Final = (
     f' as the field "{IMAGE_FIELD}" of {_MULTIPART}, or as base64 in {_JSON}: {{"{IMAGE_FIELD}": "..."}}'
 )
 _MAX_TEXT_FIELD_BYTES: Final = 4096
-_SMALL_JSON_BYTES: Final = 64 * 1024  # parsed where we are: a thread costs more
+_SMALL_JSON_BYTES: Final = 64 * 1024  # parsed in one go, and where we are: a thread costs more
 _JSON_ITEMS: Final = 64  # values and objects that a request's JSON may have beside its rois' own
 _JSON_ITEMS_OF_A_ROI: Final = 8
-_LINK: Final = re.compile(r"\s*(?:[a-z][a-z0-9+.-]{0,15}:)?//|\s*(?:https?|ftp|file|blob|s3|gs):", re.IGNORECASE)
-_DATA_URI: Final = re.compile(r"data:[^,]{0,256};base64,", re.IGNORECASE)
-_BASE64_PIECE: Final = 64 * 1024  # characters, a multiple of 4: well under a millisecond
+_LINK: Final = re.compile(rb"\s*(?:[a-z][a-z0-9+.-]{0,15}:)?//|\s*(?:https?|ftp|file|blob|s3|gs):", re.IGNORECASE)
+_DATA_URI: Final = re.compile(rb"data:[^,]{0,256};base64,", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,19 +184,32 @@ def _too_long(max_bytes: int) -> TooLargeError:
 
 
 def _parse_json(body: bytes, max_rois: int) -> ImageAndRois:
-    # Base64 has none of these, so their number is that of the values beside the image, known before any is made.
-    items = body.count(b"{") + body.count(b"[") + body.count(b",")
-    most = _JSON_ITEMS + _JSON_ITEMS_OF_A_ROI * max_rois
-    if len(body) > _SMALL_JSON_BYTES and items > most:
-        raise TooLargeError(
-            f"the JSON has {items} values, and at most {most} are read beside the image", code="json_too_complex"
-        )
+    long_text = None
+    if len(body) > _SMALL_JSON_BYTES:
+        try:
+            body, long_text = without_long_text(body, _SMALL_JSON_BYTES)
+        except TooMuchBesideError as error:
+            raise TooLargeError(
+                f"the JSON has more than {_SMALL_JSON_BYTES} bytes beside the image, the most that are read",
+                code="json_too_complex",
+            ) from error
+        # Their number is that of the values, known before any is made.
+        items = body.count(b"{") + body.count(b"[") + body.count(b",")
+        most = _JSON_ITEMS + _JSON_ITEMS_OF_A_ROI * max_rois
+        if items > most:
+            raise TooLargeError(
+                f"the JSON has {items} values, and at most {most} are read beside the image", code="json_too_complex"
+            )
     try:
         request = HandPoseRequest.model_validate_json(body)
     except ValidationError as error:
         raise _wrong_json(error) from error
     rois = tuple(Box(roi.x, roi.y, roi.width, roi.height) for roi in request.rois)
-    return ImageAndRois(_from_base64(request.image), rois)
+    if long_text is not None and request.image == STAND_IN:
+        pieces = pieces_of(long_text)
+    else:
+        pieces = iter((request.image.encode(),))
+    return ImageAndRois(_from_base64(pieces), rois)
 
 
 def _wrong_json(error: ValidationError) -> InvalidInputError:
@@ -221,40 +233,25 @@ def _path(location: Sequence[int | str]) -> str:
     return text[:128] or "body"
 
 
-def _from_base64(text: str) -> bytes:
-    if text[:5].lower() == "data:":
-        prefix = _DATA_URI.match(text)
-        if prefix is None:
-            raise _wrong_base64("a data URI must be in base64: data:image/jpeg;base64,...")
-        text = text[prefix.end() :]
-    elif _LINK.match(text[:64]):
-        message = "must be the image file itself in base64; the service fetches nothing from elsewhere"
-        raise InvalidInputError(
-            f"{IMAGE_FIELD}: {message}", code="link_not_fetched", errors=[FieldError(IMAGE_FIELD, message)]
-        )
+def _from_base64(pieces: Iterator[bytes]) -> bytes:
     try:
-        encoded = text.encode("ascii")
-        try:
-            data = _in_pieces(encoded)
-        except ValueError:
-            data = _in_pieces(encoded.translate(None, string.whitespace.encode()))  # many encoders break lines
+        first = next(pieces, b"")
+        if first[:5].lower() == b"data:":
+            prefix = _DATA_URI.match(first)
+            if prefix is None:
+                raise _wrong_base64("a data URI must be in base64: data:image/jpeg;base64,...")
+            first = first[prefix.end() :]
+        elif _LINK.match(first[:64]):
+            message = "must be the image file itself in base64; the service fetches nothing from elsewhere"
+            raise InvalidInputError(
+                f"{IMAGE_FIELD}: {message}", code="link_not_fetched", errors=[FieldError(IMAGE_FIELD, message)]
+            )
+        data = from_base64(chain((first,), pieces))
     except ValueError as error:
         raise _wrong_base64("must be the image file in base64, or a data URI in base64") from error
     if not data:
         raise InvalidInputError(f'"{IMAGE_FIELD}" is empty; {_ALLOWED}', code="empty_image")
     return data
-
-
-def _in_pieces(encoded: bytes) -> bytes:
-    """Decode base64 piece by piece: decoding keeps other threads waiting, and may take a tenth of a second.
-
-    Raises:
-        ValueError: if it is no base64.
-    """
-    if 0 <= encoded.find(b"=") < len(encoded) - 2:
-        raise ValueError("the padding is not at the end")
-    starts = range(0, len(encoded), _BASE64_PIECE)
-    return b"".join(base64.b64decode(encoded[start : start + _BASE64_PIECE], validate=True) for start in starts)
 
 
 def _wrong_base64(message: str) -> InvalidInputError:

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from service.inference.access import charge
 from service.inference.batching import Priority
 from service.inference.errors import InvalidInputError, ServiceError, UnavailableError
-from service.inference.failures import as_service_error
+from service.inference.failures import as_service_error, let_go_of_frames
 from service.inference.models import ModelReference
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Estimate, EstimateRequest, Predictor
@@ -188,6 +188,7 @@ def operation_routes(*, metrics: Metrics | None, not_ready: Callable[[], Awaitab
 
 def _failed_item(index: int, error: ServiceError, request: Request) -> BatchItem:
     problem = reported_problem(error, request)
+    let_go_of_frames(error)
     return BatchItem(index=index, status=problem.status, problem=problem)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from service.inference.errors import InvalidInputError, OverloadedError, TooLargeError, TooSlowError
+from service.rpc.messages import only_message
 
 HEALTH: Final = "/grpc.health.v1.Health/"
 
@@ -92,7 +93,7 @@ class HealthBounds:
         try:
             async with timeout:
                 self._receiving.add(timeout)
-                return await anext(aiter(messages), None)
+                return await only_message(messages)
         except TimeoutError as error:
             raise TooSlowError(
                 f"the message was not complete within {self._limits.timeout_s:g} seconds,"

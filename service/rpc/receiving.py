@@ -15,9 +15,11 @@ from typing import Any, Final
 import grpc
 
 from service.inference.errors import InvalidInputError, OverloadedError, ServiceError, TooSlowError
+from service.inference.failures import let_go_of_frames
 from service.inference.memory import ByteBudget
 from service.inference.tracing import request_id_from
 from service.rpc.health_bounds import HEALTH, HealthBounds, HealthLimits
+from service.rpc.messages import let_go, only_message
 from service.rpc.status import abort
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -75,9 +77,14 @@ class ReceiveWithinBounds(grpc.aio.ServerInterceptor):
         # gRPC reads no message by itself of a method whose requests are a stream; a call with one message looks alike.
         async def bounded(messages: AsyncIterator[Any], context: Context) -> None:
             try:
-                await receive(inner, messages, context)
-            except ServiceError as error:
-                await abort(context, error, _request_id(context))
+                try:
+                    await receive(inner, messages, context)
+                except ServiceError as error:
+                    let_go_of_frames(error)  # they hold the message, for which there is no room
+                    await abort(context, error, _request_id(context))
+            except (grpc.aio.AbortError, asyncio.CancelledError) as end:
+                let_go_of_frames(end)
+                raise
 
         return grpc.stream_stream_rpc_method_handler(
             bounded,
@@ -95,6 +102,7 @@ class ReceiveWithinBounds(grpc.aio.ServerInterceptor):
             await _answer(handler, messages, context)
         finally:
             self._streams -= 1
+            await let_go(messages)
 
     async def _single(self, handler: Handler, messages: AsyncIterator[Any], context: Context) -> None:
         async with self._turn():
@@ -127,7 +135,7 @@ class ReceiveWithinBounds(grpc.aio.ServerInterceptor):
     async def _received(self, messages: AsyncIterator[Any]) -> Any:
         try:
             async with asyncio.timeout(self._timeout_s):
-                message = await anext(aiter(messages), None)
+                message = await only_message(messages)
         except TimeoutError as error:
             raise TooSlowError(
                 f"the message was not complete within {self._timeout_s:g} seconds", code="body_too_slow"

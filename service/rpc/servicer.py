@@ -17,7 +17,14 @@ import grpc
 from service.inference.access import charge
 from service.inference.batching import Priority
 from service.inference.errors import ErrorKind, InvalidInputError, ServiceError, TooLargeError
-from service.inference.failures import FrameFailures, as_service_error, detail_of, report, routed
+from service.inference.failures import (
+    FrameFailures,
+    as_service_error,
+    detail_of,
+    let_go_of_frames,
+    report,
+    routed,
+)
 from service.inference.models import ServedModel
 from service.inference.ports import Clock
 from service.inference.predictor import Estimate as ImageEstimate
@@ -182,6 +189,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         except Exception as error:  # noqa: BLE001 -- one image's failure must not take the others with it
             failure = as_service_error(error)
             report(failure, call.request_id)
+            let_go_of_frames(error)
             return failure
 
     async def _one(self, request: pb.EstimateRequest, call: "_Call", priority: Priority) -> ImageEstimate:

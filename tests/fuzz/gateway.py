@@ -21,11 +21,11 @@ from service.backends.embedded import Run
 from service.backends.repository import Servable
 from service.bootstrap import Addresses, serve
 from service.settings import Settings
-from tests.fuzz.targets import FoundError
+from tests.fuzz.targets import PATIENCE, FoundError
 from tests.support.backend import same_hand_everywhere
 from tests.support.stand_in import add_version
 
-ANSWER_S: Final = 90.0
+ANSWER_S: Final = 90.0 * PATIENCE
 """Within so many seconds every answer must be there. The service gives up earlier. Both are long, because fuzzers share
 their cores, and one that waits for its turn has not found a hang."""
 

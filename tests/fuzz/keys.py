@@ -22,7 +22,7 @@ from service.rpc.server import SERVICE_NAME
 from tests.fuzz.gateway import Gateway, running
 from tests.fuzz.reading import Reader
 from tests.fuzz.rest import check_answers, exchange, in_a_header
-from tests.fuzz.targets import Check, FoundError
+from tests.fuzz.targets import PATIENCE, Check, FoundError
 
 DOORS: Final[Sequence[str]] = ("file", "doorkeeper", "rest", "rpc", "stream")
 """What the first byte of an input says it is for."""
@@ -33,7 +33,7 @@ _UPGRADE: Final = (
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
 )
 _METHOD: Final = f"/{SERVICE_NAME}/ListModels"
-_CALL_S: Final = 80.0
+_CALL_S: Final = 80.0 * PATIENCE
 _GUESSES_ALLOWED: Final = 1_000_000_000  # or there would be nothing but "wait" after the tenth input
 _REFUSALS: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED})
 

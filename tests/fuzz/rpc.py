@@ -17,7 +17,7 @@ from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.server import SERVICE_NAME
 from tests.fuzz.gateway import Gateway, running
 from tests.fuzz.reading import Reader
-from tests.fuzz.targets import Check, FoundError
+from tests.fuzz.targets import PATIENCE, Check, FoundError
 from tests.support.images import image_bytes, picture
 
 METHODS: Final[Sequence[str]] = (
@@ -39,7 +39,7 @@ KEYS: Final[Sequence[str]] = (
 )
 _STREAMING: Final = frozenset({METHODS[2], METHODS[5]})
 _NEVER: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})
-_CALL_S: Final = 80.0
+_CALL_S: Final = 80.0 * PATIENCE
 _GIVEN_UP_HERE: Final = "Internal error from Core"
 """What this side's own library makes of a write to a stream that the service has ended; the service never says it."""
 

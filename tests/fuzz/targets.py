@@ -4,6 +4,7 @@ That matters: coverage guidance rewrites modules while they are imported, which 
 """
 
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from hypothesis.strategies import SearchStrategy
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 DICTIONARIES: Final = Path(__file__).parent / "dictionaries"
+PATIENCE: Final = float(os.environ.get("FUZZ_PATIENCE", "1"))
+"""How many times longer than usual an input may take: for a machine on which fuzzers are stopped for minutes."""
 
 Check = Callable[[bytes], None]
 """Feeds one input to the service. Raises if the service did what it must never do."""
@@ -51,7 +54,7 @@ class Target:
     about: str
     engine: Engine
     max_bytes: int = 4096
-    hang_s: int = 180
+    hang_s: int = round(180 * PATIENCE)
 
     def open_bytes(self) -> AbstractContextManager[Check]:
         """The check of a `coverage` target, with whatever it needs running around it."""

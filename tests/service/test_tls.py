@@ -5,15 +5,27 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import grpc
 import httpx
 import pytest
 import trustme
 
-from service.client import AsyncHandPoseClient, ConnectionFailedError, HandPoseClient, RetryPolicy, Tls
+from service.client import (
+    AsyncHandPoseClient,
+    ConnectionFailedError,
+    HandPoseClient,
+    RejectedError,
+    RetryPolicy,
+    Tls,
+)
+from service.inference.access import AccessPolicy, ApiKey, Doorkeeper
+from service.inference.keys import digest_of, new_key
+from service.rpc.handpose.v1 import hand_pose_pb2, hand_pose_pb2_grpc
 from tests.support.certificates import TlsFolder
 from tests.support.gateway import Gateway
 from tests.support.images import image_bytes
@@ -42,9 +54,9 @@ def folder(tmp_path: Path, authority: trustme.CA) -> TlsFolder:
 
 
 @asynccontextmanager
-async def serving(folder: TlsFolder) -> AsyncIterator[Gateway]:
+async def serving(folder: TlsFolder, **more: Any) -> AsyncIterator[Gateway]:
     with ThreadPoolExecutor(1) as workers:
-        gateway = Gateway(workers, tls=folder.files())
+        gateway = Gateway(workers, tls=folder.files(), **more)
         await gateway.start()
         await gateway.start_rest()
         try:
@@ -127,6 +139,97 @@ async def test_mutual_tls_asks_for_a_certificate_of_the_right_authority_that_has
         }
         through = {what: await gets_through(gateway, protocol, tls) for what, tls in shown.items()}
     assert through == {what: what == "right" for what in shown}
+
+
+async def test_grpc_is_unavailable_to_plain_text_and_to_certificates_that_do_not_count(
+    folder: TlsFolder, authority: trustme.CA, client_authority: trustme.CA
+) -> None:
+    folder.write_client_ca(client_authority)
+    right = folder.trusting(authority, client_authority).credentials()
+    async with serving(folder) as gateway:
+        address = f"127.0.0.1:{gateway.port}"
+        assert await status_of(grpc.aio.secure_channel(address, right)) is grpc.StatusCode.OK
+        refused = {
+            "plain text": grpc.aio.insecure_channel(address),
+            "no certificate": grpc.aio.secure_channel(address, folder.trusting(authority).credentials()),
+            "of another authority": grpc.aio.secure_channel(
+                address, folder.trusting(authority, trustme.CA()).credentials()
+            ),
+            "expired": grpc.aio.secure_channel(
+                address, folder.trusting(authority, client_authority, not_after=YESTERDAY).credentials()
+            ),
+        }
+        statuses = {what: await status_of(channel) for what, channel in refused.items()}
+        assert statuses == dict.fromkeys(refused, grpc.StatusCode.UNAVAILABLE)
+        assert await status_of(grpc.aio.secure_channel(address, right)) is grpc.StatusCode.OK
+
+
+async def status_of(channel: grpc.aio.Channel) -> grpc.StatusCode:
+    async with channel:
+        stub: Any = hand_pose_pb2_grpc.HandPoseServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
+        try:
+            await stub.ListModels(hand_pose_pb2.ListModelsRequest(), timeout=10)
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+async def test_rest_answers_nothing_to_plain_text_and_to_certificates_that_do_not_count(
+    folder: TlsFolder, authority: trustme.CA, client_authority: trustme.CA
+) -> None:
+    folder.write_client_ca(client_authority)
+    right = folder.trusting(authority, client_authority).context()
+    async with serving(folder) as gateway:
+        assert (await answer_to(gateway.rest_port, right)).startswith(b"HTTP/1.1 200 ")
+        refused = {
+            "plain text": None,
+            "no certificate": folder.trusting(authority).context(),
+            "of another authority": folder.trusting(authority, trustme.CA()).context(),
+            "expired": folder.trusting(authority, client_authority, not_after=YESTERDAY).context(),
+        }
+        answers = {what: await answer_to(gateway.rest_port, context) for what, context in refused.items()}
+        assert answers == dict.fromkeys(refused, b"")
+        assert (await answer_to(gateway.rest_port, right)).startswith(b"HTTP/1.1 200 ")
+
+
+async def answer_to(port: int, context: ssl.SSLContext | None) -> bytes:
+    """What comes back for a request until the other end closes the connection."""
+    with suppress(ssl.SSLError, ConnectionError):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        try:
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            return await asyncio.wait_for(reader.read(), 10)
+        finally:
+            writer.close()
+    return b""
+
+
+KEY_CODES = {"none": "unauthenticated", "wrong": "unauthenticated", "revoked": "unauthenticated", "right": "ok"}
+
+
+@both_protocols
+async def test_keys_count_behind_tls_as_they_do_without(
+    folder: TlsFolder, authority: trustme.CA, protocol: str
+) -> None:
+    right, revoked = new_key(), new_key()
+    doorkeeper = Doorkeeper(AccessPolicy(), time=asyncio.get_running_loop().time)
+    doorkeeper.follow([ApiKey("right", digest_of(right)), ApiKey("revoked", digest_of(revoked))])
+    async with serving(folder, doorkeeper=doorkeeper) as gateway:
+
+        async def code(key: str | None) -> str:
+            async with AsyncHandPoseClient(
+                url_of(gateway, protocol), api_key=key, tls=folder.trusting(authority), retries=ONCE
+            ) as client:
+                try:
+                    await client.estimate(image_bytes())
+                except RejectedError as error:
+                    return error.code
+            return "ok"
+
+        assert await code(revoked) == "ok"
+        doorkeeper.follow([ApiKey("right", digest_of(right))])
+        shown = {"none": None, "wrong": new_key(), "revoked": revoked, "right": right}
+        assert {what: await code(key) for what, key in shown.items()} == KEY_CODES
 
 
 @both_protocols

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from typing import Any
 
 import cv2
@@ -80,8 +81,33 @@ def colour_key(mode: str, key: Any) -> bytes:
 
 def animation(kind: str) -> bytes:
     later = [Image.new("RGB", SIZE, colour) for colour in ((255, 0, 0), (0, 255, 0))]
-    options = {"lossless": True} if kind == "WEBP" else {}
+    options: dict[str, Any] = {}
+    if kind in ("WEBP", "AVIF"):
+        options = {"lossless": True} if kind == "WEBP" else {"quality": 95}
     return encoded(colourful(), kind, save_all=True, append_images=later, duration=50, **options)
+
+
+def interlaced_png() -> bytes:
+    """By hand, because Pillow writes none: the seven passes of Adam7, without filters."""
+    pixels = np.asarray(colourful())
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    rows = b"".join(
+        b"".join(b"\0" + row.tobytes() for row in pixels[top::down, left::right]) for top, left, down, right in passes
+    )
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", *SIZE, 8, 2, 0, 0, 1),
+        b"IDAT": zlib.compress(rows),
+        b"IEND": b"",
+    }
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in parts.items()
+    )
+
+
+def white_is_zero() -> bytes:
+    inverted = Image.fromarray(255 - np.asarray(colourful("L")))
+    return encoded(inverted, "TIFF", tiffinfo={262: 0})
 
 
 FILES: dict[str, tuple[bytes, float]] = {
@@ -103,6 +129,9 @@ FILES: dict[str, tuple[bytes, float]] = {
     "PNG with palette": (encoded(colourful("P"), "PNG"), 0),
     "PNG with palette of 16 colours": (encoded(colourful().quantize(16), "PNG"), 0),
     "PNG whose palette has transparent colours": (palette_with_transparent_colours(), 1),
+    "PNG in black and white with a transparent colour": (colour_key("1", 1), 0),
+    "PNG that moves": (animation("PNG"), 0),
+    "PNG in rows that are interlaced": (interlaced_png(), 0),
     "PNG with a transparent colour": (colour_key("RGB", (255, 0, 255)), 0),
     "WebP": (encoded(colourful(), "WEBP", quality=95), 3),
     "WebP without loss": (encoded(colourful(), "WEBP", lossless=True), 0),
@@ -123,9 +152,12 @@ FILES: dict[str, tuple[bytes, float]] = {
     "TIFF, fax": (encoded(colourful("1"), "TIFF", compression="group4"), 0),
     "TIFF in grey": (encoded(colourful("L"), "TIFF"), 0),
     "TIFF with palette": (encoded(colourful("P"), "TIFF"), 0),
+    "TIFF in grey, the other way round": (white_is_zero(), 0),
+    "TIFF of several pages": (animation("TIFF"), 0),
     "TIFF of 16 bits, grey": (sixteen_bit_grey("TIFF"), 1),
     "TIFF of 16 bits, colour": (sixteen_bit_colour(3, ".tiff"), 1),
     "AVIF": (encoded(colourful(), "AVIF", quality=95), 4),
+    "AVIF that moves": (animation("AVIF"), 4),
     "AVIF with alpha": (encoded(with_alpha(), "AVIF", quality=95), 5),
 }
 
@@ -159,6 +191,14 @@ def test_every_format_that_has_an_orientation_becomes_upright(kind: str, orienta
     assert np.abs(pixels(decoded) - turned).mean() < 4
     if kind == "JPEG":
         np.testing.assert_allclose(pixels(decoded), seen_by_opencv(data), atol=3)
+
+
+def test_transparent_grey_shows_white() -> None:
+    """OpenCV shows the grey that is to be transparent, and is no reference here."""
+    expected = np.asarray(colourful("L")).copy()
+    expected[10:30, 10:30] = 77
+    decoded = pixels(decode_image(colour_key("L", 77)))
+    np.testing.assert_array_equal(decoded, np.where(expected == 77, 255, expected)[..., None].repeat(3, axis=2))
 
 
 def test_alpha_in_a_tiff_shows_white() -> None:

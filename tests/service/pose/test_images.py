@@ -1,4 +1,5 @@
 import io
+import tracemalloc
 import warnings
 from typing import Any
 
@@ -15,6 +16,7 @@ from service.pose.images import (
     ImageTooLargeError,
     UnsupportedImageError,
     decode_image,
+    open_image,
 )
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -111,6 +113,38 @@ def centre_of_brightness_near_a_corner(decoded: DecodedImage, order: slice) -> N
     light = np.where(half, light, 0.0)
     centre: NDArray[np.float64] = np.array([(light * columns).sum(), (light * rows).sum()]) / light.sum()
     return centre
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF", "GIF"])
+@pytest.mark.parametrize("enough_pixels", [None, 50, 150])
+def test_what_was_set_aside_is_decoded_as_it_would_have_been(file_format: str, enough_pixels: int | None) -> None:
+    data = encoded(two_coloured(777, 333), file_format)
+    at_once, later = open_image(data), open_image(data)
+    if enough_pixels is not None:
+        at_once.shrink(enough_pixels)
+        later.shrink(enough_pixels)
+    later.set_aside()
+    assert later.bytes_needed == at_once.bytes_needed
+    expected, decoded = at_once.decode(), later.decode()
+    np.testing.assert_array_equal(np.asarray(decoded.pixels), np.asarray(expected.pixels))
+    assert decoded.image_to_pixels == expected.image_to_pixels
+    with pytest.raises(ValueError, match="decoded already"):
+        later.decode()
+
+
+def test_what_was_set_aside_keeps_no_copy_of_its_file() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8))
+    data = encoded(noise, "PNG")
+    tracemalloc.start()
+    try:
+        opened = open_image(data)
+        held = tracemalloc.get_traced_memory()[0]
+        opened.set_aside()
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held > len(data) * 0.9
+    assert kept < len(data) * 0.1
 
 
 def test_transparency_shows_white() -> None:

@@ -71,7 +71,12 @@ BODIES: dict[str, tuple[dict[str, Any], int, str, str]] = {
         "json_too_complex",
         "beside the image",
     ),
-    "JSON nested very deeply": ({"content": b"[" * 1_000_000, "headers": JSON}, 413, "json_too_complex", "values"),
+    "JSON nested very deeply": (
+        {"content": b"[" * 1_000_000, "headers": JSON},
+        413,
+        "json_too_complex",
+        "beside the image",
+    ),
     "form with a header of many bytes": (
         {
             "content": b"--XX\r\nX: " + b"y" * 5000 + b"\r\n" + IMAGE_PART[4:] + PHOTO + b"\r\n--XX--\r\n",
