@@ -417,11 +417,17 @@ class Predictor:
 
         Thus whatever the caller holds for the work, turns and memory, stays held until the memory is free.
         """
-        work = self._workers.submit(function, *arguments, **named)
+        call = [partial(function, *arguments, **named)]
+
+        def begin() -> T:
+            return call.pop()()
+
+        work = self._workers.submit(begin)
         try:
             return await asyncio.wrap_future(work)
         except asyncio.CancelledError:
             await _ended(work)
+            call.clear()  # what the pool has not begun it keeps until a thread comes to it
             raise
         finally:
             del work  # it holds what was raised, which holds this frame, which holds the image

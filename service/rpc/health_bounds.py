@@ -119,7 +119,9 @@ class HealthBounds:
         self._waiting.append(mine)
         self._hurry()
         if len(self._waiting) > self._limits.waiting:
-            self._waiting.pop(0).set_exception(_too_many())
+            oldest = self._waiting.pop(0)
+            if not oldest.done():  # else its caller has just gone, and its task has not noticed yet
+                oldest.set_exception(_too_many())
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 await mine

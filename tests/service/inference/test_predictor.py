@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -411,14 +412,19 @@ async def test_an_image_that_no_thread_has_begun_with_is_forgotten_at_once(poste
         kitchen = Kitchen(threads)
         first = asyncio.ensure_future(kitchen.predictor.estimate(EstimateRequest(IMAGE_640_480, FAR)))
         await until(lambda: threads.running == 1)
-        gone = asyncio.ensure_future(kitchen.predictor.estimate(EstimateRequest(poster, FAR)))
+        image = bytes(bytearray(poster))  # nobody else has this one
+        unheld = sys.getrefcount(image)
+        gone = asyncio.ensure_future(kitchen.predictor.estimate(EstimateRequest(image, FAR)))
         await settle()
         gone.cancel()
         await settle()
         forgotten = gone.done()
+        del gone
+        held = sys.getrefcount(image) - unheld  # by the pool, for one: it keeps what it has not begun
         threads.go_on()
         await first
         assert forgotten
+        assert held == 0
         assert len(threads.begun) == 1
 
 
