@@ -19,6 +19,7 @@ STAND_IN: Final = "(the long text)"
 
 _PIECE: Final = 64 * 1024  # bytes: a quarter of a millisecond, whatever is done to them
 _PAUSE_S: Final = 0.0002  # without a pause Python would let others wait for 5 ms, again and again; this lets them in
+_MOST_TEXTS: Final = 2048  # each costs some microseconds; the most rois that there can be have half as many
 _BACKSLASH: Final = ord("\\")
 _WHITESPACE: Final = string.whitespace.encode()  # many encoders break lines
 _LONGEST_ESCAPE: Final = len(rb"\u002f")
@@ -56,7 +57,7 @@ def without_long_text(body: bytes, most_beside: int) -> tuple[bytes, memoryview 
             raise TooMuchBesideError
         beside.append(part)
         size += len(part)
-        if size > most_beside:
+        if size > most_beside or len(beside) > _MOST_TEXTS:
             raise TooMuchBesideError
         at = end + 1
     return b"".join(beside), long_text
