@@ -16,7 +16,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -37,7 +36,7 @@ import uvloop
 
 from benchmarks import hostile_files
 from benchmarks.load import Answer, Client, Target, open_loop
-from benchmarks.servers import Running, Server, gateway, running
+from benchmarks.servers import Running, Server, free_port, gateway, running
 from service.access.key_file import add_key
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.server import SERVICE_NAME
@@ -389,13 +388,8 @@ def _keyed_gateway(model: str) -> Iterator[_Keyed]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "keys.yaml"
         key = add_key(file, "benchmark", now=datetime.now(UTC))
-        server = gateway(model, API_KEYS_FILE=str(file), LOG_LEVEL="warning", GRPC_PORT=str(_free_port()))
+        server = gateway(model, API_KEYS_FILE=str(file), LOG_LEVEL="warning", GRPC_PORT=str(free_port()))
         yield _Keyed(server.name, server.command, dict(server.settings), key=key)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 class Measurement:

@@ -102,7 +102,7 @@ def peers(model: str, max_batch_size: int = MAX_BATCH_SIZE) -> list[Server]:
 @contextmanager
 def running(server: Server, image: bytes, patience_s: float = 180.0) -> Iterator["Running"]:
     """Start a server, wait until it is ready and for its first good answer, and end all of its processes afterwards."""
-    port = _free_port()
+    port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HANDPOSE_")}
     environment |= {name: value.format(port=port) for name, value in server.settings.items()}
     environment |= {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(ROOT)}
@@ -177,6 +177,7 @@ class Running:
         yield from (stats[pid] for pid in found if pid in stats)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One of 127.0.0.1 that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])

@@ -12,7 +12,6 @@ import asyncio
 import io
 import json
 import os
-import socket
 import sys
 from collections import Counter
 from pathlib import Path
@@ -24,7 +23,7 @@ import uvloop
 from PIL import Image
 
 from benchmarks.peers import EXAMPLE
-from benchmarks.servers import Running, gateway, running
+from benchmarks.servers import Running, free_port, gateway, running
 from service.inference.memory import SMALL_IMAGE_BYTES
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
@@ -60,12 +59,6 @@ def bound(settings: Settings, connections: int) -> dict[str, int]:
         "written to connections and not taken by the kernel": open_at_a_time * _UNSENT,
         "health checks that gRPC receives": HealthLimits().turns * settings.max_body_bytes,
     }
-
-
-def free_port() -> int:
-    """One that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def largest(max_bytes: int, kind: str) -> bytes:

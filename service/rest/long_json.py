@@ -28,7 +28,7 @@ _CUT_ESCAPE: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3})?\Z")
 
 
 class TooMuchBesideError(ValueError):
-    """There is more in the JSON than a long text and a little about it."""
+    """There is more in the JSON than a long text and a little about it. The message says what, and how much may be."""
 
 
 def without_long_text(body: bytes, most_beside: int) -> tuple[bytes, memoryview | None]:
@@ -43,7 +43,7 @@ def without_long_text(body: bytes, most_beside: int) -> tuple[bytes, memoryview 
         none.
 
     Raises:
-        TooMuchBesideError: the rest is longer, or there are several.
+        TooMuchBesideError: the rest is longer, or of very many texts, or there are several long ones.
     """
     beside, size, long_text, at = list[bytes](), 0, None, 0
     while at < len(body):
@@ -54,11 +54,13 @@ def without_long_text(body: bytes, most_beside: int) -> tuple[bytes, memoryview 
         elif long_text is None:
             part, long_text = body[at:start] + b'"' + STAND_IN.encode() + b'"', memoryview(body)[start + 1 : end]
         else:
-            raise TooMuchBesideError
+            raise TooMuchBesideError(f"more than {most_beside} bytes")
         beside.append(part)
         size += len(part)
-        if size > most_beside or len(beside) > _MOST_TEXTS:
-            raise TooMuchBesideError
+        if size > most_beside:
+            raise TooMuchBesideError(f"more than {most_beside} bytes")
+        if len(beside) > _MOST_TEXTS:
+            raise TooMuchBesideError(f"more than {_MOST_TEXTS} names and texts")
         at = end + 1
     return b"".join(beside), long_text
 
@@ -73,7 +75,7 @@ def _end_of_text(body: bytes, start: int, most_with_quotes: int) -> int:
         if backslashes % 2 == 0 and backslashes <= most_with_quotes:
             return end
         if end - start > most_with_quotes:
-            raise TooMuchBesideError
+            raise TooMuchBesideError(f"more than {2 * most_with_quotes} bytes")
         end += 1
     return len(body)
 

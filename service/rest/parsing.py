@@ -190,8 +190,7 @@ def _parse_json(body: bytes, max_rois: int) -> ImageAndRois:
             body, long_text = without_long_text(body, _SMALL_JSON_BYTES)
         except TooMuchBesideError as error:
             raise TooLargeError(
-                f"the JSON has more than {_SMALL_JSON_BYTES} bytes beside the image, the most that are read",
-                code="json_too_complex",
+                f"the JSON has {error} beside the image, the most that are read", code="json_too_complex"
             ) from error
         # Their number is that of the values, known before any is made.
         items = body.count(b"{") + body.count(b"[") + body.count(b",")

@@ -132,13 +132,22 @@ async def test_mutual_tls_asks_for_a_certificate_of_the_right_authority_that_has
     async with serving(folder) as gateway:
         shown = {
             "right": folder.trusting(authority, client_authority),
-            "none": folder.trusting(authority),
-            "of another authority": folder.trusting(authority, trustme.CA()),
-            "of the server's authority": folder.trusting(authority, authority),
-            "expired": folder.trusting(authority, client_authority, not_after=YESTERDAY),
+            **certificates_that_do_not_count(folder, authority, client_authority),
         }
         through = {what: await gets_through(gateway, protocol, tls) for what, tls in shown.items()}
     assert through == {what: what == "right" for what in shown}
+
+
+def certificates_that_do_not_count(
+    folder: TlsFolder, authority: trustme.CA, client_authority: trustme.CA
+) -> dict[str, Tls]:
+    """What clients may show that is not right, where `client_authority` is asked for."""
+    return {
+        "none": folder.trusting(authority),
+        "of another authority": folder.trusting(authority, trustme.CA()),
+        "of the server's authority": folder.trusting(authority, authority),
+        "expired": folder.trusting(authority, client_authority, not_after=YESTERDAY),
+    }
 
 
 async def test_grpc_is_unavailable_to_plain_text_and_to_certificates_that_do_not_count(
@@ -149,16 +158,9 @@ async def test_grpc_is_unavailable_to_plain_text_and_to_certificates_that_do_not
     async with serving(folder) as gateway:
         address = f"127.0.0.1:{gateway.port}"
         assert await status_of(grpc.aio.secure_channel(address, right)) is grpc.StatusCode.OK
-        refused = {
-            "plain text": grpc.aio.insecure_channel(address),
-            "no certificate": grpc.aio.secure_channel(address, folder.trusting(authority).credentials()),
-            "of another authority": grpc.aio.secure_channel(
-                address, folder.trusting(authority, trustme.CA()).credentials()
-            ),
-            "expired": grpc.aio.secure_channel(
-                address, folder.trusting(authority, client_authority, not_after=YESTERDAY).credentials()
-            ),
-        }
+        wrong = certificates_that_do_not_count(folder, authority, client_authority)
+        refused = {what: grpc.aio.secure_channel(address, tls.credentials()) for what, tls in wrong.items()}
+        refused["plain text"] = grpc.aio.insecure_channel(address)
         statuses = {what: await status_of(channel) for what, channel in refused.items()}
         assert statuses == dict.fromkeys(refused, grpc.StatusCode.UNAVAILABLE)
         assert await status_of(grpc.aio.secure_channel(address, right)) is grpc.StatusCode.OK
@@ -181,12 +183,8 @@ async def test_rest_answers_nothing_to_plain_text_and_to_certificates_that_do_no
     right = folder.trusting(authority, client_authority).context()
     async with serving(folder) as gateway:
         assert (await answer_to(gateway.rest_port, right)).startswith(b"HTTP/1.1 200 ")
-        refused = {
-            "plain text": None,
-            "no certificate": folder.trusting(authority).context(),
-            "of another authority": folder.trusting(authority, trustme.CA()).context(),
-            "expired": folder.trusting(authority, client_authority, not_after=YESTERDAY).context(),
-        }
+        wrong = certificates_that_do_not_count(folder, authority, client_authority)
+        refused = {"plain text": None, **{what: tls.context() for what, tls in wrong.items()}}
         answers = {what: await answer_to(gateway.rest_port, context) for what, context in refused.items()}
         assert answers == dict.fromkeys(refused, b"")
         assert (await answer_to(gateway.rest_port, right)).startswith(b"HTTP/1.1 200 ")

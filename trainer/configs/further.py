@@ -4,7 +4,7 @@ r"""Goes on with the weights in the repository, on a processor: more hands at th
         --holdout REGEX --run mine
 
 For whoever has pictures of their own and no GPU. It ends by the clock (`--minutes`), a fifth of it at 160 pixels, at
-which the lightweight weights are served.
+which the lightweight weights are served. It has not been run to its end, so there is no result to state.
 """
 
 from trainer.configs import TrainConfig

@@ -69,8 +69,13 @@ TOO_MUCH = {
 
 @pytest.mark.parametrize("what", TOO_MUCH)
 def test_more_than_an_image_and_a_little_about_it_is_refused(what: str) -> None:
-    with pytest.raises(TooMuchBesideError):
+    with pytest.raises(TooMuchBesideError, match=f"more than {BESIDE} bytes|more than 2048 names and texts"):
         without_long_text(TOO_MUCH[what], BESIDE)
+
+
+def test_very_many_short_texts_are_said_to_be_many_rather_than_long() -> None:
+    with pytest.raises(TooMuchBesideError, match="more than 2048 names and texts"):
+        without_long_text(b'"",' * 3000, 16_000)
 
 
 WRONG = {
