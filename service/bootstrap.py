@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -29,6 +29,7 @@ from service.access.key_file import KeyFile, KeyFileError
 from service.access.tls import TlsFileError, TlsFiles
 from service.backends.embedded import EmbeddedBackend, Run
 from service.backends.native_log import native_chatter_dropped
+from service.backends.processor import multiplies_bfloat16
 from service.backends.repository import ModelRepository, Servable, ServableError
 from service.backends.tensorflow_serving.backend import TensorFlowServingBackend
 from service.inference.access import Doorkeeper
@@ -228,7 +229,7 @@ def _models(
     repository = ModelRepository(settings.model_repo)
     servables = repository.newest(settings.versions_in_memory)
     backend = EmbeddedBackend(
-        open_servable=open_servable or _TensorFlow(settings.tensorflow_threads),
+        open_servable=open_servable or _TensorFlow(settings.tensorflow_threads, settings.tensorflow_precision),
         inference=resources.enter_context(_threads("inference", 1)),
         loading=resources.enter_context(_threads("loading", 1)),
         warm_up_sizes=[size for size in _WARM_UP_SIZES if size <= settings.max_batch_size],
@@ -552,8 +553,9 @@ def _server(app: ASGIApp, settings: Settings, uploads: ByteBudget, tls: TlsFiles
 class _TensorFlow:
     """Opens servables. TensorFlow takes seconds to import, so that is left to the thread that opens the first."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, precision: Literal["auto", "float32"]) -> None:
         self._threads = threads
+        self._precision = precision
         self._imported = False
 
     def __call__(self, servable: Servable) -> Run:
@@ -562,7 +564,9 @@ class _TensorFlow:
             with native_chatter_dropped():
                 from service.backends import savedmodel
 
-                savedmodel.configure_threads(self._threads)
+                bfloat16 = self._precision == "auto" and multiplies_bfloat16()
+                savedmodel.configure(threads=self._threads, bfloat16=bfloat16)
+            logger.info("inference multiplies in %s", "bfloat16" if bfloat16 else "float32")
             self._imported = True
         from service.backends import savedmodel
 

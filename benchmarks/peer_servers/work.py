@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from service.backends.processor import multiplies_bfloat16
 from service.pose.geometry import Affine, Box
 from service.pose.heatmaps import STRIDE, decode, encode
 from service.pose.images import decode_image
@@ -38,8 +39,11 @@ def input_size(name: str | None = None) -> int:
     return int(json.loads(card.read_bytes())["input_size"]) if card.is_file() else SIZE
 
 
-def open_model(name: str | None = None) -> Run:
-    """The model: crops uint8 [N, S, S, 3] to belief maps float32 [N, S / 8, S / 8, 22], S its input size; warmed up."""
+def open_model(name: str | None = None, *, bfloat16: bool | None = None) -> Run:
+    """The model: crops uint8 [N, S, S, 3] to belief maps float32 [N, S / 8, S / 8, 22], S its input size; warmed up.
+
+    It computes as the gateway's does, in bfloat16 where the processor multiplies that, unless `bfloat16` says.
+    """
     name = name or os.environ["HANDPOSE_BENCH_MODEL"]
     if name == "null":
         return without_model(0.0)
@@ -47,7 +51,9 @@ def open_model(name: str | None = None) -> Run:
         return without_model(float(name.partition(":")[2]) / 1000)
     import tensorflow as tf
 
-    tf.config.threading.set_inter_op_parallelism_threads(1)  # as the gateway does: the network is a chain
+    from service.backends import savedmodel
+
+    savedmodel.configure(threads=0, bfloat16=multiplies_bfloat16() if bfloat16 is None else bfloat16)
     function = tf.saved_model.load(name).signatures["serving_default"]
 
     def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:

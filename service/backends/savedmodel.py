@@ -18,11 +18,18 @@ from service.pose.keypoints import CHANNEL_COUNT
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
-def configure_threads(threads: int) -> None:
-    """Set how many threads one inference uses (0: one a CPU core). Has to come before the first model is opened."""
+def configure(*, threads: int, bfloat16: bool) -> None:
+    """Set how an inference computes. Has to come before the first model is opened.
+
+    Args:
+        threads: how many one inference uses; 0: one a CPU core.
+        bfloat16: whether convolutions multiply in bfloat16 (8 bits of precision) and add in float32. Belief maps stay
+            float32. For processors with instructions for it (`service.backends.processor`).
+    """
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     # The networks are chains: there is nothing to run beside an operation, and one pool of threads is enough.
     tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": bfloat16})
 
 
 def open_servable(servable: Servable) -> Run:

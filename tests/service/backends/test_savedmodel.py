@@ -1,11 +1,14 @@
 """SavedModels of TensorFlow, small ones: what is checked, and that they compute what they hold."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from service.backends.processor import multiplies_bfloat16
 from service.backends.repository import ModelRepository, Servable, ServableError
 from service.inference.errors import InternalError
 from service.pose.heatmaps import decode
@@ -104,3 +107,49 @@ def test_failure_of_tensorflow_becomes_internal(tmp_path: Path) -> None:
     with pytest.raises(InternalError) as caught:
         run(np.zeros((1, 0, 8, 3), np.uint8))
     assert caught.value.__cause__ is not None
+
+
+IN_A_PROCESS_OF_ITS_OWN = """
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from service.backends import savedmodel
+from service.backends.repository import ModelRepository
+
+repository, precision, answer = sys.argv[1:]
+savedmodel.configure(threads=1, bfloat16=precision == "bfloat16")
+(servable,) = ModelRepository(Path(repository)).newest(1)
+crops = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+np.save(answer, savedmodel.open_servable(servable)(crops))
+"""
+
+
+def test_precision_changes_belief_maps_by_a_rounding_of_bfloat16_at_the_most(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    random = np.random.default_rng(0)
+    module.kernel = tf.Variable(random.normal(size=(8, 8, 3, 64), scale=0.1).astype(np.float32))
+    module.pointwise = tf.Variable(random.normal(size=(1, 1, 64, 22), scale=0.1).astype(np.float32))
+
+    def serve(image: Any) -> dict[str, Any]:
+        features = tf.nn.relu(tf.nn.conv2d(tf.cast(image, tf.float32) / 255 - 0.5, module.kernel, 8, "SAME"))
+        return {"belief_maps": tf.nn.conv2d(features, module.pointwise, 1, "SAME")}
+
+    specification = tf.TensorSpec([None, None, None, 3], tf.uint8, name="image")
+    signature = tf.function(serve, input_signature=[specification], autograph=False)
+    tf.saved_model.save(module, str(write_card(tmp_path / "models")), signatures={"serving_default": signature})
+
+    maps = {}
+    for precision in ("float32", "bfloat16"):  # TensorFlow asks once a process
+        answer = tmp_path / f"{precision}.npy"
+        command = [sys.executable, "-c", IN_A_PROCESS_OF_ITS_OWN, str(tmp_path / "models"), precision, str(answer)]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        maps[precision] = np.load(answer)
+    difference = np.abs(maps["float32"] - maps["bfloat16"]).max()
+    assert maps["bfloat16"].dtype == np.float32
+    assert difference < 2**-7 * np.abs(maps["float32"]).max()
+    if multiplies_bfloat16():  # TensorFlow may leave it out where it is slow
+        assert difference > 0
