@@ -26,7 +26,10 @@ Crops = Callable[[], NDArray[np.uint8]]
 
 
 def build_training_model(
-    config: TrainConfig, warm_start: Path | None = None, crops: Crops | None = None
+    config: TrainConfig,
+    warm_start: Path | None = None,
+    crops: Crops | None = None,
+    stages: Path | None = None,
 ) -> keras.Model:
     """The network that is trained, with every stage's belief maps as outputs.
 
@@ -35,7 +38,9 @@ def build_training_model(
 
     With `warm_start`, it starts from the averaged weights of a run, named by its folder, or from finished weights,
     named by their .npz file. A standard network takes the feature extractor and stage 1 of a lightweight one, exactly.
-    Finished weights have lost their batch normalisation's statistics, so they need `crops` to take them from.
+    Finished weights have lost their batch normalisation's statistics, so they need `crops` to take them from. For part
+    "stages", `stages` names finished weights of a standard network whose stages 2 and 3 are where these begin; else
+    they begin fresh.
 
     Raises:
         CheckpointError: the run's averages are missing, damaged or of another network.
@@ -53,7 +58,14 @@ def build_training_model(
             standard_from_lightweight(lightweight, model)
         else:
             _start_from(warm_start, model, crops)
-    return model if config.part == "all" else stages_on_frozen_features(model)
+    if config.part == "all":
+        return model
+    trained = stages_on_frozen_features(model)
+    if stages is not None:
+        standard = build("standard", batch_norm=True, width_multiplier=config.width_multiplier)
+        _start_from(stages, standard, crops)
+        _copy_stages(standard, trained)
+    return trained
 
 
 def _variant_of(start: Path) -> str:
@@ -107,10 +119,15 @@ def whole_network(model: keras.Model, config: TrainConfig) -> keras.Model:
             layer.set_weights(model.get_layer(layer.name).get_weights())
     standard = build("standard", batch_norm=True, width_multiplier=config.width_multiplier)
     standard_from_lightweight(lightweight, standard)
-    for layer in standard.layers:
-        if layer.weights and layer.name.startswith(("stage2", "stage3")):
-            layer.set_weights(model.get_layer(layer.name).get_weights())
+    _copy_stages(model, standard)
     return standard
+
+
+def _copy_stages(source: keras.Model, target: keras.Model) -> None:
+    """Gives `target` the standard network's stages 2 and 3 of `source`."""
+    for layer in target.layers:
+        if layer.weights and layer.name.startswith(("stage2", "stage3")):
+            layer.set_weights(source.get_layer(layer.name).get_weights())
 
 
 def network_of_run(folder: Path) -> keras.Model:

@@ -107,8 +107,13 @@ def record_of(
 def started_from(record: RunRecord, warm_start: Path) -> RunRecord:
     """The record of a run that takes its first weights from the run in folder `warm_start`, or from a weights file."""
     if warm_start.is_file():
-        return _after_weights(replace(record, warm_start=str(warm_start)), warm_start)
+        return _after_weights(replace(record, warm_start=str(warm_start)), warm_start, "started")
     return _after(replace(record, warm_start=warm_start.name), warm_start)
+
+
+def stages_of(record: RunRecord, path: Path) -> RunRecord:
+    """The record of a run whose stages 2 and 3 begin as those of a weights file."""
+    return _after_weights(record, path, "stages 2 and 3 started")
 
 
 def taught_by(record: RunRecord, teacher: Path) -> RunRecord:
@@ -125,12 +130,12 @@ def _after(record: RunRecord, run: Path) -> RunRecord:
     return replace(record, trained_on=record.trained_on | before.trained_on, notes=(*before.notes, *record.notes))
 
 
-def _after_weights(record: RunRecord, path: Path) -> RunRecord:
+def _after_weights(record: RunRecord, path: Path, what: str) -> RunRecord:
     """`record`, with what is known of the pictures that finished weights were trained on: how many, and a rule."""
     stored = weights.load(path)
     names = ", ".join(map(str, stored.info.provenance.get("hands_trained_on", {}))) or "data of which nothing is known"
     rules = stored.info.provenance.get("held_out_file_names", ())
-    note = f"started from weights {stored.sha256[:12]}, trained on {names}"
+    note = f"{what} from weights {stored.sha256[:12]}, trained on {names}"
     if set(rules) != set(record.config.holdout):
         note += f", which held out {list(rules)}: others that are held out now may have been trained on"
     return replace(record, notes=(*record.notes, note))

@@ -113,6 +113,7 @@ class Trainer:
         store: ImageStore,
         *,
         warm_start: Path | None = None,
+        stages: Path | None = None,
         teacher: Teacher | None = None,
     ) -> None:
         """Builds the model, or restores it from the folder's checkpoint. Raises RefusedError if it is of another."""
@@ -130,7 +131,8 @@ class Trainer:
         keras.utils.set_random_seed(config.seed)
         keras.mixed_precision.set_dtype_policy(config.precision)
         begun = (folder / CHECKPOINT).is_file()  # then everything comes from there
-        self._model = build_training_model(config, None if begun else warm_start, self._first_crops)
+        starts = (None, None) if begun else (warm_start, stages)
+        self._model = build_training_model(config, starts[0], self._first_crops, starts[1])
         self._optimizer = keras.optimizers.AdamW(
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
@@ -366,6 +368,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "network, a standard one takes the features",
     )
     parser.add_argument(
+        "--stages",
+        type=Path,
+        metavar="NPZ",
+        help="finished weights of a standard network (trainer/weights/standard.npz), whose stages 2 and 3 to start "
+        "from where the config's part is 'stages'",
+    )
+    parser.add_argument(
         "--teacher",
         type=Path,
         metavar="RUN",
@@ -422,6 +431,8 @@ def _train(arguments: argparse.Namespace, config: TrainConfig, folder: Path, sta
     record = run_record.record_of(config, arguments.data, train, validation, skip_bad=arguments.skip_bad)
     if arguments.warm_start:
         record = run_record.started_from(record, arguments.warm_start)
+    if arguments.stages:
+        record = run_record.stages_of(record, arguments.stages)
     if arguments.teacher:
         record = run_record.taught_by(record, arguments.teacher)
     record = run_record.continued(record, folder, changed=arguments.changed)
@@ -439,7 +450,16 @@ def _train(arguments: argparse.Namespace, config: TrainConfig, folder: Path, sta
     if devices > 1:
         _say(f"every batch is shared among {devices} devices")
     teacher = TrainedTeacher(arguments.teacher) if arguments.teacher else None
-    trainer = Trainer(config, folder, train, validation, store, warm_start=arguments.warm_start, teacher=teacher)
+    trainer = Trainer(
+        config,
+        folder,
+        train,
+        validation,
+        store,
+        warm_start=arguments.warm_start,
+        stages=arguments.stages,
+        teacher=teacher,
+    )
     run_record.write(record, folder)
     if trainer.progress.step:
         _say(f"going on from step {trainer.progress.step}")
@@ -457,6 +477,8 @@ def _config_of(arguments: argparse.Namespace) -> TrainConfig:
     config = load_config(arguments.config)
     if arguments.teacher and not config.distil_weight:
         raise RefusedError("--teacher teaches nothing while the configuration's distil_weight is 0")
+    if arguments.stages and config.part != "stages":
+        raise RefusedError(f"--stages is for a configuration of part 'stages'; that of {arguments.config} is 'all'")
     if arguments.holdout:
         config = replace(config, holdout=tuple(arguments.holdout))
     if arguments.variant:

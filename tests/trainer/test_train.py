@@ -58,9 +58,10 @@ def make_trainer(tmp_path: Path, data: tuple[WeightedSamples, WeightedSamples]) 
         run: str,
         config: TrainConfig = TINY,
         warm_start: Path | None = None,
+        stages: Path | None = None,
         trainer: type[Trainer] = Trainer,
     ) -> Trainer:
-        return trainer(config, tmp_path / run, *data, ImageStore(), warm_start=warm_start)
+        return trainer(config, tmp_path / run, *data, ImageStore(), warm_start=warm_start, stages=stages)
 
     return make
 
@@ -112,7 +113,8 @@ def test_input_grows_at_the_configured_shares() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["default", "distil", "first", "first_standard", "further", "paper", "smoke", "smoke_distil"]
+    "name",
+    ["default", "distil", "first", "first_standard", "further", "further_standard", "paper", "smoke", "smoke_distil"],
 )
 def test_every_configuration_loads(name: str) -> None:
     assert load_config(name).final_input_size % 8 == 0
@@ -206,6 +208,38 @@ def test_stages_on_frozen_features_become_a_standard_network(make_trainer: MakeT
     standard = whole_network(trainer.model, config)
     for expected, actual in zip(trainer.model(images, training=False), standard(images, training=False), strict=True):
         np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_stages_go_on_with_finished_ones(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    from trainer import weights
+    from trainer.run_network import whole_network
+
+    make_trainer("light", replace(TINY, steps=1)).run()
+    config = replace(TINY, variant="standard", part="stages", steps=2)
+    finished = make_trainer("stages", config, warm_start=tmp_path / "light")
+    finished.run()
+    output = finished.model.get_layer("stage3_conv7")  # after two updates it is still almost nothing
+    kernel, bias = output.get_weights()
+    output.set_weights([np.random.default_rng(1).normal(size=kernel.shape), bias + 1])
+    path = tmp_path / "standard.npz"
+    info = weights.WeightsInfo(variant="standard", created="2026-01-01", input_size=32, target_sigma_in_cells=1.25)
+    weights.save(whole_network(finished.model, config), path, info)
+    begun = make_trainer("next", config, warm_start=tmp_path / "light", stages=path)
+    fresh = make_trainer("fresh", replace(config, seed=1), warm_start=tmp_path / "light")
+
+    images = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 32, 32, 3)).astype(np.float32)
+    last = [np.asarray(each.model(images, training=False)[-1]) for each in (finished, begun, fresh)]
+    np.testing.assert_allclose(last[1], last[0], atol=0.01)
+    assert np.abs(last[2] - last[0]).max() > 0.5
+
+
+@pytest.mark.slow
+def test_stages_of_a_network_that_is_trained_as_a_whole_are_refused(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("train", "--stages", "standard.npz") == 2
+    assert "--stages is for a configuration of part 'stages'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -4,9 +4,9 @@ r"""Goes on with the weights in the repository, on a processor: more hands at sm
         --holdout REGEX --run mine
 
 For whoever has pictures of their own and no GPU. It ends by the clock (`--minutes`), a fifth of it at 160 pixels, at
-which the lightweight weights are served. Half of it is at 96 pixels, where an update costs about a third: the weights it
-started from found 0.669 of the keypoints of rendered hands within 0.2 of the hand's size there, 0.677 at 160 pixels, so
-what they had still to learn was seen as well in small pictures.
+which the lightweight weights are served. Half of it is at 96 pixels, where an update costs about a third: the weights
+that it first started from found 0.669 of the keypoints of rendered hands within 0.2 of the hand's size there, 0.677 at
+160 pixels, so what they had still to learn was seen as well in small pictures.
 """
 
 from trainer.configs import TrainConfig
