@@ -5,8 +5,10 @@
     python -m benchmarks.peers footprint
 
 `saturation`: images per second with a real model and more clients than it can serve, beside raw TensorFlow calls on
-ready-made crops (the limit). `overhead`: what remains without a model: latency added to one that takes 10 ms, and
-requests per second of processor time with one that takes none. `footprint`: memory and start by backend.
+ready-made crops (the limit): in float32, as TensorFlow computes by itself, and in the precision that all the servers
+have here, which is bfloat16 where the processor multiplies that. `overhead`: what remains without a model: latency added
+to one that takes 10 ms, and requests per second of processor time with one that takes none. `footprint`: memory and
+start by backend.
 
 The peers live in a virtual environment of their own:
 
@@ -39,6 +41,7 @@ from benchmarks.servers import ROOT, Running, Server, gateway, peers, running
 from service.pose.images import decode_image
 
 EXAMPLE: Final = ROOT / "service" / "rest" / "static" / "example.jpg"
+RAW_PRECISIONS: Final = ("float32", "auto")  # of `benchmarks.raw_tensorflow`
 CONSTANT_MS: Final = 10.0
 
 
@@ -121,7 +124,12 @@ def compare(
 def saturation(arguments: argparse.Namespace) -> dict[str, Any]:
     """Images per second with the real model, over those of raw calls."""
     image = arguments.image.read_bytes()
-    raw: list[dict[str, dict[str, float]]] = []
+    raw: dict[str, list[dict[str, dict[str, float]]]] = {precision: [] for precision in RAW_PRECISIONS}
+
+    def measure_raw() -> None:
+        for precision, runs in raw.items():
+            runs.append(_raw(arguments, precision))
+
     rows = compare(
         [
             gateway(arguments.model, MAX_BATCH_SIZE=str(arguments.max_batch_size)),
@@ -131,19 +139,23 @@ def saturation(arguments: argparse.Namespace) -> dict[str, Any]:
         concurrency=arguments.concurrency,
         seconds=arguments.seconds,
         rounds=arguments.rounds,
-        before_each_round=lambda: raw.append(_raw(arguments)),
+        before_each_round=measure_raw,
     )
-    raw.append(_raw(arguments))
-    limits = {
-        size: {key: statistics.median(run[size][key] for run in raw) for key in ("per_second", "per_cpu_second")}
-        for size in raw[0]
-    }
-    best = max(limits, key=lambda size: limits[size]["per_second"])
+    measure_raw()
+    limits: dict[str, dict[str, float]] = {}
+    for precision, runs in raw.items():
+        sizes = {
+            size: {key: statistics.median(run[size][key] for run in runs) for key in ("per_second", "per_cpu_second")}
+            for size in runs[0]
+        }
+        best = max(sizes, key=lambda size: sizes[size]["per_second"])
+        limits[precision] = {**sizes[best], "batch_size": int(best)}
     for row in rows:
         for key in ("per_second", "per_cpu_second"):
-            row[f"{key}_over_raw"] = round(row[key] / limits[best][key], 3)
+            for precision, limit in limits.items():
+                row[f"{key}_over_raw_{precision}"] = round(row[key] / limit[key], 3)
             row[f"{key}_over_gateway"] = round(row[key] / rows[0][key], 3)
-    return {"raw": limits, "raw_best_batch": int(best), "servers": rows}
+    return {"raw": limits, "servers": rows}
 
 
 def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -204,10 +216,10 @@ def _wanted(servers: Sequence[Server], arguments: argparse.Namespace) -> list[Se
     return [server for server in servers if not arguments.only or server.name in arguments.only]
 
 
-def _raw(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    print("raw TensorFlow calls", file=sys.stderr, flush=True)
+def _raw(arguments: argparse.Namespace, precision: str) -> dict[str, dict[str, float]]:
+    print(f"raw TensorFlow calls, {precision}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "benchmarks.raw_tensorflow", arguments.model, "--seconds", str(arguments.seconds)]
-    command += ["--batch-sizes", *map(str, arguments.raw_sizes)]
+    command += ["--batch-sizes", *map(str, arguments.raw_sizes), "--precision", precision]
     result: dict[str, dict[str, float]] = _json_of(command)
     return result
 

@@ -24,9 +24,15 @@ def main() -> int:
     parser.add_argument("model", help="a SavedModel's folder")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each batch size")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=BATCH_SIZES, metavar="N")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32"),
+        default="auto",
+        help="what convolutions multiply in; auto: as the gateway does (default)",
+    )
     arguments = parser.parse_args()
     sizes: list[int] = list(arguments.batch_sizes)
-    run = open_model(arguments.model)
+    run = open_model(arguments.model, bfloat16=False if arguments.precision == "float32" else None)
     size = input_size(arguments.model)
     crops = np.random.default_rng(0).integers(0, 256, (max(sizes), size, size, 3), np.uint8)
     images = dict.fromkeys(sizes, 0)
