@@ -14,7 +14,7 @@ CONFIG: TrainConfig = replace(
     variant="standard",
     part="stages",
     minutes=20.0,
-    input_sizes=((0.0, 128), (0.75, 160)),
+    input_sizes=((0.0, 128),),
     warm_up=0.05,
     seed=4,
 )
