@@ -68,8 +68,7 @@ def main() -> int:
     table = Table("batch size", "bfloat16 over float32, images a second", "by turns")
     for size, ratios in result["speed"].items():
         table.add_row(size, f"{np.median(ratios):.2f}", ", ".join(f"{each:.2f}" for each in ratios))
-    console = Console()
-    console.print(table)
+    Console().print(table)
     if found:
         result |= differences(samples_of(arguments), found, input_size(arguments.model))
     print(json.dumps(result))

@@ -131,8 +131,8 @@ class Trainer:
         keras.utils.set_random_seed(config.seed)
         keras.mixed_precision.set_dtype_policy(config.precision)
         begun = (folder / CHECKPOINT).is_file()  # then everything comes from there
-        starts = (None, None) if begun else (warm_start, stages)
-        self._model = build_training_model(config, starts[0], self._first_crops, starts[1])
+        first_weights, first_stages = (None, None) if begun else (warm_start, stages)
+        self._model = build_training_model(config, first_weights, self._first_crops, first_stages)
         self._optimizer = keras.optimizers.AdamW(
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
