@@ -31,6 +31,7 @@ _FIGURES: Final = {
 _DATA_NOTES: Final = ("labels", "data_licences", "synthetic", "held_out", "held_out_file_names", "split")
 _RECIPE_NOTES: Final = (
     "part",
+    "frozen_blocks",
     "warm_start",
     "teacher",
     "distil_weight",
@@ -42,7 +43,8 @@ _COMPUTE_NOTES: Final = ("compute", "minutes", "updates", "samples_seen")
 _SHOWN_ELSEWHERE: Final = ("hands_trained_on", "summary", "measured", "run")
 _RECIPE_FIELDS: Final = (
     "steps", "minutes", "batch_size", "input_sizes", "learning_rate", "schedule", "warm_up", "final_rate_share",
-    "weight_decay", "clip_norm", "distil_weight", "ema_momentum", "part", "precision", "seed",
+    "weight_decay", "clip_norm", "distil_weight", "ema_momentum", "part", "frozen_blocks", "precision",
+    "seed",
 )  # fmt: skip
 
 

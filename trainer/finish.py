@@ -87,6 +87,7 @@ def _provenance(record: RunRecord, progress: Progress) -> dict[str, Any]:
         "minutes": round(progress.seconds / 60, 1),
         "input_sizes": [list(entry) for entry in config.input_sizes],
         "part": config.part,
+        "frozen_blocks": config.frozen_blocks,
         "warm_start": record.warm_start,
         "teacher": record.teacher,
         "distil_weight": config.distil_weight,

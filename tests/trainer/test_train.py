@@ -159,6 +159,8 @@ def test_wrong_configurations_are_refused(tmp_path: Path) -> None:
         replace(TINY, input_sizes=((0.5, 32),))
     with pytest.raises(ConfigError, match="trains the standard network"):
         replace(TINY, part="stages")
+    with pytest.raises(ConfigError, match=r"frozen_blocks must be in 0\.\.5, got 6"):
+        replace(TINY, frozen_blocks=6)
     with pytest.raises(ConfigError, match="clip_norm must be above 0"):
         replace(TINY, clip_norm=0.0)
     with pytest.raises(ConfigError, match=r"distil_weight must be in 0\.\.1"):
@@ -191,6 +193,32 @@ def test_a_run_leaves_a_curve_pictures_and_averaged_weights(make_trainer: MakeTr
     assert load_averaged(tmp_path / "run", averaged) == progress
     own = np.asarray(trainer.model.get_layer("conv1_1").kernel)
     assert (np.asarray(averaged.get_layer("conv1_1").kernel) != own).any()
+
+
+@pytest.mark.slow
+def test_frozen_blocks_stay_as_they_were(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    from trainer.models import build
+
+    make_trainer("light", replace(TINY, steps=1)).run()
+    trainer = make_trainer("end", replace(TINY, steps=2, frozen_blocks=2), warm_start=tmp_path / "light")
+    before = {layer.name: layer.get_weights() for layer in trainer.model.layers if layer.weights}
+    trainer.run()
+    changed = {
+        name
+        for name, arrays in before.items()
+        if any(
+            (now != then).any() for now, then in zip(trainer.model.get_layer(name).get_weights(), arrays, strict=True)
+        )
+    }
+    blocks_1_and_2 = {name for name in before if name.startswith(("conv1_", "conv2_"))}
+    assert {"conv1_1", "conv1_2_bn", "conv2_2"} <= blocks_1_and_2
+    assert changed == before.keys() - blocks_1_and_2
+
+    averaged = build("lightweight", batch_norm=True, width_multiplier=0.03)
+    load_averaged(tmp_path / "end", averaged)
+    for name in blocks_1_and_2:
+        for now, then in zip(averaged.get_layer(name).get_weights(), before[name], strict=True):
+            np.testing.assert_array_equal(now, then)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from typing import Literal
 from service.pose.heatmaps import STRIDE
 from trainer.data.augment import AugmentConfig
 from trainer.errors import RefusedError
-from trainer.models.layers import Variant
+from trainer.models.layers import FEATURE_BLOCKS, Variant
 
 
 class ConfigError(RefusedError):
@@ -43,6 +43,9 @@ class TrainConfig:
         ema_momentum: of the running average of the weights, which is what is evaluated and exported.
         part: "all", or "stages" to train a standard network's stages 2 and 3 alone on the frozen features of a trained
             lightweight one (which a standard network can hold exactly).
+        frozen_blocks: of the feature extractor's five, how many from the image on stay as they are, batch
+            normalisation's averages included. They see the most pixels and learn the least late in a training, so an
+            update costs much less without their gradients (the idea of FreezeOut, arXiv:1706.04983).
         precision: Keras's dtype policy.
         augment: how samples vary.
         split: "names" keeps the pictures of `holdout` for validation; "8:1:1" splits at random as the paper does
@@ -70,6 +73,7 @@ class TrainConfig:
     distil_weight: float = 0.0
     ema_momentum: float = 0.99
     part: Literal["all", "stages"] = "all"
+    frozen_blocks: int = 0
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     split: Literal["names", "8:1:1"] = "names"
@@ -98,6 +102,8 @@ class TrainConfig:
             raise ConfigError(f"distil_weight must be in 0..1, got {self.distil_weight}")
         if self.part == "stages" and self.variant != "standard":
             raise ConfigError("part 'stages' trains the standard network on a lightweight one's features")
+        if not 0 <= self.frozen_blocks <= FEATURE_BLOCKS:
+            raise ConfigError(f"frozen_blocks must be in 0..{FEATURE_BLOCKS}, got {self.frozen_blocks}")
 
     @property
     def final_input_size(self) -> int:

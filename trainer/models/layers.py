@@ -27,6 +27,10 @@ BELIEF_MAP_CHANNELS = CHANNEL_COUNT
 """The keypoints in the order of `service.pose.keypoints`, then the background: 22."""
 
 
+FEATURE_BLOCKS = 5
+"""Blocks of the feature extractor. The layers of block b are named conv<b>_1, conv<b>_2 ..."""
+
+
 @dataclass(frozen=True)
 class Convolution:
     """One row of the layer table: a convolution with 'same' padding and, unless `linear`, a ReLU.
