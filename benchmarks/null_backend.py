@@ -14,7 +14,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks.peer_servers.work import SIZE, open_model
+from benchmarks.peer_servers.work import input_size, open_model
 from service.backends.embedded import Run
 from service.backends.repository import Servable
 from service.bootstrap import serve
@@ -26,14 +26,16 @@ from tests.support.stand_in import add_version
 def main() -> int:
     """Serve until SIGTERM."""
     parser = argparse.ArgumentParser(description="The gateway without a real model.")
-    parser.add_argument("--model", default="null", help="null, or constant:<milliseconds>")
+    parser.add_argument(
+        "--model", default="null", help="null, or constant:<milliseconds>; @<side> for other crops than of 256"
+    )
     arguments = parser.parse_args()
 
     def open_servable(_servable: Servable) -> Run:
         return open_model(arguments.model)
 
     with tempfile.TemporaryDirectory() as folder:
-        add_version(Path(folder), "lightweight", 1, input_size=SIZE)
+        add_version(Path(folder), "lightweight", 1, input_size=input_size(arguments.model))
         settings = Settings.from_environment({**os.environ, "HANDPOSE_MODEL_REPO": folder})
         configure_logging(settings.log_level, settings.log_format)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -35,7 +35,7 @@ import numpy as np
 import uvloop
 
 from benchmarks.load import Answer, Client, Summary, Target, closed_loop
-from benchmarks.peer_servers.work import MAX_BATCH_SIZE, SIZE, open_model
+from benchmarks.peer_servers.work import MAX_BATCH_SIZE, open_model
 from benchmarks.raw_tensorflow import BATCH_SIZES
 from benchmarks.servers import ROOT, Running, Server, gateway, peers, running
 from service.pose.images import decode_image
@@ -160,19 +160,20 @@ def saturation(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the servers cost beside the model."""
-    image = arguments.image.read_bytes()
+    image, size = arguments.image.read_bytes(), arguments.input_size
+    constant, null = f"constant:{CONSTANT_MS:g}@{size}", f"null@{size}"
     one = compare(
-        [gateway(f"constant:{CONSTANT_MS:g}"), *_wanted(peers(f"constant:{CONSTANT_MS:g}"), arguments)],
+        [gateway(constant), *_wanted(peers(constant), arguments)],
         image,
         concurrency=1,
         seconds=arguments.seconds,
         rounds=arguments.rounds,
     )
-    call_ms, decoding_ms, decoding_after_a_call_ms = _alone(image)
+    call_ms, decoding_ms, decoding_after_a_call_ms = _alone(image, constant, size)
     for row in one:
         row["added_ms"] = round(row["p50_ms"] - call_ms, 2)
     many = compare(
-        [gateway("null"), *_wanted(peers("null"), arguments)],
+        [gateway(null), *_wanted(peers(null), arguments)],
         image,
         concurrency=arguments.concurrency,
         seconds=arguments.seconds,
@@ -181,6 +182,7 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
     for row in many:
         row["per_core_over_gateway"] = round(row["per_cpu_second"] / many[0]["per_cpu_second"], 3)
     return {
+        "input_size": size,
         "call_ms": call_ms,
         "decoding_ms": decoding_ms,
         "decoding_after_a_call_ms": decoding_after_a_call_ms,
@@ -229,15 +231,15 @@ def _json_of(command: Sequence[str]) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _alone(image: bytes) -> tuple[float, float, float]:
+def _alone(image: bytes, constant: str, size: int) -> tuple[float, float, float]:
     """Median milliseconds in this process and alone: of a call of the constant model, which sleeps a little longer than
     it is told to; of decoding the picture as the gateway does, over and over; and of decoding it after such a call, as
     in a request, when the processor's caches have been put to other use.
     """
-    run, crop = open_model(f"constant:{CONSTANT_MS:g}"), np.zeros((1, SIZE, SIZE, 3), np.uint8)
+    run, crop = open_model(constant), np.zeros((1, size, size, 3), np.uint8)
 
     def decode() -> object:
-        return decode_image(image, enough_pixels=SIZE)
+        return decode_image(image, enough_pixels=size)
 
     calls, after_a_call = [], []
     for _ in range(100):
@@ -284,6 +286,8 @@ def main() -> int:
                 metavar="N",
                 help="batch sizes of the raw calls; fewer, and more rounds, where the machine's speed drifts",
             )
+        else:
+            command.add_argument("--input-size", type=int, default=256, help="side of the crops (default %(default)s)")
         command.add_argument("--image", type=Path, default=EXAMPLE)
         command.add_argument("--concurrency", type=int, default=32)
         command.add_argument("--seconds", type=float, default=10.0, help="for each server and round (default 10)")

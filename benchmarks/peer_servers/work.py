@@ -1,7 +1,8 @@
 """What every peer does with a picture: the gateway's own decoding, cropping and map decoding, and the same answer.
 
 The model is named by HANDPOSE_BENCH_MODEL: a SavedModel's folder, `null` (maps at once), or `constant:10` (maps after
-10 milliseconds, whatever the batch). HANDPOSE_BENCH_BATCH says how large batches may be, where it is set.
+10 milliseconds, whatever the batch), the last two of crops of 256 x 256 unless `@128` or the like follows.
+HANDPOSE_BENCH_BATCH says how large batches may be, where it is set.
 """
 
 import json
@@ -23,8 +24,7 @@ from service.pose.images import decode_image
 from service.pose.keypoints import KEYPOINT_COUNT, KEYPOINT_NAMES
 from service.pose.preprocessing import crop
 
-SIZE: Final = 256
-"""Side of the input, in pixels, where there is no model."""
+_SIZE: Final = 256  # of the input, in pixels, where there is no model and its name says nothing
 
 MAX_BATCH_SIZE: Final = int(os.environ.get("HANDPOSE_BENCH_BATCH", "8"))
 MAX_WAIT_S: Final = 0.005
@@ -34,9 +34,12 @@ Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @cache
 def input_size(name: str | None = None) -> int:
-    """Side in pixels of the crops that the model wants: what its card says."""
-    card = Path(name or os.environ["HANDPOSE_BENCH_MODEL"]) / "model_card.json"
-    return int(json.loads(card.read_bytes())["input_size"]) if card.is_file() else SIZE
+    """Side in pixels of the crops that the model wants: what its card says, or its name where it is none."""
+    name = name or os.environ["HANDPOSE_BENCH_MODEL"]
+    card = Path(name) / "model_card.json"
+    if card.is_file():
+        return int(json.loads(card.read_bytes())["input_size"])
+    return int(name.partition("@")[2] or _SIZE)
 
 
 def open_model(name: str | None = None, *, bfloat16: bool | None = None) -> Run:
@@ -45,10 +48,9 @@ def open_model(name: str | None = None, *, bfloat16: bool | None = None) -> Run:
     It computes as the gateway's does, in bfloat16 where the processor multiplies that, unless `bfloat16` says.
     """
     name = name or os.environ["HANDPOSE_BENCH_MODEL"]
-    if name == "null":
-        return without_model(0.0)
-    if name.startswith("constant:"):
-        return without_model(float(name.partition(":")[2]) / 1000)
+    kind, _, milliseconds = name.partition("@")[0].partition(":")
+    if kind in {"null", "constant"}:
+        return without_model(float(milliseconds or 0) / 1000, input_size(name))
     import tensorflow as tf
 
     from service.backends import savedmodel
@@ -66,7 +68,7 @@ def open_model(name: str | None = None, *, bfloat16: bool | None = None) -> Run:
     return run
 
 
-def without_model(delay_s: float, size: int = SIZE) -> Run:
+def without_model(delay_s: float, size: int = _SIZE) -> Run:
     """A hand in the same place in every crop, after a constant time."""
     cells = size // STRIDE
     steps = np.linspace(0.25, 0.75, KEYPOINT_COUNT, dtype=np.float32)
