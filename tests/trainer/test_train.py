@@ -114,7 +114,18 @@ def test_input_grows_at_the_configured_shares() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["default", "distil", "first", "first_standard", "further", "further_standard", "paper", "smoke", "smoke_distil"],
+    [
+        "default",
+        "distil",
+        "first",
+        "first_standard",
+        "further",
+        "further_end",
+        "further_standard",
+        "paper",
+        "smoke",
+        "smoke_distil",
+    ],
 )
 def test_every_configuration_loads(name: str) -> None:
     assert load_config(name).final_input_size % 8 == 0
