@@ -59,7 +59,7 @@ def build_training_model(
         else:
             _start_from(warm_start, model, crops)
     if config.part == "all":
-        _freeze_blocks(model, config.frozen_blocks)
+        freeze_blocks(model, config.frozen_blocks)
         return model
     trained = stages_on_frozen_features(model)
     if stages is not None:
@@ -69,7 +69,7 @@ def build_training_model(
     return trained
 
 
-def _freeze_blocks(model: keras.Model, count: int) -> None:
+def freeze_blocks(model: keras.Model, count: int) -> None:
     """Takes the first blocks of the feature extractor out of the training."""
     for layer in model.layers:
         if layer.name.startswith(tuple(f"conv{block}_" for block in range(1, count + 1))):

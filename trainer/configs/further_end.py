@@ -4,6 +4,10 @@ r"""The lightweight network after `further`, at the size it is served at and wit
 
 The rate begins where `further` left it and falls to almost nothing. Blocks 1 and 2 stay as they are: they see the image
 at its whole and at half its size, so their gradients are a third of what an update costs.
+
+What came of it: the lightweight weights of the repository, 58,496 samples in 28 minutes on two cores with AMX. With
+`further`, keypoints of rendered hands within 0.2 of the hand's size are 0.868 instead of 0.826, and the area under the
+curve on held-out photos 0.794 instead of 0.760 (docs/models/lightweight.md).
 """
 
 from dataclasses import replace

@@ -2,6 +2,10 @@ r"""The standard network after `further_end`: its stages 2 and 3, where they sto
 
     python -m trainer train --config further_standard --warm-start runs/mine-end --stages trainer/weights/standard.npz \
         --data coco:HANDS --holdout REGEX --run mine-standard
+
+What came of it: the standard weights of the repository, 106,400 samples in 34 minutes on two cores with AMX, on the
+features of `further_end`: 0.877 of those keypoints instead of 0.824, and 0.802 under the curve instead of 0.743
+(docs/models/standard.md). Its loss was still falling.
 """
 
 from dataclasses import replace
