@@ -3,7 +3,7 @@ r"""The lightweight network after `further`, at the size it is served at and wit
     python -m trainer train --config further_end --warm-start runs/mine --data coco:HANDS --holdout REGEX --run mine-end
 
 The rate begins where `further` left it and falls to almost nothing. Blocks 1 and 2 stay as they are: they see the image
-at its whole and at half its size, so their gradients are a third of what an update costs.
+at its whole and at half its size, so their gradients are three tenths of what an update costs.
 
 What came of it: the lightweight weights of the repository, 58,496 samples in 28 minutes on two cores with AMX. With
 `further`, keypoints of rendered hands within 0.2 of the hand's size are 0.868 instead of 0.826, and the area under the
