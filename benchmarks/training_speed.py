@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         "images_per_second": {name: round(rate, 2) for name, rate in rates.items()},
         "ratios": {name: round(rate / rates[reference], 2) for name, rate in rates.items()},
     }
-    table = Table("batch normalisation", "images a second", "times Keras's own")
+    table = Table("network", "images a second", "times Keras's own")
     for name, rate in rates.items():
         table.add_row(name, f"{rate:.1f}", f"{rate / rates[reference]:.2f}")
     Console().print(table)

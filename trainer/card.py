@@ -43,8 +43,7 @@ _COMPUTE_NOTES: Final = ("compute", "minutes", "updates", "samples_seen")
 _SHOWN_ELSEWHERE: Final = ("hands_trained_on", "summary", "measured", "run")
 _RECIPE_FIELDS: Final = (
     "steps", "minutes", "batch_size", "input_sizes", "learning_rate", "schedule", "warm_up", "final_rate_share",
-    "weight_decay", "clip_norm", "distil_weight", "ema_momentum", "part", "frozen_blocks", "precision",
-    "seed",
+    "weight_decay", "clip_norm", "distil_weight", "ema_momentum", "part", "frozen_blocks", "precision", "seed",
 )  # fmt: skip
 
 
