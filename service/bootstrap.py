@@ -25,6 +25,7 @@ from prometheus_client import CollectorRegistry
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import heap
 from service.access.key_file import KeyFile, KeyFileError
 from service.access.tls import TlsFileError, TlsFiles
 from service.backends.embedded import EmbeddedBackend, Run
@@ -90,6 +91,7 @@ async def serve(
     clock = _PreciseClock(asyncio.get_running_loop())
     try:
         with ExitStack() as resources:
+            resources.enter_context(heap.unsettled_at_the_end())
             tracer = resources.enter_context(_traces(settings))
             models = _models(settings, clock, resources, open_servable)
             access = _access(settings, clock)
@@ -233,6 +235,7 @@ def _models(
         inference=resources.enter_context(_threads("inference", 1)),
         loading=resources.enter_context(_threads("loading", 1)),
         warm_up_sizes=[size for size in _WARM_UP_SIZES if size <= settings.max_batch_size],
+        on_let_go=heap.settle,
     )
     return _EmbeddedModels(backend, repository, settings.versions_in_memory, servables)
 
@@ -388,6 +391,7 @@ async def _live(
         await asyncio.wait((loading, stop, serving), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             await loading
+            heap.settle()
             following.append(loop.create_task(service.models.follow()))
             following.append(loop.create_task(_follow_models(service)))
             if service.routing_file is not None:

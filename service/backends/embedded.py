@@ -54,6 +54,7 @@ class EmbeddedBackend:
             is slower.
         loading: the thread that later versions are opened in, so that requests do not wait for it; None: `inference`.
         linger_s: how long a version that is no longer served stays in memory, for requests that were routed to it.
+        on_let_go: called when a version has left this object's hands, and its memory can be looked for.
     """
 
     def __init__(
@@ -64,12 +65,14 @@ class EmbeddedBackend:
         warm_up_sizes: Sequence[int] = (1,),
         loading: Executor | None = None,
         linger_s: float = 10.0,
+        on_let_go: Callable[[], None] = lambda: None,
     ) -> None:
         self._open_servable = open_servable
         self._inference = inference
         self._warm_up_sizes = tuple(warm_up_sizes)
         self._loading = loading or inference
         self._linger_s = linger_s
+        self._on_let_go = on_let_go
         self._loaded: dict[Key, _Loaded] = {}
         self._retired: dict[Key, _Loaded] = {}
         self._state: str | None = "no model has been loaded yet"
@@ -100,7 +103,7 @@ class EmbeddedBackend:
         for key in self._loaded.keys() - wanted.keys():
             self._retired[key] = self._loaded[key]
             logger.info("%s version %d is no longer served", *key)
-            loop.call_later(self._linger_s, self._retired.pop, key, None)
+            loop.call_later(self._linger_s, self._let_go_of, key)
         self._loaded = wanted
         self._state = None
 
@@ -141,6 +144,10 @@ class EmbeddedBackend:
 
     async def not_ready(self) -> str | None:
         return self._state
+
+    def _let_go_of(self, key: Key) -> None:
+        self._retired.pop(key, None)
+        self._on_let_go()
 
     def _open_and_warm_up(self, servable: Servable) -> Run:
         started = time.monotonic()

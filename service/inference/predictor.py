@@ -114,7 +114,7 @@ class Hand:
     @property
     def score(self) -> float:
         """Confidence in the hand as a whole: the mean over its keypoints."""
-        return float(self.scores.mean())
+        return math.fsum(self.scores.tolist()) / len(self.scores)
 
 
 @dataclass(frozen=True, slots=True)

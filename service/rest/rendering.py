@@ -23,6 +23,9 @@ from service.rest.schemas import (
     SkeletonKeypoint,
 )
 
+_STEPS: Final = np.array((1e2, 1e2, 1e5, 1e5, 1e4, 1e2))
+"""How many steps a unit has, to which x, y, x_norm, y_norm, score and sigma of a keypoint are rounded."""
+
 MediaType = Literal["application/json", "image/png", "image/jpeg"]
 
 MEDIA_TYPES: Final[tuple[MediaType, ...]] = ("application/json", "image/png", "image/jpeg")
@@ -176,13 +179,15 @@ def _answers(model: ServedModel, default: ModelReference) -> bool:
 
 
 def _hand_values(hand: FoundHand, width: int, height: int) -> dict[str, Any]:
-    box, points = hand.box_in_image, hand.keypoints_in_image
-    columns = (
-        np.round(points, 2).tolist(),
-        np.round(points / (width, height), 5).tolist(),
-        np.round(hand.scores.astype(np.float64), 4).tolist(),
-        np.round(hand.sigmas, 2).tolist(),
-    )
+    box = hand.box_in_image
+    table = np.empty((len(KEYPOINT_NAMES), len(_STEPS)))
+    table[:, 0:2] = hand.keypoints_in_image
+    table[:, 2:4] = hand.keypoints_in_image / (width, height)
+    table[:, 4] = hand.scores
+    table[:, 5] = hand.sigmas
+    table *= _STEPS
+    np.rint(table, out=table)
+    table /= _STEPS
     return {
         "score": round(hand.score, 4),
         "box": {"x": box.x, "y": box.y, "width": box.width, "height": box.height},
@@ -197,8 +202,8 @@ def _hand_values(hand: FoundHand, width: int, height: int) -> dict[str, Any]:
                 "score": score,
                 "sigma": sigma,
             }
-            for index, (name, (x, y), (x_norm, y_norm), score, sigma) in enumerate(
-                zip(KEYPOINT_NAMES, *columns, strict=True)
+            for index, (name, (x, y, x_norm, y_norm, score, sigma)) in enumerate(
+                zip(KEYPOINT_NAMES, table.tolist(), strict=True)
             )
         ],
     }
