@@ -15,7 +15,7 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ from trainer.checkpoints import (
     save_checkpoint,
     to_numpy,
 )
-from trainer.configs import TrainConfig, load_config
+from trainer.configs import Precision, TrainConfig, load_config
 from trainer.data.pipeline import ImageStore, Prefetcher, TrainingBatches, WorkerKilledError, readable
 from trainer.data.sample import OnBad, Sample, SkippedSamples, refuse_bad
 from trainer.data.sources import Source, WeightedSamples, read_sources, split_8_1_1, split_by_name
@@ -384,6 +384,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="updates in all, in place of the config's length")
     parser.add_argument("--minutes", type=float, help="train by the clock, for this long")
     parser.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        help="in place of the config's; which is quicker depends on the processor (benchmarks.training_speed)",
+    )
+    parser.add_argument(
         "--stop-after-minutes",
         type=float,
         metavar="M",
@@ -487,6 +492,8 @@ def _config_of(arguments: argparse.Namespace) -> TrainConfig:
         config = replace(config, steps=arguments.steps, minutes=None)
     if arguments.minutes is not None:
         config = replace(config, steps=None, minutes=arguments.minutes)
+    if arguments.precision:
+        config = replace(config, precision=arguments.precision)
     return config
 
 

@@ -577,6 +577,7 @@ def test_finish_measures_what_the_command_line_held_out_and_nothing_ever_trained
         (["--holdout", "^training/"], r"holdout is \('\^training/',\), it was \('\^evaluation/',\)"),
         (["--variant", "standard"], "variant is 'standard', it was 'lightweight'"),
         (["--minutes", "1"], "steps is None, it was 2"),
+        (["--precision", "mixed_bfloat16"], "precision is 'mixed_bfloat16', it was 'float32'"),
     ],
 )
 def test_a_run_does_not_become_another_experiment_unnoticed(

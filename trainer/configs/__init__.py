@@ -15,6 +15,9 @@ from trainer.data.augment import AugmentConfig
 from trainer.errors import RefusedError
 from trainer.models.layers import FEATURE_BLOCKS, Variant
 
+Precision = Literal["float32", "mixed_bfloat16"]
+"""Keras's dtype policies that a training may have."""
+
 
 class ConfigError(RefusedError):
     """An experiment's configuration is missing or contradicts itself."""
@@ -46,7 +49,8 @@ class TrainConfig:
         frozen_blocks: of the feature extractor's five, how many from the image on stay as they are, batch
             normalisation's averages included. They see the most pixels and learn the least late in a training, so an
             update costs much less without their gradients (the idea of FreezeOut, arXiv:1706.04983).
-        precision: Keras's dtype policy.
+        precision: Keras's dtype policy. Numbers of 16 bits are quicker on GPUs and on processors with AMX; on others
+            they can be much slower (`python -m benchmarks.training_speed --precision`).
         augment: how samples vary.
         split: "names" keeps the pictures of `holdout` for validation; "8:1:1" splits at random as the paper does
             (`trainer.data.rhd.paper_split`), a tenth for validation and a tenth for tests.
@@ -74,7 +78,7 @@ class TrainConfig:
     ema_momentum: float = 0.99
     part: Literal["all", "stages"] = "all"
     frozen_blocks: int = 0
-    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    precision: Precision = "float32"
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     split: Literal["names", "8:1:1"] = "names"
     holdout: tuple[str, ...] = ()
