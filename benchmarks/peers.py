@@ -6,7 +6,7 @@
 
 `saturation`: images per second with a real model and more clients than it can serve, beside raw TensorFlow calls on
 ready-made crops (the limit): in float32, as TensorFlow computes by itself, and in the precision that all the servers
-have here, which is bfloat16 where the processor multiplies that. `overhead`: what remains without a model: latency
+have here, which is bfloat16 where that is quicker. `overhead`: what remains without a model: latency
 added to one that takes 10 ms, and requests per second of processor time with one that takes none. `footprint`: memory
 and start by backend.
 

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -52,7 +52,7 @@ from service.rpc.health import HealthServicer
 from service.rpc.server import SERVICE_NAME, RpcServer
 from service.rpc.servicer import HandPoseServicer
 from service.rpc.tls import server_credentials
-from service.settings import Settings
+from service.settings import Precision, Settings
 
 _BACKLOG: Final = 2048
 _LAST_WORDS_S: Final = 1.0  # to write the last problems out
@@ -557,24 +557,37 @@ def _server(app: ASGIApp, settings: Settings, uploads: ByteBudget, tls: TlsFiles
 class _TensorFlow:
     """Opens servables. TensorFlow takes seconds to import, so that is left to the thread that opens the first."""
 
-    def __init__(self, threads: int, precision: Literal["auto", "float32"]) -> None:
+    def __init__(self, threads: int, precision: Precision) -> None:
         self._threads = threads
         self._precision = precision
-        self._imported = False
+        self._is_configured = False
+        self._has_chosen = False
 
     def __call__(self, servable: Servable) -> Run:
-        if not self._imported:
+        if not self._is_configured:
             logger.info("starting TensorFlow")
             with native_chatter_dropped():
                 from service.backends import savedmodel
 
-                bfloat16 = self._precision == "auto" and multiplies_bfloat16()
-                savedmodel.configure(threads=self._threads, bfloat16=bfloat16)
-            logger.info("inference multiplies in %s", "bfloat16" if bfloat16 else "float32")
-            self._imported = True
+                savedmodel.configure(threads=self._threads)
+            self._is_configured = True
         from service.backends import savedmodel
 
-        return savedmodel.open_servable(servable)
+        run = savedmodel.open_servable(servable)
+        if not self._has_chosen:
+            self._choose_precision(run, servable.card.input_size)
+            self._has_chosen = True
+        return run
+
+    def _choose_precision(self, run: Run, input_size: int) -> None:
+        from service.backends import savedmodel
+
+        bfloat16 = self._precision == "bfloat16"
+        if self._precision == "auto" and multiplies_bfloat16():
+            logger.info("finding out whether inference is quicker in bfloat16")
+            bfloat16 = savedmodel.bfloat16_is_quicker(run, input_size)
+        savedmodel.multiply_in(bfloat16=bfloat16)
+        logger.info("inference multiplies in %s", "bfloat16" if bfloat16 else "float32")
 
 
 class _PreciseClock:

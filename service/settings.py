@@ -36,6 +36,7 @@ _ORIGIN: Final = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class SettingsError(ValueError):
@@ -140,10 +141,10 @@ class Settings(BaseModel):
 
     worker_threads: int = Field(0, ge=0, le=256, description="threads that decode images; 0: one a CPU core")
     tensorflow_threads: int = Field(0, ge=0, le=256, description="threads of one inference; 0: one a CPU core")
-    tensorflow_precision: Literal["auto", "float32"] = Field(
+    tensorflow_precision: Precision = Field(
         "auto",
-        description="how this process multiplies in an inference; auto: in bfloat16 where the processor can do that,"
-        " which takes about half the time and moves keypoints by a small fraction of a pixel; float32: always so",
+        description="how this process multiplies in an inference; auto: in bfloat16 where the processor can do that and"
+        " the first model turns out to be quicker so; it moves keypoints by a small fraction of a pixel",
     )
 
     trace_endpoint: str | None = Field(

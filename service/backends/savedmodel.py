@@ -3,8 +3,9 @@
 The only module of the service that does, so `service.bootstrap` imports it late, and only for the embedded backend.
 """
 
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import tensorflow as tf
@@ -17,19 +18,53 @@ from service.pose.keypoints import CHANNEL_COUNT
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
+_TRIED_BATCH: Final = 2
+_TIMED_TURNS: Final = 5
 
-def configure(*, threads: int, bfloat16: bool) -> None:
-    """Set how an inference computes. Has to come before the first model is opened.
+
+def configure(*, threads: int) -> None:
+    """Set how TensorFlow uses the processor. Has to come before the first model is opened.
 
     Args:
         threads: how many one inference uses; 0: one a CPU core.
-        bfloat16: whether convolutions multiply in bfloat16 (8 bits of precision) and add in float32. Belief maps stay
-            float32. For processors with instructions for it (`service.backends.processor`).
     """
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     # The networks are chains: there is nothing to run beside an operation, and one pool of threads is enough.
     tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def multiply_in(*, bfloat16: bool) -> None:
+    """Set what inferences from now on multiply in, of all models. The first of each shape takes longer.
+
+    Args:
+        bfloat16: whether convolutions multiply in bfloat16 (8 bits of precision) and add in float32. Belief maps stay
+            float32. For processors with instructions for it (`service.backends.processor`).
+    """
     tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": bfloat16})
+
+
+def bfloat16_is_quicker(run: Run, input_size: int, *, now: Callable[[], float] = time.perf_counter) -> bool:
+    """Whether a model runs quicker on this machine if it multiplies in bfloat16, found by trying both by turns.
+
+    Having the instructions does not say it: processors with AMX gain a factor of two to three, while some with AVX512
+    alone multiply no quicker and lose what converting costs. It takes a second or two, and leaves `multiply_in` as it
+    happens to be then.
+
+    Args:
+        run: the model, as `open_servable` returns it.
+        input_size: side of its crops, in pixels.
+        now: a clock, in seconds.
+    """
+    crops = np.full((_TRIED_BATCH, input_size, input_size, 3), 128, np.uint8)
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(1 + _TIMED_TURNS):
+        for bfloat16, taken in seconds.items():
+            multiply_in(bfloat16=bfloat16)
+            start = now()
+            run(crops)
+            taken.append(now() - start)
+    # The first is compiled, so it does not count; the least does, because what else the machine does only adds to it.
+    return min(seconds[True][1:]) < min(seconds[False][1:])
 
 
 def open_servable(servable: Servable) -> Run:

@@ -1,12 +1,12 @@
 """SavedModels of TensorFlow, small ones: what is checked, and that they compute what they hold."""
 
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from service.backends.processor import multiplies_bfloat16
 from service.backends.repository import ModelRepository, Servable, ServableError
@@ -109,24 +109,8 @@ def test_failure_of_tensorflow_becomes_internal(tmp_path: Path) -> None:
     assert caught.value.__cause__ is not None
 
 
-IN_A_PROCESS_OF_ITS_OWN = """
-import sys
-from pathlib import Path
-
-import numpy as np
-
-from service.backends import savedmodel
-from service.backends.repository import ModelRepository
-
-repository, precision, answer = sys.argv[1:]
-savedmodel.configure(threads=1, bfloat16=precision == "bfloat16")
-(servable,) = ModelRepository(Path(repository)).newest(1)
-crops = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-np.save(answer, savedmodel.open_servable(servable)(crops))
-"""
-
-
-def test_precision_changes_belief_maps_by_a_rounding_of_bfloat16_at_the_most(tmp_path: Path) -> None:
+def convolutions(folder: Path) -> Servable:
+    """A model with weights that bfloat16 cannot hold."""
     import tensorflow as tf
 
     module = tf.Module()
@@ -140,16 +124,61 @@ def test_precision_changes_belief_maps_by_a_rounding_of_bfloat16_at_the_most(tmp
 
     specification = tf.TensorSpec([None, None, None, 3], tf.uint8, name="image")
     signature = tf.function(serve, input_signature=[specification], autograph=False)
-    tf.saved_model.save(module, str(write_card(tmp_path / "models")), signatures={"serving_default": signature})
+    tf.saved_model.save(module, str(write_card(folder)), signatures={"serving_default": signature})
+    return only_servable(folder)
 
+
+@pytest.fixture
+def precision_as_before() -> Iterator[None]:
+    yield
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": False})
+
+
+class TimedModel:
+    """Takes as long as it is told in either precision, but for hiccups, and for longer at first."""
+
+    def __init__(self, seconds: dict[bool, float]) -> None:
+        self._seconds = seconds
+        self._runs = dict.fromkeys(seconds, 0)
+        self.time = 0.0
+
+    def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        import tensorflow as tf
+
+        assert crops.shape[1:] == (INPUT_SIZE, INPUT_SIZE, 3)
+        bfloat16 = tf.config.optimizer.get_experimental_options()["auto_mixed_precision_onednn_bfloat16"]
+        self._runs[bfloat16] += 1
+        compiling_s = 10.0 * (1 + bfloat16) if self._runs[bfloat16] == 1 else 0.0
+        hiccup_s = 5.0 if self._runs[bfloat16] == 3 else 0.0
+        self.time += self._seconds[bfloat16] + compiling_s + hiccup_s
+        return np.zeros((len(crops), 1, 1, 22), np.float32)
+
+
+@pytest.mark.usefixtures("precision_as_before")
+@pytest.mark.parametrize(("float32_s", "bfloat16_s", "quicker"), [(0.02, 0.01, True), (0.02, 0.03, False)])
+def test_what_is_quicker_is_found_by_trying(float32_s: float, bfloat16_s: float, quicker: bool) -> None:
+    from service.backends.savedmodel import bfloat16_is_quicker
+
+    model = TimedModel({False: float32_s, True: bfloat16_s})
+    assert bfloat16_is_quicker(model, INPUT_SIZE, now=lambda: model.time) is quicker
+
+
+@pytest.mark.usefixtures("precision_as_before")
+def test_precision_changes_belief_maps_by_a_rounding_at_the_most_and_can_be_changed_back(tmp_path: Path) -> None:
+    from service.backends.savedmodel import multiply_in, open_servable
+
+    run = open_servable(convolutions(tmp_path))
+    crops = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     maps = {}
-    for precision in ("float32", "bfloat16"):  # TensorFlow asks once a process
-        answer = tmp_path / f"{precision}.npy"
-        command = [sys.executable, "-c", IN_A_PROCESS_OF_ITS_OWN, str(tmp_path / "models"), precision, str(answer)]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
-        maps[precision] = np.load(answer)
-    difference = np.abs(maps["float32"] - maps["bfloat16"]).max()
-    assert maps["bfloat16"].dtype == np.float32
-    assert difference < 2**-7 * np.abs(maps["float32"]).max()
-    if multiplies_bfloat16():  # TensorFlow may leave it out where it is slow
+    for bfloat16 in (False, True):
+        multiply_in(bfloat16=bfloat16)
+        maps[bfloat16] = run(crops)
+    assert maps[True].dtype == np.float32
+    difference = np.abs(maps[False] - maps[True]).max()
+    assert difference < 2**-7 * np.abs(maps[False]).max()
+    if multiplies_bfloat16():  # TensorFlow may leave it out where it would be emulated
         assert difference > 0
+    multiply_in(bfloat16=False)
+    assert np.array_equal(run(crops), maps[False])
