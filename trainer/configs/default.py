@@ -32,7 +32,9 @@ CONFIG = TrainConfig(
     clip_norm=50.0,
     ema_momentum=0.999,
     precision="mixed_bfloat16",
-    augment=AugmentConfig(turn=25.0, any_turn_chance=0.3, shrink=2.2, shrink_skew=3.5),
+    augment=AugmentConfig(
+        turn=25.0, any_turn_chance=0.3, shrink=2.2, shrink_skew=3.5, shake_chance=0.12, coarse_chance=0.25
+    ),
     validation_samples=512,
     for_gpu=True,
 )

@@ -23,5 +23,6 @@ CONFIG: TrainConfig = replace(
     learning_rate=4e-4,
     warm_up=0.05,
     final_rate_share=0.01,
+    augment=replace(FURTHER.augment, shake_chance=0.12, coarse_chance=0.25),
     seed=6,
 )

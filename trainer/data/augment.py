@@ -5,6 +5,7 @@ crop itself is made by `service.pose.preprocessing.warp`, the same function that
 right hand: `handedness_after`.
 """
 
+import io
 import math
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ class AugmentConfig:
         turn: standard deviation of the rotation of most samples, in degrees.
         any_turn_chance: chance of a rotation by any angle at all.
         mirror_chance, colour_chance, grey_chance, blur_chance, noise_chance, patch_chance: chances of each.
+        shake_chance: chance that the hand or the camera moved along a line while the picture was taken.
+        coarse_chance: chance that the hand was small in its picture, and that this was compressed, as in a video.
     """
 
     shrink: float = 2.5
@@ -44,6 +47,8 @@ class AugmentConfig:
     blur_chance: float = 0.15
     noise_chance: float = 0.25
     patch_chance: float = 0.2
+    shake_chance: float = 0.0  # this and the next are younger than some runs' records, in which they are missing
+    coarse_chance: float = 0.0
 
 
 NO_AUGMENTATION = AugmentConfig(
@@ -58,6 +63,8 @@ NO_AUGMENTATION = AugmentConfig(
     blur_chance=0.0,
     noise_chance=0.0,
     patch_chance=0.0,
+    shake_chance=0.0,
+    coarse_chance=0.0,
 )
 """Serving's crop, as it is: what validation looks at."""
 
@@ -121,12 +128,16 @@ def photometric(crop: NDArray[np.uint8], rng: np.random.Generator, config: Augme
     Returns:
         uint8 RGB [H, W, 3].
     """
-    chances = rng.random(5)
+    chances = rng.random(7)
     if chances[0] < config.blur_chance:
         radius = float(rng.uniform(0.4, 1.6)) * crop.shape[0] / 128
         crop = np.asarray(Image.fromarray(crop).filter(ImageFilter.GaussianBlur(radius)))
     if chances[1] < config.patch_chance:
         crop = _with_patch(crop, rng)
+    if chances[5] < config.shake_chance:
+        crop = _shaken(crop, rng)
+    if chances[6] < config.coarse_chance:
+        crop = _coarse(crop, rng)
     colour, grey, noise = (
         chances[2] < config.colour_chance,
         chances[3] < config.grey_chance,
@@ -147,13 +158,13 @@ def photometric(crop: NDArray[np.uint8], rng: np.random.Generator, config: Augme
 
 def _with_colour(values: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Light, contrast, saturation and white balance as one affine map of colours, then gamma."""
-    gains = rng.uniform(0.85, 1.15, 3) * rng.uniform(0.65, 1.35)
+    gains = rng.uniform(0.85, 1.15, 3) * rng.uniform(0.5, 1.4)
     saturation, contrast = rng.uniform(0.6, 1.4), rng.uniform(0.7, 1.3)
     mix = saturation * np.eye(3) + (1.0 - saturation) / 3.0
     matrix = (contrast * mix * gains[:, None]).astype(np.float32)
     middle = np.float32(values.mean())
     mapped = values @ matrix.T + middle * np.float32(1.0 - contrast)
-    gamma = np.float32(math.exp(rng.uniform(-0.3, 0.3)))
+    gamma = np.float32(math.exp(rng.uniform(-0.4, 0.4)))
     coloured: NDArray[np.float32] = np.power(np.clip(mapped, 0.0, 255.0) / np.float32(255.0), gamma) * np.float32(255.0)
     return coloured
 
@@ -172,3 +183,30 @@ def _with_patch(crop: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np
         from_left = int(rng.integers(width - patch_width))
         target[:] = crop[from_top : from_top + patch_height, from_left : from_left + patch_width]
     return patched
+
+
+def _shaken(crop: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The mean of copies along a line through where it is, as a moving camera leaves it."""
+    height, width = crop.shape[:2]
+    reach = rng.uniform(0.5, 3.5) * height / 128  # to either side
+    radians = rng.uniform(0.0, math.pi)
+    edge = math.ceil(reach)
+    padded = np.pad(crop, ((edge, edge), (edge, edge), (0, 0)), mode="edge")
+    total = np.zeros(crop.shape, np.float32)
+    places = np.linspace(-reach, reach, 2 * edge + 1)
+    for row, column in np.rint(places[:, None] * (math.sin(radians), math.cos(radians))).astype(int) + edge:
+        total += padded[row : row + height, column : column + width]
+    shaken: NDArray[np.uint8] = np.rint(total / np.float32(len(places))).astype(np.uint8)
+    return shaken
+
+
+def _coarse(crop: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The crop as it comes out of a picture in which it is up to three times smaller, mostly a JPEG."""
+    height, width = crop.shape[:2]
+    factor = math.exp(math.log(3.0) * rng.random())
+    small = Image.fromarray(crop).resize((round(width / factor), round(height / factor)), Image.Resampling.BILINEAR)
+    if rng.random() < 0.7:
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=int(rng.integers(25, 90)))
+        small = Image.open(buffer)
+    return np.asarray(small.resize((width, height), Image.Resampling.BILINEAR))

@@ -1,5 +1,7 @@
 """Augmentation: labels move with the pixels, hands change sides, and nothing changes when nothing is asked."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -72,7 +74,15 @@ def test_a_mirrored_left_hand_is_a_right_hand() -> None:
 
 def test_photometric_variation_keeps_shape_and_type_and_is_repeatable() -> None:
     crop = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
-    always = AugmentConfig(colour_chance=1.0, grey_chance=1.0, blur_chance=1.0, noise_chance=1.0, patch_chance=1.0)
+    always = AugmentConfig(
+        colour_chance=1.0,
+        grey_chance=1.0,
+        blur_chance=1.0,
+        noise_chance=1.0,
+        patch_chance=1.0,
+        shake_chance=1.0,
+        coarse_chance=1.0,
+    )
     first = photometric(crop, np.random.default_rng(5), always)
     assert first.shape == crop.shape
     assert first.dtype == np.uint8
@@ -84,3 +94,26 @@ def test_photometric_variation_leaves_its_input_alone() -> None:
     crop = np.full((32, 32, 3), 100, np.uint8)
     photometric(crop, np.random.default_rng(6), AugmentConfig(patch_chance=1.0, colour_chance=1.0))
     assert (crop == 100).all()
+
+
+@pytest.mark.parametrize("chance", ["blur_chance", "shake_chance", "coarse_chance"])
+def test_what_blurs_a_crop_moves_nothing(chance: str) -> None:
+    crop = np.zeros((97, 65, 3), np.uint8)
+    crop[30:34, 40:44] = 255
+    config = replace(NO_AUGMENTATION, **{chance: 1.0})
+    rng = np.random.default_rng(7)
+    rows, columns = np.indices(crop.shape[:2]) + 0.5
+    spreads = []
+    for _ in range(40):
+        light = photometric(crop, rng, config)[..., 0].astype(np.float64)
+        light[light < 16] = 0.0  # what a JPEG adds about it
+        weights = light / light.sum()
+        centre = np.array([(weights * columns).sum(), (weights * rows).sum()])
+        assert np.abs(centre - (42, 32)).max() < 0.6
+        spreads.append((weights * (np.square(columns - centre[0]) + np.square(rows - centre[1]))).sum())
+    assert np.median(spreads) > 1.1 * (4 * 4 - 1) / 6  # the square's own
+
+
+def test_nothing_is_varied_where_no_chance_is_given() -> None:
+    crop = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(photometric(crop, np.random.default_rng(1), NO_AUGMENTATION), crop)
