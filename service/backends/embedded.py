@@ -7,7 +7,7 @@ in, so that this module does not import TensorFlow.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Final
@@ -54,7 +54,7 @@ class EmbeddedBackend:
             is slower.
         loading: the thread that later versions are opened in, so that requests do not wait for it; None: `inference`.
         linger_s: how long a version that is no longer served stays in memory, for requests that were routed to it.
-        on_let_go: called when a version has left this object's hands, and its memory can be looked for.
+        on_let_go: called when versions have left this object's hands, and their memory can be looked for.
     """
 
     def __init__(
@@ -100,10 +100,12 @@ class EmbeddedBackend:
             wanted[key] = replace(found, model=model)  # its labels may be others now
             if first_time:
                 self._loaded[key] = wanted[key]
-        for key in self._loaded.keys() - wanted.keys():
+        outgoing = self._loaded.keys() - wanted.keys()
+        for key in outgoing:
             self._retired[key] = self._loaded[key]
             logger.info("%s version %d is no longer served", *key)
-            loop.call_later(self._linger_s, self._let_go_of, key)
+        if outgoing:
+            loop.call_later(self._linger_s, self._let_go_of, outgoing)
         self._loaded = wanted
         self._state = None
 
@@ -145,8 +147,9 @@ class EmbeddedBackend:
     async def not_ready(self) -> str | None:
         return self._state
 
-    def _let_go_of(self, key: Key) -> None:
-        self._retired.pop(key, None)
+    def _let_go_of(self, outgoing: Set[Key]) -> None:
+        for key in outgoing:
+            self._retired.pop(key, None)
         self._on_let_go()
 
     def _open_and_warm_up(self, servable: Servable) -> Run:
