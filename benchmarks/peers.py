@@ -5,10 +5,10 @@
     python -m benchmarks.peers footprint
 
 `saturation`: images per second with a real model and more clients than it can serve, beside raw TensorFlow calls on
-ready-made crops (the limit): in float32, as TensorFlow computes by itself, and in the precision that all the servers
-have here, which is bfloat16 where that is quicker. `overhead`: what remains without a model: latency
-added to one that takes 10 ms, and requests per second of processor time with one that takes none. `footprint`: memory
-and start by backend.
+ready-made crops (the limit): in float32, as TensorFlow computes by itself; in the precision that all the servers have
+here, which is bfloat16 where that is quicker; and so, but two calls at the same time, as the gateway makes them.
+`overhead`: what remains without a model: latency added to one that takes 10 ms, and requests per second of processor
+time with one that takes none. `footprint`: memory and start by backend.
 
 The peers live in a virtual environment of their own:
 
@@ -41,7 +41,11 @@ from benchmarks.servers import ROOT, Running, Server, gateway, peers, running
 from service.pose.images import decode_image
 
 EXAMPLE: Final = ROOT / "service" / "rest" / "static" / "example.jpg"
-RAW_PRECISIONS: Final = ("float32", "auto")  # of `benchmarks.raw_tensorflow`
+RAW_KINDS: Final = {  # arguments of `benchmarks.raw_tensorflow`
+    "float32": ("--precision", "float32"),
+    "auto": ("--precision", "auto"),
+    "auto_two_at_once": ("--precision", "auto", "--at-once", "2"),
+}
 CONSTANT_MS: Final = 10.0
 
 
@@ -124,16 +128,16 @@ def compare(
 def saturation(arguments: argparse.Namespace) -> dict[str, Any]:
     """Images per second with the real model, over those of raw calls."""
     image = arguments.image.read_bytes()
-    raw: dict[str, list[dict[str, dict[str, float]]]] = {precision: [] for precision in RAW_PRECISIONS}
+    raw: dict[str, list[dict[str, dict[str, float]]]] = {kind: [] for kind in RAW_KINDS}
 
     def measure_raw() -> None:
-        for precision, runs in raw.items():
-            runs.append(_raw(arguments, precision))
+        for kind, runs in raw.items():
+            runs.append(_raw(arguments, kind))
 
     rows = compare(
         [
             gateway(arguments.model, MAX_BATCH_SIZE=str(arguments.max_batch_size)),
-            *_wanted(peers(arguments.model, arguments.max_batch_size), arguments),
+            *_wanted(peers(arguments.model, arguments.max_batch_size, arguments.inference_workers), arguments),
         ],
         image,
         concurrency=arguments.concurrency,
@@ -143,17 +147,17 @@ def saturation(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     measure_raw()
     limits: dict[str, dict[str, float]] = {}
-    for precision, runs in raw.items():
+    for kind, runs in raw.items():
         sizes = {
             size: {key: statistics.median(run[size][key] for run in runs) for key in ("per_second", "per_cpu_second")}
             for size in runs[0]
         }
         best = max(sizes, key=lambda size: sizes[size]["per_second"])
-        limits[precision] = {**sizes[best], "batch_size": int(best)}
+        limits[kind] = {**sizes[best], "batch_size": int(best)}
     for row in rows:
         for key in ("per_second", "per_cpu_second"):
-            for precision, limit in limits.items():
-                row[f"{key}_over_raw_{precision}"] = round(row[key] / limit[key], 3)
+            for kind, limit in limits.items():
+                row[f"{key}_over_raw_{kind}"] = round(row[key] / limit[key], 3)
             row[f"{key}_over_gateway"] = round(row[key] / rows[0][key], 3)
     return {"raw": limits, "servers": rows}
 
@@ -218,10 +222,10 @@ def _wanted(servers: Sequence[Server], arguments: argparse.Namespace) -> list[Se
     return [server for server in servers if not arguments.only or server.name in arguments.only]
 
 
-def _raw(arguments: argparse.Namespace, precision: str) -> dict[str, dict[str, float]]:
-    print(f"raw TensorFlow calls, {precision}", file=sys.stderr, flush=True)
+def _raw(arguments: argparse.Namespace, kind: str) -> dict[str, dict[str, float]]:
+    print(f"raw TensorFlow calls, {kind}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "benchmarks.raw_tensorflow", arguments.model, "--seconds", str(arguments.seconds)]
-    command += ["--batch-sizes", *map(str, arguments.raw_sizes), "--precision", precision]
+    command += ["--batch-sizes", *map(str, arguments.raw_sizes), *RAW_KINDS[kind]]
     result: dict[str, dict[str, float]] = _json_of(command)
     return result
 
@@ -277,6 +281,12 @@ def main() -> int:
             command.add_argument("model", help="a SavedModel's folder: model_repo/cpm_lightweight/1")
             command.add_argument(
                 "--max-batch-size", type=int, default=MAX_BATCH_SIZE, help="of every server (default %(default)s)"
+            )
+            command.add_argument(
+                "--inference-workers",
+                type=int,
+                default=1,
+                help="processes that run the model, of LitServe and mosec (default %(default)s)",
             )
             command.add_argument(
                 "--raw-sizes",

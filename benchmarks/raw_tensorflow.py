@@ -9,11 +9,13 @@ import argparse
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.peer_servers.work import input_size, open_model
+from benchmarks.peer_servers.work import Run, input_size, open_model
 
 BATCH_SIZES: Final = (1, 2, 4, 8, 16)
 
@@ -30,9 +32,12 @@ def main() -> int:
         default="auto",
         help="what convolutions multiply in; auto: as the gateway does (default)",
     )
+    parser.add_argument("--at-once", type=int, default=1, help="calls at the same time (default %(default)s)")
     arguments = parser.parse_args()
     sizes: list[int] = list(arguments.batch_sizes)
-    run = open_model(arguments.model, bfloat16=False if arguments.precision == "float32" else None)
+    at_once: int = arguments.at_once
+    bfloat16 = False if arguments.precision == "float32" else None
+    run = open_model(arguments.model, bfloat16=bfloat16, at_once=at_once)
     size = input_size(arguments.model)
     crops = np.random.default_rng(0).integers(0, 256, (max(sizes), size, size, 3), np.uint8)
     images = dict.fromkeys(sizes, 0)
@@ -40,14 +45,15 @@ def main() -> int:
     cpu_seconds = dict.fromkeys(sizes, 0.0)
     for batch_size in sizes:
         run(crops[:batch_size])
-    for _ in range(2):
-        for batch_size in sizes:
-            start, cpu = time.perf_counter(), time.process_time()
-            while (taken := time.perf_counter() - start) < arguments.seconds / 2:
-                run(crops[:batch_size])
-                images[batch_size] += batch_size
-            seconds[batch_size] += taken
-            cpu_seconds[batch_size] += time.process_time() - cpu
+    with ThreadPoolExecutor(at_once) as callers:
+        for _ in range(2):
+            for batch_size in sizes:
+                start, cpu = time.perf_counter(), time.process_time()
+                until = start + arguments.seconds / 2
+                calls = callers.map(_call_until, [run] * at_once, [crops[:batch_size]] * at_once, [until] * at_once)
+                images[batch_size] += sum(calls) * batch_size
+                seconds[batch_size] += time.perf_counter() - start
+                cpu_seconds[batch_size] += time.process_time() - cpu
     result = {
         str(batch_size): {
             "per_second": round(images[batch_size] / seconds[batch_size], 3),
@@ -57,6 +63,15 @@ def main() -> int:
     }
     print(json.dumps(result))
     return 0
+
+
+def _call_until(run: Run, crops: NDArray[np.uint8], until: float) -> int:
+    """How many calls were made in that time."""
+    calls = 0
+    while time.perf_counter() < until:
+        run(crops)
+        calls += 1
+    return calls
 
 
 if __name__ == "__main__":

@@ -67,11 +67,15 @@ def gateway(model: str, **settings: str) -> Server:
     return Server("gateway", command, named, ready_path="/readyz")
 
 
-def peers(model: str, max_batch_size: int = MAX_BATCH_SIZE) -> list[Server]:
-    """Every peer with the same model; those that have batches, with batches of at most this size."""
+def peers(model: str, max_batch_size: int = MAX_BATCH_SIZE, inference_workers: int = 1) -> list[Server]:
+    """Every peer with the same model; those that have batches, with batches of at most this size.
+
+    `inference_workers` is how many processes run the model, of the peers that can have several (LitServe, mosec).
+    """
     servers = "benchmarks.peer_servers"
     python = str(PEERS_PYTHON)
     settings = {"HANDPOSE_BENCH_MODEL": model, "HANDPOSE_BENCH_BATCH": str(max_batch_size)}
+    settings["HANDPOSE_BENCH_WORKERS"] = str(inference_workers)
     uvicorn = ["-m", "uvicorn", "--port", "{port}", "--no-access-log", "--log-level", "warning"]
     return [
         Server("FastAPI, plain", [python, *uvicorn, f"{servers}.plain_fastapi:app"], settings),

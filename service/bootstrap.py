@@ -52,7 +52,7 @@ from service.rpc.health import HealthServicer
 from service.rpc.server import SERVICE_NAME, RpcServer
 from service.rpc.servicer import HandPoseServicer
 from service.rpc.tls import server_credentials
-from service.settings import Precision, Settings
+from service.settings import BATCHES_AT_ONCE, Precision, Settings
 
 _BACKLOG: Final = 2048
 _LAST_WORDS_S: Final = 1.0  # to write the last problems out
@@ -232,7 +232,7 @@ def _models(
     servables = repository.newest(settings.versions_in_memory)
     backend = EmbeddedBackend(
         open_servable=open_servable or _TensorFlow(settings.tensorflow_threads, settings.tensorflow_precision),
-        inference=resources.enter_context(_threads("inference", 1)),
+        inference=resources.enter_context(_threads("inference", BATCHES_AT_ONCE)),
         loading=resources.enter_context(_threads("loading", 1)),
         warm_up_sizes=[size for size in _WARM_UP_SIZES if size <= settings.max_batch_size],
         on_let_go=heap.settle,
@@ -569,7 +569,7 @@ class _TensorFlow:
             with native_chatter_dropped():
                 from service.backends import savedmodel
 
-                savedmodel.configure(threads=self._threads)
+                savedmodel.configure(threads=self._threads, at_once=BATCHES_AT_ONCE)
             self._is_configured = True
         from service.backends import savedmodel
 

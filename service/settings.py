@@ -38,6 +38,10 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Precision = Literal["auto", "float32", "bfloat16"]
 
+BATCHES_AT_ONCE: Final = 2
+"""Batches of one model that run at the same time. A model server computes one while the next one travels; in this
+process one fills the cores while the other is between two operations, or in one that does not fill them."""
+
 
 class SettingsError(ValueError):
     """A setting has a value that is not allowed. The message is one line: name, value, what is allowed."""
@@ -89,8 +93,7 @@ class Settings(BaseModel):
         5.0,
         ge=0,
         le=10_000,
-        description="how long a crop waits for company, in milliseconds; only where more than one batch may run at a"
-        " time (backend tensorflow_serving): in this process a batch leaves once the one before it is done",
+        description="how long a crop waits for company while another batch of its model runs, in milliseconds",
     )
     max_queue: Count = Field(256, description="crops that may wait for one model")
 
@@ -286,8 +289,7 @@ class Settings(BaseModel):
             max_batch_size=self.max_batch_size,
             max_wait_s=self.max_wait_ms / 1000,
             max_queue=self.max_queue,
-            # A model server computes one batch while the next one travels; in this process they would share the cores.
-            max_running=2 if self.backend == "tensorflow_serving" else 1,
+            max_running=BATCHES_AT_ONCE,
         )
 
     def limits(self) -> Limits:

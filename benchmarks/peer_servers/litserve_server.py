@@ -7,7 +7,15 @@ import litserve as ls
 import numpy as np
 from fastapi import Request
 
-from benchmarks.peer_servers.work import MAX_BATCH_SIZE, MAX_WAIT_S, Prepared, answer, open_model, prepare
+from benchmarks.peer_servers.work import (
+    INFERENCE_WORKERS,
+    MAX_BATCH_SIZE,
+    MAX_WAIT_S,
+    Prepared,
+    answer,
+    open_model,
+    prepare,
+)
 
 
 class HandPose(ls.LitAPI):
@@ -37,5 +45,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     api = HandPose(max_batch_size=MAX_BATCH_SIZE, batch_timeout=MAX_WAIT_S, api_path="/v1/hand-pose")
-    server = ls.LitServer(api, accelerator="cpu", workers_per_device=1)
+    server = ls.LitServer(api, accelerator="cpu", workers_per_device=INFERENCE_WORKERS)
     server.run(port=parser.parse_args().port, host="127.0.0.1", generate_client_file=False, log_level="warning")

@@ -7,7 +7,15 @@ import numpy as np
 from mosec import Server, Worker
 from numpy.typing import NDArray
 
-from benchmarks.peer_servers.work import MAX_BATCH_SIZE, MAX_WAIT_S, Prepared, answer, open_model, prepare
+from benchmarks.peer_servers.work import (
+    INFERENCE_WORKERS,
+    MAX_BATCH_SIZE,
+    MAX_WAIT_S,
+    Prepared,
+    answer,
+    open_model,
+    prepare,
+)
 
 Crops = list[Prepared]
 
@@ -48,7 +56,11 @@ if __name__ == "__main__":
     route = "/v1/hand-pose"
     server.append_worker(Preprocess, num=2, route=route)
     server.append_worker(
-        Inference, num=1, max_batch_size=MAX_BATCH_SIZE, max_wait_time=int(MAX_WAIT_S * 1000), route=route
+        Inference,
+        num=INFERENCE_WORKERS,
+        max_batch_size=MAX_BATCH_SIZE,
+        max_wait_time=int(MAX_WAIT_S * 1000),
+        route=route,
     )
     server.append_worker(Postprocess, num=1, route=route)
     server.run()

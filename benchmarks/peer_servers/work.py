@@ -2,7 +2,8 @@
 
 The model is named by HANDPOSE_BENCH_MODEL: a SavedModel's folder, `null` (maps at once), or `constant:10` (maps after
 10 milliseconds, whatever the batch), the last two of crops of 256 x 256 unless `@128` or the like follows.
-HANDPOSE_BENCH_BATCH says how large batches may be, where it is set.
+HANDPOSE_BENCH_BATCH says how large batches may be, and HANDPOSE_BENCH_WORKERS how many processes run the model, where
+they are set.
 """
 
 import json
@@ -28,6 +29,8 @@ _SIZE: Final = 256  # of the input, in pixels, where there is no model and its n
 
 MAX_BATCH_SIZE: Final = int(os.environ.get("HANDPOSE_BENCH_BATCH", "8"))
 MAX_WAIT_S: Final = 0.005
+INFERENCE_WORKERS: Final = int(os.environ.get("HANDPOSE_BENCH_WORKERS", "1"))
+"""Processes with a model each, of the peers that can have several."""
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -42,10 +45,11 @@ def input_size(name: str | None = None) -> int:
     return int(name.partition("@")[2] or _SIZE)
 
 
-def open_model(name: str | None = None, *, bfloat16: bool | None = None) -> Run:
+def open_model(name: str | None = None, *, bfloat16: bool | None = None, at_once: int = 1) -> Run:
     """The model: crops uint8 [N, S, S, 3] to belief maps float32 [N, S / 8, S / 8, 22], S its input size; warmed up.
 
-    It computes as the gateway's does, in bfloat16 where that is quicker, unless `bfloat16` says.
+    It computes as the gateway's does, in bfloat16 where that is quicker, unless `bfloat16` says; `at_once` calls may
+    run at the same time.
     """
     name = name or os.environ["HANDPOSE_BENCH_MODEL"]
     kind, _, milliseconds = name.partition("@")[0].partition(":")
@@ -55,7 +59,7 @@ def open_model(name: str | None = None, *, bfloat16: bool | None = None) -> Run:
 
     from service.backends import savedmodel
 
-    savedmodel.configure(threads=0)
+    savedmodel.configure(threads=0, at_once=at_once)
     function = tf.saved_model.load(name).signatures["serving_default"]
 
     def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -48,8 +48,7 @@ class EmbeddedBackend:
     Args:
         open_servable: loads a servable; what it returns maps crops uint8 [N, H, W, 3] to belief maps float32
             [N, H / 8, W / 8, 22], blocking, and raises ServiceErrors only.
-        inference: the thread or threads that models run in. TensorFlow uses all cores for one batch, so one thread is
-            enough: a second batch at the same time would only slow down the first.
+        inference: the threads that models run in, one for each batch that may run at the same time.
         warm_up_sizes: batch sizes that are run once before a model counts as loaded, because the first run of a size
             is slower.
         loading: the thread that later versions are opened in, so that requests do not wait for it; None: `inference`.

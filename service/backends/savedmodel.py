@@ -22,15 +22,16 @@ _TRIED_BATCH: Final = 2
 _TIMED_TURNS: Final = 5
 
 
-def configure(*, threads: int) -> None:
+def configure(*, threads: int, at_once: int = 1) -> None:
     """Set how TensorFlow uses the processor. Has to come before the first model is opened.
 
     Args:
-        threads: how many one inference uses; 0: one a CPU core.
+        threads: how many all inferences use together for what they compute; 0: one a CPU core.
+        at_once: how many inferences may run at the same time; further ones wait.
     """
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    # The networks are chains: there is nothing to run beside an operation, and one pool of threads is enough.
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    # The networks are chains: within one inference there is nothing to run beside an operation.
+    tf.config.threading.set_inter_op_parallelism_threads(at_once)
 
 
 def multiply_in(*, bfloat16: bool) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,18 +74,21 @@ def open_again(gate: threading.Event) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def service(repository: Path, models: GatedModels, **others: str) -> AsyncIterator[Running]:
+async def service(
+    repository: Path, models: Callable[[Servable], Run], **others: str
+) -> AsyncIterator[Running]:
+    gate = models.gate if isinstance(models, GatedModels) else threading.Event()
     port = free_port()
     ready = asyncio.Event()
     task = asyncio.ensure_future(
         serve(settings(repository, port, **others), on_ready=lambda _: ready.set(), open_servable=models)
     )
-    with open_again(models.gate):
+    with open_again(gate):
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
             try:
                 yield Running(task, client, ready)
             finally:
-                models.gate.set()
+                gate.set()
                 if not task.done():
                     os.kill(os.getpid(), signal.SIGTERM)
                     await task
@@ -152,6 +155,25 @@ async def test_sigterm_loses_no_request(repository: Path) -> None:
         await asyncio.wait_for(running.task, 20)
         with pytest.raises(httpx.ConnectError):
             await running.client.get("/livez")
+
+
+async def test_two_batches_run_at_the_same_time(repository: Path) -> None:
+    each_other, loaded = threading.Barrier(2, timeout=20), threading.Event()
+
+    def open_servable(_: Servable) -> Run:
+        def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+            if loaded.is_set():
+                each_other.wait()
+            return same_hand_everywhere(list(crops))
+
+        return run
+
+    async with service(repository, open_servable, HANDPOSE_MAX_BATCH_SIZE="1") as running:
+        await asyncio.wait_for(running.ready.wait(), 20)
+        loaded.set()
+        both = await asyncio.gather(*(running.client.post(PATH, content=image_bytes()) for _ in range(2)))
+        loaded.clear()
+    assert [each.status_code for each in both] == [200, 200]
 
 
 async def test_grace_period_ends_the_wait_for_a_model_that_hangs(repository: Path) -> None:
