@@ -5,6 +5,7 @@ Every setting is an environment variable with the prefix HANDPOSE_. `service.__m
 (`BatchingPolicy`, `Limits`, ...), never this class.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -93,7 +94,8 @@ class Settings(BaseModel):
         5.0,
         ge=0,
         le=10_000,
-        description="how long a crop waits for company while another batch of its model runs, in milliseconds",
+        description="how long a crop waits for company while another batch of its model runs, in milliseconds; only"
+        " with backend tensorflow_serving: in this process a batch leaves beside another one when it is full",
     )
     max_queue: Count = Field(256, description="crops that may wait for one model")
 
@@ -287,7 +289,8 @@ class Settings(BaseModel):
     def batching(self) -> BatchingPolicy:
         return BatchingPolicy(
             max_batch_size=self.max_batch_size,
-            max_wait_s=self.max_wait_ms / 1000,
+            # Small batches would only share the cores: for them it is quicker to wait and then to leave as one.
+            max_wait_s=self.max_wait_ms / 1000 if self.backend == "tensorflow_serving" else math.inf,
             max_queue=self.max_queue,
             max_running=BATCHES_AT_ONCE,
         )

@@ -55,7 +55,8 @@ class BatchingPolicy:
 
     Attributes:
         max_batch_size: items in a batch at the most.
-        max_wait_s: seconds that an item waits for company while another batch runs.
+        max_wait_s: seconds that an item waits for company while another batch runs; infinite: until the batch is full,
+            or none runs.
         max_queue: items that have a place and have not left, at the most.
         max_running: batches that run at the same time at the most.
     """
@@ -66,8 +67,8 @@ class BatchingPolicy:
     max_running: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.max_batch_size, self.max_queue, self.max_running) < 1 or not 0 <= self.max_wait_s < math.inf:
-            raise ValueError(f"sizes must be at least 1 and the wait finite and not negative: {self}")
+        if min(self.max_batch_size, self.max_queue, self.max_running) < 1 or not self.max_wait_s >= 0:
+            raise ValueError(f"sizes must be at least 1 and the wait not negative: {self}")
 
 
 class BatchObserver(Protocol):
@@ -282,7 +283,8 @@ class MicroBatcher(Generic[Item, Result]):
             self._oldest_waited.cancel()
             self._oldest_waited = None
         # With every runner busy, the end of a batch is what releases the next one, not the time.
-        if any(self._queues.values()) and len(self._running) < self._policy.max_running:
+        has_a_runner = len(self._running) < self._policy.max_running
+        if any(self._queues.values()) and has_a_runner and self._policy.max_wait_s < math.inf:
             self._oldest_waited = self._clock.call_at(self._oldest_leaves_at(), self._release)
 
     def _expire(self, waiting: _Waiting[Item, Result]) -> None:

@@ -74,9 +74,7 @@ def open_again(gate: threading.Event) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def service(
-    repository: Path, models: Callable[[Servable], Run], **others: str
-) -> AsyncIterator[Running]:
+async def service(repository: Path, models: Callable[[Servable], Run], **others: str) -> AsyncIterator[Running]:
     gate = models.gate if isinstance(models, GatedModels) else threading.Event()
     port = free_port()
     ready = asyncio.Event()

@@ -127,6 +127,25 @@ async def test_the_oldest_request_waits_no_longer_than_max_wait_for_company() ->
     assert bench.journal.released[1] == (1, ReleaseReason.WAITED)
 
 
+async def test_with_an_infinite_wait_a_batch_leaves_full_or_once_none_runs() -> None:
+    bench = Bench(max_batch_size=2, max_wait_s=math.inf, max_running=2)
+    for item in (1, 2):
+        await bench.submit(item)
+    bench.clock.advance(1000)
+    await settle()
+    assert bench.runner.batches == [[1]]
+    await bench.runner.finish(0)
+    assert bench.runner.batches == [[1], [2]]
+    for item in (3, 4):
+        await bench.submit(item)
+    assert bench.runner.batches == [[1], [2], [3, 4]]
+    assert [reason for _, reason in bench.journal.released] == [
+        ReleaseReason.IDLE,
+        ReleaseReason.IDLE,
+        ReleaseReason.FULL,
+    ]
+
+
 async def test_no_more_batches_run_than_allowed() -> None:
     bench = Bench(max_batch_size=1, max_running=2)
     for item in range(4):
@@ -361,7 +380,9 @@ async def test_a_request_that_was_accepted_before_closing_is_still_answered() ->
     assert closing.done()
 
 
-@pytest.mark.parametrize("wrong", [{"max_batch_size": 0}, {"max_queue": 0}, {"max_running": 0}, {"max_wait_s": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_batch_size": 0}, {"max_queue": 0}, {"max_running": 0}, {"max_wait_s": -1}, {"max_wait_s": math.nan}]
+)
 def test_a_policy_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         BatchingPolicy(**wrong)
