@@ -2,7 +2,7 @@
 
     python -m benchmarks.precision model_repo/cpm_lightweight/1 --data DIR --names '^(96|996)_'
 
-Each precision has processes of its own, as TensorFlow chooses once; they take turns, so that a busy machine slows both.
+Each precision has processes of its own; they take turns, so that a busy machine slows both.
 DIR is a data set in COCO form: each hand is shown in the crop that serving makes of its box. Prints a table and JSON:
 images a second by batch size, keypoints' distances between the two in pixels of the input, and, for each, the share of
 labelled keypoints whose distance from the label, over the longer side of the hand's box, is below 0.1 and 0.2.

@@ -13,6 +13,7 @@ Time: 1.5 million images, on average 30 GFLOP each for the lightweight network a
 been run on a GPU yet. Its batches then take up to ten processor cores (docs/training.md).
 Clipping: whole gradients had norms of 100 to 170 with fresh weights and of 15 to 19 with the first trained ones
 (batches of 8 at 128 pixels), so 50 tames the first updates and outliers only.
+Shaken and coarse pictures are for hands that are small or move, as in videos; what they are worth is not measured.
 Result: none to state yet.
 """
 
