@@ -120,7 +120,7 @@ SPAN: Final[ContextVar[Span]] = ContextVar("handpose_span", default=Untraced()) 
 class entered:  # noqa: N801 -- used like a function
     """The span is the current one in this block, and ends with it; exceptions pass through."""
 
-    # A class, because a request enters half a dozen spans, and one made of a generator costs several times as much.
+    # A class, because a request enters half a dozen spans, and one made of generators costs three times as much.
     __slots__ = ("_before", "_span")
 
     _before: "Token[Span]"
