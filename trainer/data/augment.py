@@ -158,13 +158,13 @@ def photometric(crop: NDArray[np.uint8], rng: np.random.Generator, config: Augme
 
 def _with_colour(values: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Light, contrast, saturation and white balance as one affine map of colours, then gamma."""
-    gains = rng.uniform(0.85, 1.15, 3) * rng.uniform(0.5, 1.4)
+    gains = rng.uniform(0.85, 1.15, 3) * rng.uniform(0.65, 1.35)
     saturation, contrast = rng.uniform(0.6, 1.4), rng.uniform(0.7, 1.3)
     mix = saturation * np.eye(3) + (1.0 - saturation) / 3.0
     matrix = (contrast * mix * gains[:, None]).astype(np.float32)
     middle = np.float32(values.mean())
     mapped = values @ matrix.T + middle * np.float32(1.0 - contrast)
-    gamma = np.float32(math.exp(rng.uniform(-0.4, 0.4)))
+    gamma = np.float32(math.exp(rng.uniform(-0.3, 0.3)))
     coloured: NDArray[np.float32] = np.power(np.clip(mapped, 0.0, 255.0) / np.float32(255.0), gamma) * np.float32(255.0)
     return coloured
 

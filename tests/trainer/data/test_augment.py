@@ -74,15 +74,8 @@ def test_a_mirrored_left_hand_is_a_right_hand() -> None:
 
 def test_photometric_variation_keeps_shape_and_type_and_is_repeatable() -> None:
     crop = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
-    always = AugmentConfig(
-        colour_chance=1.0,
-        grey_chance=1.0,
-        blur_chance=1.0,
-        noise_chance=1.0,
-        patch_chance=1.0,
-        shake_chance=1.0,
-        coarse_chance=1.0,
-    )
+    chances = [name for name in AugmentConfig.__dataclass_fields__ if name.endswith("_chance")]
+    always = replace(AugmentConfig(), **dict.fromkeys(chances, 1.0))
     first = photometric(crop, np.random.default_rng(5), always)
     assert first.shape == crop.shape
     assert first.dtype == np.uint8
