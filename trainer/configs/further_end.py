@@ -10,8 +10,9 @@ What came of it: the lightweight weights of the repository, 58,496 samples in 28
 curve on held-out photos 0.794 instead of 0.760 (docs/models/lightweight.md).
 
 Once more from there, on 12,000 new pictures and a slower machine (two cores without AMX, float32): 43,264 samples in 32
-minutes of `further` and 26,208 in 27 of this, these with more turned, shaken and coarse pictures, in darker and brighter
-light. That was too little: 0.862 of the keypoints of rendered hands and 0.787 under the curve. The weights stayed.
+minutes of `further` and 26,208 in 27 of this, these with more turned, shaken and coarse pictures, in darker and
+brighter light. That was too little: 0.862 of the keypoints of rendered hands and 0.787 under the curve. The weights
+stayed.
 """
 
 from dataclasses import replace
