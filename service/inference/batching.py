@@ -248,8 +248,9 @@ class MicroBatcher(Generic[Item, Result]):
         """Send off every batch whose time has come, and set the timer for the next one."""
         while (reason := self._reason_to_leave()) is not None:
             batch = self._take()
-            self._observer.batch_released(len(batch), reason)
-            task = asyncio.get_running_loop().create_task(self._run_batch(batch))
+            loop = asyncio.get_running_loop()
+            task = loop.create_task(self._run_batch(batch))
+            loop.call_soon(self._observer.batch_released, len(batch), reason)  # once the model runs
             self._running[task] = batch
             task.add_done_callback(self._batch_done)
         self._watch_oldest()

@@ -9,15 +9,16 @@ the map is smoothed, and the logarithm of the result is expanded to second order
 is a Gaussian this is exact.
 """
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.pose.keypoints import CHANNEL_COUNT, KEYPOINT_COUNT
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 STRIDE: Final = 8
 """Input pixels per belief-map cell, for both networks."""
@@ -105,38 +106,57 @@ def decode(belief_maps: NDArray[np.floating]) -> DecodedKeypoints:
     if belief_maps.ndim != 4 or belief_maps.shape[-1] != CHANNEL_COUNT or min(belief_maps.shape[1:3]) < 3:
         raise ValueError(f"belief maps must be [N, height >= 3, width >= 3, {CHANNEL_COUNT}], got {belief_maps.shape}")
     batch, height, width, _ = belief_maps.shape
-    maps = _beliefs(belief_maps)
-    smooth = np.matmul(np.matmul(_smoothing_matrix(height), maps), _transposed_smoothing_matrix(width))
+    both = np.empty((2, batch, KEYPOINT_COUNT, height, width), np.float32)
+    maps, smooth = both
+    _copy_beliefs(belief_maps, maps)
+    np.matmul(np.matmul(_smoothing_matrix(height), maps), _transposed_smoothing_matrix(width), out=smooth)
 
     peaks = smooth.reshape(batch, KEYPOINT_COUNT, -1).argmax(axis=-1)
     rows, columns = np.divmod(peaks, width)
-    first_cells = np.arange(batch * KEYPOINT_COUNT).reshape(batch, KEYPOINT_COUNT) * (height * width)
+    first_cells = _first_cells(batch, height * width)
     scores = np.minimum(maps.ravel()[first_cells + peaks], np.float32(1))
 
-    offsets = _peak_offsets(maps, smooth, rows, columns, first_cells)
     in_heatmap = np.empty((batch, KEYPOINT_COUNT, 2), np.float32)
     in_heatmap[..., 0], in_heatmap[..., 1] = columns, rows
-    in_heatmap += offsets + np.float32(0.5)
+    in_heatmap += _peak_offsets(both, rows, columns)
+    in_heatmap += np.float32(0.5)
     return DecodedKeypoints(in_heatmap, scores, _spreads(maps, in_heatmap))
 
 
-def _beliefs(belief_maps: NDArray[np.floating]) -> NDArray[np.float32]:
-    """The keypoints' maps as a fresh array [N, 21, height, width]: finite, at most `_CEILING`, and 0 below `_FLOOR`.
+def _copy_beliefs(belief_maps: NDArray[np.floating], into: NDArray[np.float32]) -> None:
+    """The keypoints' maps as [N, 21, height, width]: finite, at most `_CEILING`, and 0 where they are below `_FLOOR`.
 
     What is below tells nothing, and products of it would be denormal numbers, which are slow to compute with.
     """
-    batch, height, width, _ = belief_maps.shape
-    maps = np.empty((batch, KEYPOINT_COUNT, height, width), np.float32)
     with np.errstate(over="ignore"):  # of a float64, beyond all beliefs
-        np.copyto(maps, belief_maps[..., :KEYPOINT_COUNT].transpose(0, 3, 1, 2), casting="same_kind")
-    highest = maps.max(initial=0.0)
-    if not (math.isfinite(highest) and math.isfinite(maps.min(initial=0.0))):
-        np.nan_to_num(maps, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-        highest = maps.max(initial=0.0)
-    if highest > _CEILING:
-        np.minimum(maps, _CEILING, out=maps)
-    np.multiply(maps, maps > _FLOOR, out=maps)
-    return maps
+        np.copyto(into, belief_maps[..., :KEYPOINT_COUNT].transpose(0, 3, 1, 2), casting="same_kind")
+    if not into.max(initial=0.0) <= _CEILING:  # neither is one that is no number
+        np.nan_to_num(into, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        np.minimum(into, _CEILING, out=into)
+    np.copyto(into, np.float32(0), where=into < _FLOOR)
+
+
+@lru_cache(maxsize=64)
+def _first_cells(batch: int, cells: int) -> NDArray[np.intp]:
+    """The flat index of the first cell of each of so many maps: [N, 21]."""
+    return _shared(np.arange(batch * KEYPOINT_COUNT).reshape(batch, KEYPOINT_COUNT) * cells)
+
+
+@lru_cache(maxsize=32)
+def _ones(size: int) -> NDArray[np.float32]:
+    return _shared(np.ones(size, np.float32))
+
+
+@lru_cache(maxsize=32)
+def _centres(size: int) -> NDArray[np.float32]:
+    """Where the centres of a line of cells lie."""
+    return _shared(np.arange(0.5, size, dtype=np.float32))
+
+
+def _shared(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
+    """The same array, which several callers have and nobody may write to."""
+    array.setflags(write=False)
+    return array
 
 
 def _gaussian(cells: NDArray[np.float32], centres: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
@@ -156,26 +176,16 @@ def _smoothing_matrix(size: int) -> NDArray[np.float32]:
     cells = np.arange(size)
     kernel = np.exp(-0.5 * np.square((cells[:, None] - cells) / _SMOOTHING_SIGMA))
     kernel[kernel < _FLOOR] = 0.0
-    matrix: NDArray[np.float32] = (kernel / kernel.sum(axis=1, keepdims=True)).astype(np.float32)
-    matrix.setflags(write=False)  # shared by every caller
-    return matrix
+    return _shared((kernel / kernel.sum(axis=1, keepdims=True)).astype(np.float32))
 
 
 @lru_cache(maxsize=32)
 def _transposed_smoothing_matrix(size: int) -> NDArray[np.float32]:
     """The same, laid out for a product from the right: a transposed view would be three times as slow there."""
-    matrix = np.ascontiguousarray(_smoothing_matrix(size).T)
-    matrix.setflags(write=False)
-    return matrix
+    return _shared(np.ascontiguousarray(_smoothing_matrix(size).T))
 
 
-def _peak_offsets(
-    maps: NDArray[np.float32],
-    smooth: NDArray[np.float32],
-    rows: NDArray[np.intp],
-    columns: NDArray[np.intp],
-    first_cells: NDArray[np.intp],
-) -> NDArray[np.float32]:
+def _peak_offsets(both: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float32]:
     """How far the maximum of each map lies from the centre of its highest cell: float32 [N, 21, 2], in cells.
 
     The expansion is taken about the highest cell that has neighbours on all sides, so a peak in a border cell is
@@ -183,21 +193,17 @@ def _peak_offsets(
     cuts off is none any more once it is smoothed. Offsets end at one cell, and are 0 where there is no proper peak.
 
     Args:
-        maps: [N, 21, height, width].
-        smooth: the same, smoothed.
-        rows: [N, 21], of the highest cells of `smooth`.
+        both: [2, N, 21, height, width], the maps as they are, and smoothed.
+        rows: [N, 21], of the highest cells of the smoothed ones.
         columns: likewise.
-        first_cells: [N, 21], the flat index of each map's first cell.
     """
-    height, width = smooth.shape[-2:]
+    batch, _, height, width = both.shape[1:]
+    reach, cells = _SMOOTHING_REACH, height * width
     centre_row = np.minimum(np.maximum(rows, 1), height - 2)
     centre_column = np.minimum(np.maximum(columns, 1), width - 2)
-    around = (first_cells + centre_row * width + centre_column)[..., None] + _neighbours(width)  # [N, 21, 9]
-    to_border = np.minimum(np.minimum(rows, height - 1 - rows), np.minimum(columns, width - 1 - columns))
-    values = smooth.ravel()[around]
-    near_border = to_border < _SMOOTHING_REACH
-    if near_border.any():
-        values[near_border] = maps.ravel()[around[near_border]]
+    inside = (rows >= reach) & (rows < height - reach) & (columns >= reach) & (columns < width - reach)
+    centre = _first_cells(batch, cells) + inside * (batch * KEYPOINT_COUNT * cells) + centre_row * width + centre_column
+    values = both.reshape(-1)[centre[..., None] + _neighbours(width)]  # [N, 21, 9]
     log = np.log(np.maximum(values, _FLOOR)).astype(np.float64)
 
     # [5, N, 21]: the first derivatives, and the second ones.
@@ -216,9 +222,7 @@ def _peak_offsets(
 def _neighbours(width: int) -> NDArray[np.intp]:
     """How far a cell and its eight neighbours lie from it in a flat map, row by row: [9]."""
     step = np.arange(-1, 2)
-    neighbours = (step[:, None] * width + step).ravel()
-    neighbours.setflags(write=False)
-    return neighbours
+    return _shared((step[:, None] * width + step).ravel())
 
 
 def _spreads(maps: NDArray[np.float32], in_heatmap: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -227,10 +231,10 @@ def _spreads(maps: NDArray[np.float32], in_heatmap: NDArray[np.float32]) -> NDAr
     peaks = maps.reshape(batch, KEYPOINT_COUNT, -1).max(axis=-1)[..., None, None]
     mass = maps * (maps >= np.float32(_SPREAD_CUT) * peaks)
     # Sums as products with ones: several times as quick on lines this short.
-    by_column, by_row = np.ones(height, np.float32) @ mass, mass @ np.ones(width, np.float32)
-    from_x = np.square(np.arange(0.5, width, dtype=np.float32) - in_heatmap[..., :1])
-    from_y = np.square(np.arange(0.5, height, dtype=np.float32) - in_heatmap[..., 1:])
-    total = np.maximum(by_row.sum(axis=-1), np.float32(_FLOOR))
-    variance = ((by_column * from_x).sum(axis=-1) + (by_row * from_y).sum(axis=-1)) / (2 * total)
+    by_column, by_row = _ones(height) @ mass, mass @ _ones(width)
+    from_x = np.square(_centres(width) - in_heatmap[..., :1])
+    from_y = np.square(_centres(height) - in_heatmap[..., 1:])
+    total = np.maximum(by_row @ _ones(height), np.float32(_FLOOR))
+    variance = (np.vecdot(by_column, from_x) + np.vecdot(by_row, from_y)) / (2 * total)
     spreads: NDArray[np.float32] = np.sqrt(variance)
     return spreads

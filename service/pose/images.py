@@ -48,6 +48,10 @@ _ALPHA_MODES: Final = frozenset({"LA", "La", "RGBA", "RGBa", "PA"})
 _READ_MODES: Final = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L"}) | _ALPHA_MODES
 _PROFILE_SPACES: Final = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
 
+_QUICK_BYTES: Final = 128 * 1024
+_QUICK_PIXELS: Final = 640 * 480
+_START_OF_A_JPEG: Final = b"\xff\xd8\xff"
+
 _RGB_BYTES: Final = 4  # of a pixel of three or four channels, as Pillow holds it
 _STRIP_BYTES: Final = 16 * _STRIP_PIXELS  # with its conversions
 
@@ -102,6 +106,11 @@ def decode_image(data: bytes, *, max_pixels: int = 50_000_000, enough_pixels: in
     if enough_pixels is not None:
         opened.shrink(enough_pixels)
     return opened.decode()
+
+
+def is_short_photo(data: bytes) -> bool:
+    """Whether it begins like a JPEG of at most 128 KiB. Reading its header takes a tenth of a millisecond."""
+    return len(data) <= _QUICK_BYTES and data.startswith(_START_OF_A_JPEG)
 
 
 def open_image(data: bytes, *, max_pixels: int = 50_000_000) -> "OpenedImage":
@@ -172,6 +181,12 @@ class OpenedImage:
         if self._picture is not None:
             self._needed = self.bytes_needed
             self._picture = None
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether decoding it takes a millisecond or two: a short JPEG of at most 640 x 480 pixels, in one scan."""
+        small = self._file_bytes <= _QUICK_BYTES and math.prod(self._full) <= _QUICK_PIXELS
+        return small and self._kind == "JPEG" and not self._many_scans
 
     @property
     def bytes_needed(self) -> int:

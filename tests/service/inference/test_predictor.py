@@ -35,7 +35,7 @@ from service.pose.geometry import Box
 from service.pose.preprocessing import CROP_PADDING
 from tests.support.backend import FakeBackend, failing_backend, hand_where_crop_is_marked, spread_keypoints
 from tests.support.clock import ManualClock, settle
-from tests.support.images import image_bytes, marked_picture, picture
+from tests.support.images import image_bytes, jpeg_in_scans, marked_picture, picture
 from tests.support.models import INPUT_SIZE, served_model
 from tests.support.observer import RecordingObserver
 from tests.support.waiting import until
@@ -324,9 +324,61 @@ async def test_bulk_requests_let_interactive_ones_go_first(workers: ThreadPoolEx
 async def test_every_stage_of_an_answer_is_reported_once(workers: ThreadPoolExecutor) -> None:
     kitchen = Kitchen(workers)
     estimate = await kitchen.predictor.estimate(EstimateRequest(image_bytes(), FAR))
+    await settle(1)  # the answer comes first
     assert [stage for _, stage, _ in kitchen.observer.stages] == list(Stage)
     assert [model for model, _ in kitchen.observer.hands] == [estimate.model]
     assert [size for _, size, _ in kitchen.observer.batches] == [1]
+
+
+class Counting(ThreadPoolExecutor):
+    """One worker, which counts what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.given = 0
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.given += 1
+        return super().submit(fn, *args, **kwargs)
+
+
+SMALL_PHOTO = image_bytes(picture(640, 480), "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("image", "turns"),
+    [
+        pytest.param(SMALL_PHOTO, 0, id="small photo"),
+        pytest.param(image_bytes(picture(640, 480)), 1, id="no JPEG"),
+        pytest.param(image_bytes(picture(641, 480), "JPEG"), 1, id="more pixels"),
+        pytest.param(SMALL_PHOTO + bytes(128 * 1024), 1, id="more bytes"),
+        pytest.param(jpeg_in_scans(picture(64, 48), 3), 1, id="several scans"),
+    ],
+)
+async def test_only_a_small_photo_is_decoded_without_a_thread(image: bytes, turns: int) -> None:
+    with Counting() as workers:
+        estimate = await Kitchen(workers).predictor.estimate(EstimateRequest(image, FAR))
+    assert workers.given == turns
+    assert len(estimate.hands) == 1
+
+
+async def test_whoever_is_not_alone_does_not_keep_the_others_waiting() -> None:
+    with Counting() as workers:
+        kitchen = Kitchen(workers)
+        kitchen.backend.hold()
+        async with asyncio.TaskGroup() as group:
+            for asked in (1, 2, 3):
+                group.create_task(kitchen.predictor.estimate(EstimateRequest(SMALL_PHOTO, FAR)))
+                await until(lambda asked=asked: workers.given == asked - 1)  # type: ignore[misc]
+            kitchen.backend.release()
+        await kitchen.predictor.estimate(EstimateRequest(SMALL_PHOTO, FAR))
+    assert workers.given == 2
+
+
+async def test_broken_small_photo_is_told_so_without_a_thread() -> None:
+    with Counting() as workers, pytest.raises(UndecodableImageError):
+        await Kitchen(workers).predictor.estimate(EstimateRequest(SMALL_PHOTO[:-700], FAR))
+    assert workers.given == 0
 
 
 async def test_draining_answers_what_was_accepted_and_refuses_the_rest(workers: ThreadPoolExecutor) -> None:
