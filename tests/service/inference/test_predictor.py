@@ -4,6 +4,7 @@ import asyncio
 import math
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -32,7 +33,7 @@ from service.inference.ports import Stage
 from service.inference.predictor import EstimateRequest, Limits, Predictor
 from service.inference.routing import Router
 from service.pose.geometry import Box
-from service.pose.preprocessing import CROP_PADDING
+from service.pose.preprocessing import CROP_PADDING, crop
 from tests.support.backend import FakeBackend, failing_backend, hand_where_crop_is_marked, spread_keypoints
 from tests.support.clock import ManualClock, settle
 from tests.support.images import image_bytes, jpeg_in_scans, marked_picture, picture
@@ -362,17 +363,41 @@ async def test_only_a_small_photo_is_decoded_without_a_thread(image: bytes, turn
     assert len(estimate.hands) == 1
 
 
-async def test_whoever_is_not_alone_does_not_keep_the_others_waiting() -> None:
+async def test_others_have_their_turn_between_small_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    turn, turns_of_crops = 0, list[int]()
+
+    def noted(*arguments: Any) -> Any:
+        turns_of_crops.append(turn)
+        return crop(*arguments)
+
+    async def take_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr("service.inference.predictor.crop", noted)
     with Counting() as workers:
         kitchen = Kitchen(workers)
-        kitchen.backend.hold()
-        async with asyncio.TaskGroup() as group:
-            for asked in (1, 2, 3):
-                group.create_task(kitchen.predictor.estimate(EstimateRequest(SMALL_PHOTO, FAR)))
-                await until(lambda asked=asked: workers.given == asked - 1)  # type: ignore[misc]
-            kitchen.backend.release()
-        await kitchen.predictor.estimate(EstimateRequest(SMALL_PHOTO, FAR))
-    assert workers.given == 2
+        others = asyncio.create_task(take_turns())
+        request = EstimateRequest(SMALL_PHOTO, FAR)
+        estimates = await asyncio.gather(*(kitchen.predictor.estimate(request) for _ in range(13)))
+        others.cancel()
+    assert len(estimates) == len(turns_of_crops) == 13
+    assert max(Counter(turns_of_crops).values()) <= 4
+    assert workers.given == 0
+
+
+async def test_small_photo_whose_time_is_up_before_its_turn_is_not_decoded() -> None:
+    with Counting() as workers:
+        kitchen = Kitchen(workers)
+        soon = EstimateRequest(SMALL_PHOTO, kitchen.clock.time() + 1)
+        asked = [asyncio.create_task(kitchen.predictor.estimate(soon)) for _ in range(5)]
+        await settle(1)  # four are decoded, and the fifth waits
+        kitchen.clock.advance(2)
+        with pytest.raises(DeadlineExceededError, match="before its image could be decoded"):
+            await asked[-1]
+        await asyncio.gather(*asked, return_exceptions=True)
 
 
 async def test_broken_small_photo_is_told_so_without_a_thread() -> None:
