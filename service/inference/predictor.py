@@ -59,6 +59,8 @@ _DECODED_TOGETHER: Final = 4  # crops whose maps are decoded at once; more no lo
 
 _IN_A_TURN: Final = 4  # small photos decoded in one turn of the event loop; with one, batches would stay small
 
+_QUICK_CROPS: Final = 4  # of a small photo, on the event loop
+
 _ROI_SLACK: Final = 1e-3  # pixels by which sums of fractions may reach over the edge
 
 
@@ -404,7 +406,8 @@ class Predictor:
         # The smaller a region, the more of the picture's pixels its crop needs.
         least = min(max(region.width, region.height) for _, region in large.regions)
         image.shrink(again or math.ceil(max(model.input_size) * max(image.width, image.height) / least))
-        if image.is_quick if only_quick else image.bytes_needed <= SMALL_IMAGE_BYTES:
+        quick = image.is_quick and len(large.regions) <= _QUICK_CROPS
+        if quick if only_quick else image.bytes_needed <= SMALL_IMAGE_BYTES:
             return _cut(large, model, spans)
         image.set_aside()
         return large

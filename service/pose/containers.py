@@ -16,6 +16,9 @@ Kind = Literal["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"]
 MAX_SEGMENTS: Final = 4096
 """JPEG segments before the pixels, chunks and blocks that are no pixels, entries of a directory."""
 
+MAX_TABLES: Final = 256
+"""JPEG segments before the pixels that a decoder gets to see, beside a profile's; a dozen are usual."""
+
 MAX_SCANS: Final = 100
 """Scans of a JPEG of several. Encoders write about ten; each costs a pass over the whole picture, however few bytes it
 has."""
@@ -118,6 +121,8 @@ def _kind_of_media(data: bytes) -> Kind:
 # JPEG
 
 _END: Final = b"\xff\xd9"
+_PADDING: Final = frozenset({0x00, 0xFF})
+_EMPTY: Final = frozenset({0x01, *range(0xD0, 0xDA)})  # marks without content
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})  # frames whose scans each refine the whole picture
 _APPLICATION_MARKS: Final = {0xE0: b"JFIF", 0xEE: b"Adobe"}  # they say which colours the components are
@@ -126,17 +131,14 @@ _APPLICATION_MARKS: Final = {0xE0: b"JFIF", 0xEE: b"Adobe"}  # they say which co
 def _clean_jpeg(data: bytes) -> Cleaned:
     """Keeps what decoding needs, JFIF, Adobe's colour mark and the profile, up to the end of the first picture."""
     view, parts, orientation, profile_bytes, at = memoryview(data), [memoryview(data)[:2]], 1, 0, 2
-    progressive, components = False, 0
+    progressive, components, tables = False, 0, 0
     for _ in range(MAX_SEGMENTS):
         at = data.find(b"\xff", at)
         if at < 0:
             raise BrokenContainerError("it has no pixels")
         marker = data[at + 1]
-        if marker in (0x00, 0xFF):  # padding
-            at += 1
-            continue
-        if marker == 0x01 or 0xD0 <= marker <= 0xD9:  # without content
-            at += 2
+        if marker in _PADDING or marker in _EMPTY:
+            at += 1 if marker in _PADDING else 2
             continue
         if marker == 0xDA:
             break
@@ -152,9 +154,12 @@ def _clean_jpeg(data: bytes) -> Cleaned:
                 parts.append(view[at:end])
         elif (not 0xE0 <= marker <= 0xEF and marker != 0xFE) or content.startswith(_APPLICATION_MARKS.get(marker, ())):
             parts.append(view[at:end])
+            tables += 1
         at = end
     else:
         raise BrokenContainerError("it has too many segments")
+    if tables > MAX_TABLES:
+        raise BrokenContainerError("it has too many tables")
     # Neither mark occurs within coded pixels, where 0xFF is always followed by 0x00 or a restart mark. Where there can
     # be many scans, all but empty, the first end counts, and the scans before it. A sequential picture whose first scan
     # has all the components has no other: a decoder stops after it, and looking would cost more than it saves.

@@ -50,6 +50,7 @@ _PROFILE_SPACES: Final = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
 
 _QUICK_BYTES: Final = 128 * 1024
 _QUICK_PIXELS: Final = 640 * 480
+_QUICK_MODES: Final = frozenset({"RGB", "L"})
 _START_OF_A_JPEG: Final = b"\xff\xd8\xff"
 
 _RGB_BYTES: Final = 4  # of a pixel of three or four channels, as Pillow holds it
@@ -184,9 +185,14 @@ class OpenedImage:
 
     @property
     def is_quick(self) -> bool:
-        """Whether decoding it takes a millisecond or two: a short JPEG of at most 640 x 480 pixels, in one scan."""
-        small = self._file_bytes <= _QUICK_BYTES and math.prod(self._full) <= _QUICK_PIXELS
-        return small and self._kind == "JPEG" and not self._many_scans
+        """Whether decoding it takes a millisecond or two: a short JPEG of at most 640 x 480 pixels.
+
+        It is in one scan, and its colours need no profile.
+        """
+        if self._kind != "JPEG" or self._many_scans or self._picture is None:
+            return False
+        plain = self._picture.mode in _QUICK_MODES and not self._picture.info.get("icc_profile")
+        return plain and self._file_bytes <= _QUICK_BYTES and math.prod(self._full) <= _QUICK_PIXELS
 
     @property
     def bytes_needed(self) -> int:

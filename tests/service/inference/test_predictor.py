@@ -1,6 +1,7 @@
 """The use case from image bytes to keypoints in the image, on a fake backend whose hands are known."""
 
 import asyncio
+import io
 import math
 import sys
 import threading
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from PIL import ImageCms
 
 from service.inference.batching import BatchingPolicy, Priority
 from service.inference.errors import (
@@ -346,10 +348,20 @@ class Counting(ThreadPoolExecutor):
 SMALL_PHOTO = image_bytes(picture(640, 480), "JPEG")
 
 
+def with_profile() -> bytes:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    buffer = io.BytesIO()
+    picture(64, 48).save(buffer, "JPEG", icc_profile=profile)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("image", "turns"),
     [
         pytest.param(SMALL_PHOTO, 0, id="small photo"),
+        pytest.param(image_bytes(picture(64, 48).convert("L"), "JPEG"), 0, id="grey"),
+        pytest.param(image_bytes(picture(64, 48).convert("CMYK"), "JPEG"), 1, id="other colours"),
+        pytest.param(with_profile(), 1, id="colour profile"),
         pytest.param(image_bytes(picture(640, 480)), 1, id="no JPEG"),
         pytest.param(image_bytes(picture(641, 480), "JPEG"), 1, id="more pixels"),
         pytest.param(SMALL_PHOTO + bytes(128 * 1024), 1, id="more bytes"),
@@ -361,6 +373,15 @@ async def test_only_a_small_photo_is_decoded_without_a_thread(image: bytes, turn
         estimate = await Kitchen(workers).predictor.estimate(EstimateRequest(image, FAR))
     assert workers.given == turns
     assert len(estimate.hands) == 1
+
+
+@pytest.mark.parametrize(("rois", "turns"), [(4, 0), (5, 1)])
+async def test_small_photo_of_many_hands_is_cropped_in_a_thread(rois: int, turns: int) -> None:
+    with Counting() as workers:
+        request = EstimateRequest(SMALL_PHOTO, FAR, rois=(Box(0, 0, 64, 48),) * rois)
+        estimate = await Kitchen(workers).predictor.estimate(request)
+    assert workers.given == turns
+    assert len(estimate.hands) == rois
 
 
 async def test_others_have_their_turn_between_small_photos(monkeypatch: pytest.MonkeyPatch) -> None:

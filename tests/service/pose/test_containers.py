@@ -162,6 +162,10 @@ def test_a_decoder_gets_the_picture_only(what: str) -> None:
 
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "JPEG of a million segments": (lambda: in_jpeg(b"\xff\xfe\x00\x02" * 1_000_000), "too many segments"),
+    "JPEG of three hundred tables": (
+        lambda: in_jpeg((b"\xff\xdb\x00\x43\x00" + b"\x10" * 64) * 300),
+        "too many tables",
+    ),
     "JPEG of a million empty marks": (lambda: in_jpeg(b"\xff\x01" * 1_000_000), "too many segments"),
     "JPEG of many scans": (lambda: jpeg_of_scans(MAX_SCANS + 1), "too many scans"),
     "sequential JPEG of many scans": (lambda: jpeg_in_scans(picture(), MAX_SCANS + 1), "too many scans"),
