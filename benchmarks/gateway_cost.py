@@ -19,6 +19,7 @@ import uvloop
 from benchmarks.load import Answer, Client, Target, closed_loop
 from benchmarks.peers import EXAMPLE
 from benchmarks.servers import Running, gateway, running
+from service.inference.models import VARIANTS
 from tests.support.stand_in import StandIn, add_version, config_text
 
 
@@ -47,10 +48,15 @@ def measure(image: bytes, *, input_size: int, concurrency: int, seconds: float, 
         print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            version = add_version(folder, "lightweight", 1, input_size=input_size)
-            with StandIn(folder, config_text(folder, {"lightweight": ((1,), {"stable": 1})})) as stand_in:
+            # Ready is a gateway whose models are all there.
+            versions = {each: add_version(folder, each, 1, input_size=input_size) for each in VARIANTS}
+            config = config_text(folder, {each: ((1,), {"stable": 1}) for each in VARIANTS})
+            with StandIn(folder, config) as stand_in:
                 server = gateway(
-                    str(version), BACKEND="tensorflow_serving", TFS_ADDRESSES=stand_in.address, SECOND_LOOK="false"
+                    str(versions["lightweight"]),
+                    BACKEND="tensorflow_serving",
+                    TFS_ADDRESSES=stand_in.address,
+                    SECOND_LOOK="false",
                 )
                 with running(server, image) as started:
                     before = started.cpu_seconds()
