@@ -39,15 +39,20 @@ def write_weights(
     notes: Mapping[str, Any],
     *,
     input_size: int | None = None,
+    mean_with: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Writes `path` (.npz) and the .json beside it; returns the measured figures, by data set and of all together.
 
     `input_size` is the side in pixels at which the weights are measured and served; None: at which the run ended.
+    `mean_with` are finished weights: what is written is the mean of all of them and the run's.
 
     Raises:
         CheckpointError: the averaged weights are missing, damaged, or older than the run's checkpoint.
+        WeightsError: weights to take the mean with are damaged, or of another network.
+        RefusedError: they come from runs that may have been trained on what this one held out.
     """
     config = record.config
+    others = [_held_out_alike(weights.load(other, config.variant), other, record) for other in mean_with]
     check_averages(run_folder)
     model = build_training_model(config)
     progress = load_averaged(run_folder, model)
@@ -57,16 +62,39 @@ def write_weights(
         input_size=input_size or config.final_input_size,
         target_sigma_in_cells=TARGET_SIGMA,
         crop_padding=CROP_PADDING,
-        provenance={"run": run_folder.name, **_provenance(record, progress), **notes},
+        provenance={
+            "run": run_folder.name,
+            **_provenance(record, progress),
+            **({"mean_with": [_named(each) for each in others]} if others else {}),
+            **notes,
+        },
     )
     network = whole_network(model, config)
     # Measured is what is stored, so the half-precision weights are read back before any figure is taken.
     with tempfile.TemporaryDirectory() as folder:
         rounded = Path(folder) / path.name
         weights.save(network, rounded, info)
+        if others:
+            network = weights.mean([weights.load(rounded), *others])
+            weights.save(network, rounded, info)
         measured = _measure(rounded, config.variant, measured_on)
     weights.save(network, path, replace(info, metrics=measured))
     return measured
+
+
+def _held_out_alike(other: weights.StoredWeights, path: Path, record: RunRecord) -> weights.StoredWeights:
+    held_out = list(record.config.holdout), record.config.split
+    theirs = other.info.provenance.get("held_out_file_names"), other.info.provenance.get("split")
+    if theirs != held_out:
+        raise RefusedError(
+            f"{path} may have been trained on what this run held out, so their mean cannot be measured: there"
+            f" {theirs[0]} was held out ({theirs[1]}), here {held_out[0]} ({held_out[1]})"
+        )
+    return other
+
+
+def _named(stored: weights.StoredWeights) -> dict[str, Any]:
+    return {"run": stored.info.provenance.get("run"), "weights_sha256": stored.sha256}
 
 
 def _measure(path: Path, variant: str, samples: Sequence[Sample]) -> dict[str, Any]:
@@ -108,6 +136,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input-size", type=int, help="input side in pixels to serve at, a multiple of 8 (default: the run's last)"
     )
+    parser.add_argument(
+        "--mean-with",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="NPZ",
+        help="finished weights from the same start; the mean of all of them and the run's is written (repeatable)",
+    )
     parser.add_argument("--notes", type=Path, help="JSON object that is added to the provenance")
 
 
@@ -125,7 +161,9 @@ def run(arguments: argparse.Namespace) -> int:
     if skipped.reasons:
         print(skipped.summary(), file=sys.stderr)
     path = arguments.out or weights.default_path(record.config.variant)
-    measured = write_weights(record, folder, record.measured(data.samples), path, notes, input_size=size)
+    measured = write_weights(
+        record, folder, record.measured(data.samples), path, notes, input_size=size, mean_with=arguments.mean_with
+    )
     print(json.dumps(measured, indent=2))
     return 0
 

@@ -15,9 +15,9 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +183,27 @@ def to_model(stored: StoredWeights, *, all_stages: bool = False, input_size: int
     )
     assign(stored, model)
     return model
+
+
+def mean(stored: Sequence[StoredWeights]) -> keras.Model:
+    """The served network whose weights are the mean of these, in float32, as half precision holds it.
+
+    Weights that were trained from the same ones lie close enough together for their mean to be as good as each, and
+    often better (Wortsman et al., "Model soups", 2022). WeightsError where they are of different networks.
+    """
+    first, *others = stored
+    for other in others:
+        if {name: array.shape for name, array in other.arrays.items()} != {
+            name: array.shape for name, array in first.arrays.items()
+        }:
+            raise WeightsError(
+                f"only weights of the same network have a mean; {other.variant} ones of another were given"
+            )
+    arrays = {
+        name: np.mean([each.arrays[name].astype(np.float32) for each in stored], axis=0).astype(np.float16)
+        for name in first.arrays
+    }
+    return to_model(replace(first, arrays=arrays))
 
 
 def assign(stored: StoredWeights, model: keras.Model) -> None:

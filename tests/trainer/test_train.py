@@ -436,6 +436,36 @@ def test_training_and_finishing_from_the_command_line(
 
 
 @pytest.mark.slow
+def test_mean_of_two_runs_weights_is_written_and_measured(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer import weights
+
+    def arrays(name: str) -> dict[str, np.ndarray]:
+        return dict(weights.load(tmp_path / name, "lightweight").arrays)
+
+    assert command("train") == 0
+    assert command("finish", "--out", "first.npz") == 0
+    assert command("train", "--warm-start", "first.npz", to="second") == 0
+    assert command("finish", "--out", "second.npz", to="second") == 0
+    assert command("finish", "--out", "mean.npz", "--mean-with", "first.npz", to="second") == 0
+
+    first, second, mean = arrays("first.npz"), arrays("second.npz"), arrays("mean.npz")
+    for name, array in mean.items():
+        expected = (first[name].astype(np.float32) + second[name].astype(np.float32)) / 2
+        np.testing.assert_array_equal(array, expected.astype(np.float16), err_msg=name)
+    assert any((first[name] != second[name]).any() for name in mean)
+    info, of_first = weights.load(tmp_path / "mean.npz").info, weights.load(tmp_path / "first.npz")
+    assert info.provenance["mean_with"] == [{"run": "tiny", "weights_sha256": of_first.sha256}]
+    assert info.metrics["all held-out pictures"]["samples"] == 2
+
+    capsys.readouterr()
+    weights.save(weights.to_model(of_first), tmp_path / "unknown.npz", replace(of_first.info, provenance={}))
+    assert command("finish", "--out", "mean.npz", "--mean-with", "unknown.npz", to="second") == 2
+    assert "unknown.npz may have been trained on what this run held out" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_averages_older_than_the_checkpoint_are_not_shipped_and_the_next_piece_mends_them(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

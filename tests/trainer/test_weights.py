@@ -68,6 +68,13 @@ def test_model_of_other_widths_is_refused_and_the_first_difference_named(tmp_pat
         weights.assign(weights.load(path), other)
 
 
+def test_weights_of_different_networks_have_no_mean(tmp_path: Path) -> None:
+    _, standard = saved(tmp_path / "a", "standard")
+    _, lightweight = saved(tmp_path / "b", "lightweight")
+    with pytest.raises(weights.WeightsError, match="only weights of the same network have a mean"):
+        weights.mean([weights.load(standard), weights.load(lightweight)])
+
+
 def test_saving_under_the_wrong_variant_writes_nothing(tmp_path: Path) -> None:
     model = build("standard", batch_norm=False, width_multiplier=TINY)
     with pytest.raises(weights.WeightsError, match="the model is standard, the information is for lightweight"):
