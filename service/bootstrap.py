@@ -103,7 +103,7 @@ async def serve(
                     _listen("ADMIN", settings.admin_host, settings.admin_port, reuse_port=settings.reuse_port)
                 )
             workers = resources.enter_context(_threads("worker", _worker_threads(settings)))
-            service = _build(settings, clock, workers, models, tracer, access)
+            service = _build(settings, clock, workers, models, tracer, access, small_photos_here=True)
             await _live(service, listener, settings, on_ready)
     except (ServableError, RoutingFileError, KeyFileError, TlsFileError) as error:
         raise StartError(str(error)) from error
@@ -128,7 +128,8 @@ async def local_service(
         with ExitStack() as resources:
             models = _models(settings, clock, resources, open_servable)
             workers = resources.enter_context(_threads("worker", _worker_threads(settings)))
-            service = _build(settings, clock, workers, models, NoTracer(), _Access())
+            # All the cores are for one job here, and there are no connections that wait.
+            service = _build(settings, clock, workers, models, NoTracer(), _Access(), small_photos_here=False)
             try:
                 await models.come_up()
                 yield LocalService(service.predictor, service.streams, models.backend, clock)
@@ -309,7 +310,14 @@ def _access(settings: Settings, clock: Clock) -> _Access:
 
 
 def _build(
-    settings: Settings, clock: Clock, workers: Executor, models: _Models, tracer: Tracer, access: _Access
+    settings: Settings,
+    clock: Clock,
+    workers: Executor,
+    models: _Models,
+    tracer: Tracer,
+    access: _Access,
+    *,
+    small_photos_here: bool,
 ) -> _Service:
     observer = _observer(settings)
     backend = models.backend
@@ -328,6 +336,7 @@ def _build(
         room=DecodingRoom(settings.decode_bytes, clock, threads=_worker_threads(settings)),
         shadow=Shadow(observer, clock),
         second_look=settings.second_look,
+        small_photos_here=small_photos_here,
     )
     readiness = _Readiness(backend)
     app = create_app(

@@ -144,7 +144,9 @@ class Settings(BaseModel):
         20.0, gt=0, le=3600, description="time to answer accepted requests after SIGTERM, in seconds"
     )
 
-    worker_threads: int = Field(0, ge=0, le=256, description="threads that decode images; 0: one a CPU core")
+    worker_threads: int = Field(
+        0, ge=0, le=256, description="threads that decode images, but small photos; 0: one a CPU core"
+    )
     tensorflow_threads: int = Field(0, ge=0, le=256, description="threads of one inference; 0: one a CPU core")
     tensorflow_precision: Precision = Field(
         "auto",

@@ -59,7 +59,7 @@ _DECODED_TOGETHER: Final = 4  # crops whose maps are decoded at once; more no lo
 
 _IN_A_TURN: Final = 4  # small photos decoded in one turn of the event loop; with one, batches would stay small
 
-_QUICK_CROPS: Final = 4  # of a small photo, on the event loop
+_QUICK_CROP_PIXELS: Final = 4 * 128 * 128  # of all crops of a small photo together
 
 _ROI_SLACK: Final = 1e-3  # pixels by which sums of fractions may reach over the edge
 
@@ -218,6 +218,8 @@ class Predictor:
         room: turns for decoding large images; None: as many bytes as by default, for one thread.
         shadow: sends copies of requests where the router says so; None sends none.
         second_look: whether a hand found in a whole picture is looked at again in a crop of its own.
+        small_photos_here: whether small photos are decoded on the event loop, which costs the least; else in threads,
+            which makes use of more cores.
     """
 
     def __init__(
@@ -233,6 +235,7 @@ class Predictor:
         room: DecodingRoom | None = None,
         shadow: Shadow | None = None,
         second_look: bool = False,
+        small_photos_here: bool = True,
     ) -> None:
         self._backend = backend
         self._router = router
@@ -244,6 +247,7 @@ class Predictor:
         self._room = room or DecodingRoom(DECODING_BYTES, clock)
         self._shadow = shadow
         self._second_look = second_look
+        self._small_photos_here = small_photos_here
         self._batchers: dict[tuple[str, int], Batcher] = {}
         self._turns = asyncio.Semaphore(_IN_A_TURN)
         self._draining = False
@@ -377,40 +381,46 @@ class Predictor:
         return self._batchers[key]
 
     async def _decode_and_crop(self, request: EstimateRequest, model: ServedModel, spans: _Spans) -> "_Cut":
-        if is_short_photo(request.image):
-            ready = await self._in_turn(self._open, request, model, spans, only_quick=True)
-        else:
-            ready = await self._in_thread(self._open, request, model, spans)
+        keep = request.full_picture
+        if self._small_photos_here and not keep and is_short_photo(request.image):
+            cut = await self._in_turn(self._cut_if_quick, request, model, spans)
+            if cut is not None:
+                return cut
+        ready = await self._in_thread(self._open, request, model, spans)
         if not isinstance(ready, _Large):
             return ready
-        keep = request.full_picture
         async with self._room.turn(ready.image.bytes_needed, deadline=request.deadline, keep=keep) as hold:
             cut = await self._in_thread(_cut, ready, model, spans, keep=keep)
         if cut.picture.pixels is not None:
             _release_with(cut.picture.pixels, hold, asyncio.get_running_loop())
         return cut
 
-    def _open(
-        self, request: EstimateRequest, model: ServedModel, spans: _Spans, *, only_quick: bool = False
-    ) -> "_Cut | _Large":
-        """Read the header. An image that takes little memory, or only one that is quick, is decoded right away."""
+    def _cut_if_quick(self, request: EstimateRequest, model: ServedModel, spans: _Spans) -> "_Cut | None":
+        """Read the header, and decode and crop what takes a few milliseconds at the most."""
+        opened = self._header_of(request, model)
+        shown = len(opened.regions) * math.prod(model.input_size)
+        return _cut(opened, model, spans) if opened.image.is_quick and shown <= _QUICK_CROP_PIXELS else None
+
+    def _open(self, request: EstimateRequest, model: ServedModel, spans: _Spans) -> "_Cut | _Large":
+        """Read the header. An image that takes little memory is decoded and cropped right away."""
+        large = self._header_of(request, model)
+        if large.image.bytes_needed <= SMALL_IMAGE_BYTES and not request.full_picture:
+            return _cut(large, model, spans)
+        large.image.set_aside()
+        return large
+
+    def _header_of(self, request: EstimateRequest, model: ServedModel) -> "_Large":
         if self._clock.time() >= request.deadline:
             raise DeadlineExceededError("the request's time was up before its image could be decoded")
         with _image_errors():
             image = open_image(request.image, max_pixels=self._limits.max_pixels)
         again = math.ceil(max(model.input_size) * ENOUGH) if self._second_look and not request.rois else None
-        large = _Large(image, _regions_to_show(request.rois, image), again)
-        if request.full_picture:
-            image.set_aside()
-            return large
-        # The smaller a region, the more of the picture's pixels its crop needs.
-        least = min(max(region.width, region.height) for _, region in large.regions)
-        image.shrink(again or math.ceil(max(model.input_size) * max(image.width, image.height) / least))
-        quick = image.is_quick and len(large.regions) <= _QUICK_CROPS
-        if quick if only_quick else image.bytes_needed <= SMALL_IMAGE_BYTES:
-            return _cut(large, model, spans)
-        image.set_aside()
-        return large
+        regions = _regions_to_show(request.rois, image)
+        if not request.full_picture:
+            # The smaller a region, the more of the picture's pixels its crop needs.
+            least = min(max(region.width, region.height) for _, region in regions)
+            image.shrink(again or math.ceil(max(model.input_size) * max(image.width, image.height) / least))
+        return _Large(image, regions, again)
 
     async def _run_batch(
         self, model: ServedModel, crops: Sequence[_Crop], deadline: float
@@ -426,7 +436,7 @@ class Predictor:
         return [(shares[index // _DECODED_TOGETHER], index % _DECODED_TOGETHER) for index in range(len(maps))]
 
     async def _in_turn(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
-        """Run what takes a millisecond or two on the event loop, a few in one of its turns.
+        """Run what takes a few milliseconds at the most on the event loop, a few in one of its turns.
 
         A thread has to be woken and wakes the event loop, and in between both wait for the interpreter's lock: for a
         small photo that is a third of all the processor time that its request takes.

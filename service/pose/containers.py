@@ -9,12 +9,16 @@ is bounded by the limits below. It does not check what only a decoder can: damag
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Literal
 
 Kind = Literal["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"]
 
 MAX_SEGMENTS: Final = 4096
-"""JPEG segments before the pixels, chunks and blocks that are no pixels, entries of a directory."""
+"""Chunks and blocks that are no pixels, entries of a directory."""
+
+MAX_JPEG_SEGMENTS: Final = 1024
+"""JPEG segments before the pixels; a few hundred where a camera stores a preview of megabytes."""
 
 MAX_TABLES: Final = 256
 """JPEG segments before the pixels that a decoder gets to see, beside a profile's; a dozen are usual."""
@@ -31,6 +35,7 @@ MAX_PROFILE_BYTES: Final = 4 * 1024 * 1024
 
 _ORIENTATION_TAG: Final = 0x0112
 _EXIF_START: Final = b"Exif\x00\x00"
+_EXIF_ENTRIES: Final = 256  # that are looked through; cameras write some dozens, in ascending order
 
 
 class UnknownFormatError(ValueError):
@@ -50,12 +55,14 @@ class Cleaned:
         data: the file without what no picture needs.
         orientation: what EXIF says about which way is up, 1 to 8; None where only the decoder can find it.
         many_scans: of a JPEG: whether it is put together from several scans, and so held whole while it is decoded.
+        baseline: whether it is a JPEG of one scan, sequential and in Huffman's code, as nearly all are.
     """
 
     kind: Kind
     data: bytes
     orientation: int | None
     many_scans: bool = False
+    baseline: bool = False
 
 
 def cleaned(data: bytes) -> Cleaned:
@@ -80,7 +87,7 @@ def orientation_in(exif: bytes) -> int:
     tiff = exif.removeprefix(_EXIF_START)
     try:
         layout = _TiffLayout.of(tiff)
-        for tag, kind, count, value_at in layout.entries(tiff):
+        for tag, kind, count, value_at in islice(layout.entries(tiff), _EXIF_ENTRIES):
             if tag == _ORIENTATION_TAG and kind == 3 and count == 1:
                 value = int(struct.unpack_from(layout.order + "H", tiff, value_at)[0])
                 return value if 1 <= value <= 8 else 1
@@ -121,18 +128,60 @@ def _kind_of_media(data: bytes) -> Kind:
 # JPEG
 
 _END: Final = b"\xff\xd9"
+_SCAN: Final = 0xDA
 _PADDING: Final = frozenset({0x00, 0xFF})
 _EMPTY: Final = frozenset({0x01, *range(0xD0, 0xDA)})  # marks without content
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_BASELINE: Final = frozenset({0xC0, 0xC1})  # sequential, in Huffman's code
 _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})  # frames whose scans each refine the whole picture
+_TABLES: Final = _FRAMES | {
+    0xC4,
+    0xCC,
+    0xDB,
+    0xDC,
+    0xDD,
+}  # all that a decoder needs; of the rest some walk it byte by byte
 _APPLICATION_MARKS: Final = {0xE0: b"JFIF", 0xEE: b"Adobe"}  # they say which colours the components are
+_NEVER: Final = b"\x00" * 64  # longer than what is looked at
+_MAX_PROFILE_PARTS: Final = 255  # they are numbered in a byte
 
 
 def _clean_jpeg(data: bytes) -> Cleaned:
     """Keeps what decoding needs, JFIF, Adobe's colour mark and the profile, up to the end of the first picture."""
-    view, parts, orientation, profile_bytes, at = memoryview(data), [memoryview(data)[:2]], 1, 0, 2
-    progressive, components, tables = False, 0, 0
-    for _ in range(MAX_SEGMENTS):
+    view = memoryview(data)
+    tables, profile, orientation = list[memoryview](), list[memoryview](), None
+    frames, components, at = set[int](), 0, 2
+    for marker, at, end in _jpeg_segments(data):
+        content = data[at + 4 : min(end, at + 40)]
+        if marker in _FRAMES:
+            frames.add(marker)
+            components = max(components, data[at + 9])
+        if marker in _TABLES or content.startswith(_APPLICATION_MARKS.get(marker, _NEVER)):
+            tables.append(view[at:end])
+        elif marker == 0xE2 and content.startswith(b"ICC_PROFILE\x00"):
+            profile.append(view[at:end])
+        elif marker == 0xE1 and orientation is None and content.startswith(_EXIF_START):
+            orientation = orientation_in(data[at + 4 : end])
+    if len(tables) > MAX_TABLES:
+        raise BrokenContainerError("it has too many tables")
+    if len(profile) > _MAX_PROFILE_PARTS or sum(map(len, profile)) > MAX_PROFILE_BYTES:
+        profile = []
+    # Neither mark occurs within coded pixels, where 0xFF is always followed by 0x00 or a restart mark. Where there can
+    # be many scans, all but empty, the first end counts, and the scans before it. A sequential picture whose first scan
+    # has all the components has no other: a decoder stops after it, and looking would cost more than it saves.
+    many = not frames.isdisjoint(_PROGRESSIVE) or data[at + 4] < components
+    last = data.find(_END, at) if many else data.rfind(_END, at)
+    end = len(data) if last < 0 else last + len(_END)
+    if many and data.count(b"\xff\xda", at, end) > MAX_SCANS:
+        raise BrokenContainerError("it has too many scans")
+    cleaned_file = b"".join([view[:2], *profile, *tables, view[at:end]])  # Pillow wants the profile before the frame
+    return Cleaned("JPEG", cleaned_file, orientation or 1, many, baseline=frames <= _BASELINE and not many)
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Mark, start and end of each segment up to the first scan, which is the last of them and has no end."""
+    at = 2
+    for _ in range(MAX_JPEG_SEGMENTS):
         at = data.find(b"\xff", at)
         if at < 0:
             raise BrokenContainerError("it has no pixels")
@@ -140,35 +189,12 @@ def _clean_jpeg(data: bytes) -> Cleaned:
         if marker in _PADDING or marker in _EMPTY:
             at += 1 if marker in _PADDING else 2
             continue
-        if marker == 0xDA:
-            break
         end = at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
-        content = data[at + 4 : min(end, at + 40)]
-        if marker in _FRAMES:
-            progressive, components = progressive or marker in _PROGRESSIVE, max(components, data[at + 9])
-        if marker == 0xE1 and content.startswith(_EXIF_START) and orientation == 1:
-            orientation = orientation_in(data[at + 4 : end])
-        if marker == 0xE2 and content.startswith(b"ICC_PROFILE\x00"):
-            profile_bytes += end - at
-            if profile_bytes <= MAX_PROFILE_BYTES:
-                parts.append(view[at:end])
-        elif (not 0xE0 <= marker <= 0xEF and marker != 0xFE) or content.startswith(_APPLICATION_MARKS.get(marker, ())):
-            parts.append(view[at:end])
-            tables += 1
+        yield marker, at, end
+        if marker == _SCAN:
+            return
         at = end
-    else:
-        raise BrokenContainerError("it has too many segments")
-    if tables > MAX_TABLES:
-        raise BrokenContainerError("it has too many tables")
-    # Neither mark occurs within coded pixels, where 0xFF is always followed by 0x00 or a restart mark. Where there can
-    # be many scans, all but empty, the first end counts, and the scans before it. A sequential picture whose first scan
-    # has all the components has no other: a decoder stops after it, and looking would cost more than it saves.
-    many = progressive or data[at + 4] < components
-    last = data.find(_END, at) if many else data.rfind(_END, at)
-    end = len(data) if last < 0 else last + len(_END)
-    if many and data.count(b"\xff\xda", at, end) > MAX_SCANS:
-        raise BrokenContainerError("it has too many scans")
-    return Cleaned("JPEG", b"".join([*parts, view[at:end]]), orientation, many)
+    raise BrokenContainerError("it has too many segments")
 
 
 # PNG

@@ -124,7 +124,7 @@ def decode(belief_maps: NDArray[np.floating]) -> DecodedKeypoints:
 
 
 def _copy_beliefs(belief_maps: NDArray[np.floating], into: NDArray[np.float32]) -> None:
-    """The keypoints' maps as [N, 21, height, width]: finite, at most `_CEILING`, and 0 where they are below `_FLOOR`.
+    """The keypoints' maps as [N, 21, height, width]: finite, at most `_CEILING`, and 0 up to `_FLOOR`.
 
     What is below tells nothing, and products of it would be denormal numbers, which are slow to compute with.
     """
@@ -133,7 +133,7 @@ def _copy_beliefs(belief_maps: NDArray[np.floating], into: NDArray[np.float32]) 
     if not into.max(initial=0.0) <= _CEILING:  # neither is one that is no number
         np.nan_to_num(into, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         np.minimum(into, _CEILING, out=into)
-    np.copyto(into, np.float32(0), where=into < _FLOOR)
+    np.copyto(into, np.float32(0), where=into <= _FLOOR)
 
 
 @lru_cache(maxsize=64)

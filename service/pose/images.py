@@ -50,6 +50,7 @@ _PROFILE_SPACES: Final = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
 
 _QUICK_BYTES: Final = 128 * 1024
 _QUICK_PIXELS: Final = 640 * 480
+_QUICK_SIDE: Final = 1024  # of a thin picture a decoder makes far more pixels than there are
 _QUICK_MODES: Final = frozenset({"RGB", "L"})
 _START_OF_A_JPEG: Final = b"\xff\xd8\xff"
 
@@ -110,7 +111,7 @@ def decode_image(data: bytes, *, max_pixels: int = 50_000_000, enough_pixels: in
 
 
 def is_short_photo(data: bytes) -> bool:
-    """Whether it begins like a JPEG of at most 128 KiB. Reading its header takes a tenth of a millisecond."""
+    """Whether it begins like a JPEG of at most 128 KiB, of which the header is soon read, whatever is in it."""
     return len(data) <= _QUICK_BYTES and data.startswith(_START_OF_A_JPEG)
 
 
@@ -156,6 +157,7 @@ class OpenedImage:
         self._file_bytes = len(file.data)
         self._kind = file.kind
         self._many_scans = file.many_scans
+        self._baseline = file.baseline
         self._full = picture.size
         self._factor = 1.0
         in_exif = orientation_in(picture.info.get("exif", b"")) if file.orientation is None else file.orientation
@@ -185,14 +187,14 @@ class OpenedImage:
 
     @property
     def is_quick(self) -> bool:
-        """Whether decoding it takes a millisecond or two: a short JPEG of at most 640 x 480 pixels.
+        """Whether decoding it takes a few milliseconds at the most: a short baseline JPEG of at most 640 x 480 pixels.
 
-        It is in one scan, and its colours need no profile.
+        Neither side is longer than 1024 pixels, and its colours need no profile.
         """
-        if self._kind != "JPEG" or self._many_scans or self._picture is None:
+        if not self._baseline or self._picture is None or self._file_bytes > _QUICK_BYTES:
             return False
         plain = self._picture.mode in _QUICK_MODES and not self._picture.info.get("icc_profile")
-        return plain and self._file_bytes <= _QUICK_BYTES and math.prod(self._full) <= _QUICK_PIXELS
+        return plain and math.prod(self._full) <= _QUICK_PIXELS and max(self._full) <= _QUICK_SIDE
 
     @property
     def bytes_needed(self) -> int:

@@ -37,7 +37,8 @@ class Outgoing:
     """A transport that is not offended by what comes too late, and keeps a head for what follows it at once.
 
     Each write is a call of the kernel, which wakes whoever reads: for an answer of two, twice. A head that nothing
-    follows in the same turn of the event loop goes out by itself.
+    follows in the same turn of the event loop goes out by itself. After `write_eof` nothing goes out; where TLS has no
+    such end of its own, it still ends this side.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Outgoing:
     ) -> None:
         self._transport = transport
         self._close = close
-        self._closed = False
+        self._closed = self._ended = False
         self._loop = loop
         self._head = b""
 
@@ -55,31 +56,39 @@ class Outgoing:
     def write(self, data: bytes) -> None:
         if self._head:
             head, self._head = self._head, b""
-            if not self.is_closing():
-                self._transport.write(head + data)
+            self._send(head + data)
         elif data.startswith(_HEAD):
             self._head = data
-            self._loop.call_soon(self._write_head)
-        elif not self.is_closing():
-            self._transport.write(data)
+            self._loop.call_soon(self._send_head)
+        else:
+            self._send(data)
+
+    def can_write_eof(self) -> bool:
+        return True
 
     def write_eof(self) -> None:
-        self._write_head()
-        self._transport.write_eof()
+        self._send_head()
+        self._ended = True
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
 
     def close(self) -> None:
         if not self._closed:
-            self._write_head()
+            self._send_head()
             self._closed = True
             self._close()
 
     def is_closing(self) -> bool:
         return self._closed or self._transport.is_closing()
 
-    def _write_head(self) -> None:
+    def _send(self, data: bytes) -> None:
+        if not (self._ended or self.is_closing()):
+            self._transport.write(data)
+
+    def _send_head(self) -> None:
         head, self._head = self._head, b""
-        if head and not self.is_closing():
-            self._transport.write(head)
+        if head:
+            self._send(head)
 
 
 class WebSocketConnection(WebSocketsSansIOProtocol):

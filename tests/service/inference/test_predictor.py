@@ -65,6 +65,7 @@ class Kitchen:
         limits: Limits | None = None,
         batching: BatchingPolicy | None = None,
         decoding_bytes: int = DECODING_BYTES,
+        small_photos_here: bool = True,
     ) -> None:
         self.backend = backend or FakeBackend()
         self.observer = RecordingObserver()
@@ -79,6 +80,7 @@ class Kitchen:
             batching=batching or BatchingPolicy(),
             limits=limits or Limits(),
             room=self.room,
+            small_photos_here=small_photos_here,
         )
 
 
@@ -365,6 +367,7 @@ def with_profile() -> bytes:
         pytest.param(image_bytes(picture(640, 480)), 1, id="no JPEG"),
         pytest.param(image_bytes(picture(641, 480), "JPEG"), 1, id="more pixels"),
         pytest.param(SMALL_PHOTO + bytes(128 * 1024), 1, id="more bytes"),
+        pytest.param(image_bytes(picture(1025, 8), "JPEG"), 1, id="a side too long"),
         pytest.param(jpeg_in_scans(picture(64, 48), 3), 1, id="several scans"),
     ],
 )
@@ -382,6 +385,27 @@ async def test_small_photo_of_many_hands_is_cropped_in_a_thread(rois: int, turns
         estimate = await Kitchen(workers).predictor.estimate(request)
     assert workers.given == turns
     assert len(estimate.hands) == rois
+
+
+async def test_late_photo_is_not_decoded_where_it_waited_for_a_thread() -> None:
+    with Counting() as workers:
+        kitchen = Kitchen(workers)
+        go_on = threading.Event()
+        workers.submit(go_on.wait)
+        larger = EstimateRequest(image_bytes(picture(641, 480), "JPEG"), kitchen.clock.time() + 1)
+        asked = asyncio.create_task(kitchen.predictor.estimate(larger))
+        await until(lambda: workers.given == 2)
+        kitchen.clock.advance(2)
+        go_on.set()
+        with pytest.raises(DeadlineExceededError, match="before its image could be decoded"):
+            await asked
+
+
+async def test_small_photos_are_decoded_in_threads_where_all_cores_are_for_them() -> None:
+    with Counting() as workers:
+        kitchen = Kitchen(workers, small_photos_here=False)
+        await kitchen.predictor.estimate(EstimateRequest(SMALL_PHOTO, FAR))
+    assert workers.given == 1
 
 
 async def test_others_have_their_turn_between_small_photos(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,12 @@ STILL_SEEN: dict[str, Callable[[], bytes]] = {
         *[jpeg_segment(0xE1, b"Exif\x00\x00" + bytes(65_000))] * 60,
     ),
     "JPEG with a comment of megabytes": lambda: in_jpeg(*[jpeg_segment(0xFE, bytes(65_000))] * 60),
+    "JPEG with marks that no decoder knows": lambda: in_jpeg(
+        *[jpeg_segment(mark, b"\xff\x00" * 30_000) for mark in (0x02, 0xBF, 0xC8, 0xF0, 0xFD)]
+    ),
+    "JPEG with more of a profile than there can be": lambda: in_jpeg(
+        *[jpeg_segment(0xE2, b"ICC_PROFILE\x00\x01\x01")] * 500
+    ),
     "JPEG whose components come one after the other": lambda: jpeg_in_scans(picture(40, 24, GREEN), 3),
     "JPEG with other pictures in it": lambda: in_jpeg(
         jpeg_segment(0xE2, b"MPF\x00" + exif(1, tags_that_share(1, 4000)))
@@ -150,6 +156,8 @@ def test_a_picture_is_seen_whatever_else_its_file_carries(what: str) -> None:
     "what",
     [
         "JPEG with a comment of megabytes",
+        "JPEG with marks that no decoder knows",
+        "JPEG with more of a profile than there can be",
         "JPEG followed by a zip file",
         "PNG with long texts",
         "GIF of 10000 frames",
@@ -165,6 +173,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "JPEG of three hundred tables": (
         lambda: in_jpeg((b"\xff\xdb\x00\x43\x00" + b"\x10" * 64) * 300),
         "too many tables",
+    ),
+    "JPEG of two thousand Exif records": (
+        lambda: in_jpeg(b"\xff\xe1\x00\x08Exif\x00\x00" * 2000),
+        "too many segments",
     ),
     "JPEG of a million empty marks": (lambda: in_jpeg(b"\xff\x01" * 1_000_000), "too many segments"),
     "JPEG of many scans": (lambda: jpeg_of_scans(MAX_SCANS + 1), "too many scans"),

@@ -5,6 +5,7 @@ Time-outs are a few hundredths of a second here, and every test waits for what t
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -226,6 +227,17 @@ async def test_what_is_no_http_is_told_so(sent: str) -> None:
         client = await Client.to(running, sent.encode("latin-1"))
         assert is_problem(await client.answer(), 400, "invalid_http")
         assert await client.is_closed()
+
+
+async def test_broken_body_that_waits_for_a_continue_is_told_so_and_nothing_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    head = f"{POST}Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+    async with gateway() as running:
+        client = await Client.to(running, f"{head}zz\r\n")
+        assert is_problem(await client.answer(), 400, "invalid_http")
+        assert await client.is_closed()
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
 
 
 async def test_requests_sent_ahead_are_bounded() -> None:
