@@ -5,14 +5,16 @@ r"""The lightweight network after `further`, at the size it is served at and wit
 The rate begins where `further` left it and falls to almost nothing. Blocks 1 and 2 stay as they are: they see the image
 at its whole and at half its size, so their gradients are three tenths of what an update costs.
 
-What came of it: 58,496 samples in 28 minutes on two cores with AMX. With `further`, keypoints of rendered hands within 0.2
-of the hand's size are 0.868 instead of 0.826, and the area under the curve on held-out photos 0.794 instead of 0.760.
+What came of it: 58,496 samples in 28 minutes on two cores with AMX. With `further`, keypoints of rendered hands within
+0.2 of the hand's size are 0.868 instead of 0.826, and the area under the curve on held-out photos 0.794 instead of
+0.760.
 
-From there on, on 12,000 new pictures and a slower machine (two cores without AMX, float32), `further` and this once more
-(69,472 samples in 59 minutes, these with more turned, shaken and coarse pictures) made nothing better: 0.862 and 0.787.
-But the mean of those weights and the ones before did, and so did this configuration from such a mean on: twice, with 28,224
-and 25,792 samples, each time followed by the mean with what it had begun from or before (`finish --mean-with`). That is the
-lightweight weights of the repository: 0.876 and 0.797 (docs/models/lightweight.md).
+From there on, on 12,000 new pictures and a slower machine (two cores without AMX, float32), `further` and this once
+more (69,472 samples in 59 minutes, these with more turned, shaken and coarse pictures) made nothing better: 0.862 and
+0.787. But the mean of those weights and the ones before did, and so did this configuration from such a mean on: twice,
+with 28,224 and 25,792 samples, each time followed by the mean with what it had begun from or before
+(`finish --mean-with`). That is the lightweight weights of the repository: 0.876 and 0.797
+(docs/models/lightweight.md).
 """
 
 from dataclasses import replace
