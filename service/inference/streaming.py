@@ -173,12 +173,7 @@ class Streams:
             ServiceError: an error that every frame would meet; or one that `frames` raised, after the frames before it
                 were answered. Whatever else `frames` or `send` raises ends the stream at once.
         """
-        if self._draining:
-            raise _shutting_down()
-        if len(self._open) >= self._limits.max_streams:
-            raise OverloadedError(
-                f"{len(self._open)} streams are open, and at most {self._limits.max_streams} may be", retry_after_s=1.0
-            )
+        self.check_room()
         stream = _Stream(self._estimate, options, self._clock, self._limits, self._follow, self._uploads)
         self._open.add(stream)
         self._all_closed.clear()
@@ -188,6 +183,15 @@ class Streams:
             self._open.discard(stream)
             if not self._open:
                 self._all_closed.set()
+
+    def check_room(self) -> None:
+        """Raise what `run` would at once: UnavailableError if it is shutting down, OverloadedError if it is full."""
+        if self._draining:
+            raise _shutting_down()
+        if len(self._open) >= self._limits.max_streams:
+            raise OverloadedError(
+                f"{len(self._open)} streams are open, and at most {self._limits.max_streams} may be", retry_after_s=1.0
+            )
 
     async def drain(self) -> None:
         """Open no more streams, end the open ones as the module's contract says, and return when all have ended."""

@@ -134,13 +134,8 @@ _EMPTY: Final = frozenset({0x01, *range(0xD0, 0xDA)})  # marks without content
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BASELINE: Final = frozenset({0xC0, 0xC1})  # sequential, in Huffman's code
 _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})  # frames whose scans each refine the whole picture
-_TABLES: Final = _FRAMES | {
-    0xC4,
-    0xCC,
-    0xDB,
-    0xDC,
-    0xDD,
-}  # all that a decoder needs; of the rest some walk it byte by byte
+# All that a decoder needs; of the rest some walk it byte by byte.
+_TABLES: Final = _FRAMES | frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD})
 _APPLICATION_MARKS: Final = {0xE0: b"JFIF", 0xEE: b"Adobe"}  # they say which colours the components are
 _NEVER: Final = b"\x00" * 64  # longer than what is looked at
 _MAX_PROFILE_PARTS: Final = 255  # they are numbered in a byte

@@ -149,7 +149,6 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
     ) -> None:
         """Frames in, hands out."""
         call = self._call(context)
-        await call.send_headers()
         messages = aiter(request_iterator)
 
         async def send(answer: FrameAnswer) -> None:
@@ -158,6 +157,10 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
 
         with self._counted(call, "EstimateStream"):
             try:
+                # Before the headers: a client begins to write when it has them, and gRPC does not tell one that is
+                # writing why its call has ended.
+                self._streams.check_room()
+                await call.send_headers()
                 first = await anext(messages, None)
                 if first is None:
                     return
