@@ -439,7 +439,7 @@ class Predictor:
         """Run what takes a few milliseconds at the most on the event loop, a few in one of its turns.
 
         A thread has to be woken and wakes the event loop, and in between both wait for the interpreter's lock: for a
-        small photo that is a third of all the processor time that its request takes.
+        small photo that is a quarter of all the processor time that its request takes.
         """
         await self._turns.acquire()
         try:
