@@ -29,24 +29,29 @@ TARGET_SIGMA: Final = 1.25
 _SMOOTHING_SIGMA: Final = 0.8  # cells: enough to calm a noisy peak; a Gaussian stays a Gaussian
 _SMOOTHING_REACH: Final = 4  # cells from which on the border no longer shows in the smoothed values about a peak
 _FLOOR: Final = 1e-10  # smallest value whose logarithm is taken
+_NOTHING: Final = 1e-24  # what stands for 0 in a map: products of it would be denormal numbers, on which much time goes
+_TAIL: Final = 1e-7  # of the smoothing kernel, from which on it is cut off: far below what float32 can tell from 0
 _CEILING: Final = np.float32(1e6)  # far above any belief, and its sums stay finite
 _SPREAD_CUT: Final = 0.02  # share of the peak under which a cell says nothing about the spread
 
-_DIFFERENCES: Final = np.array(
+_DERIVATIVES: Final = np.array(
     [
-        # d/dx, d/dy, d2/dx2, d2/dy2, d2/dxdy of what is sampled at a cell and its neighbours, row by row
-        (0, 0, 0, 0, 0.25),
-        (0, -0.5, 0, 1, 0),
-        (0, 0, 0, 0, -0.25),
-        (-0.5, 0, 1, 0, 0),
-        (0, 0, -2, -2, 0),
-        (0.5, 0, 1, 0, 0),
-        (0, 0, 0, 0, -0.25),
-        (0, 0.5, 0, 1, 0),
-        (0, 0, 0, 0, 0.25),
-    ]
+        # of what is sampled at a cell and its neighbours, row by row:
+        # d/dx, d/dy; half of d2/dx2 + d2/dy2, 0; half of d2/dx2 - d2/dy2, d2/dxdy
+        (0, 0, 0, 0, 0, 0.25),
+        (0, -0.5, 0.5, 0, -0.5, 0),
+        (0, 0, 0, 0, 0, -0.25),
+        (-0.5, 0, 0.5, 0, 0.5, 0),
+        (0, 0, -2, 0, 0, 0),
+        (0.5, 0, 0.5, 0, 0.5, 0),
+        (0, 0, 0, 0, 0, -0.25),
+        (0, 0.5, 0.5, 0, -0.5, 0),
+        (0, 0, 0, 0, 0, 0.25),
+    ],
+    np.float32,
 )
-"""[9, 5], to be multiplied from the right."""
+"""[9, 6], to be multiplied from the right. With x + iy for (x, y) that makes a gradient g, and the a and b of a second
+derivative that maps a step d to ad + b conj(d)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,40 +111,70 @@ def decode(belief_maps: NDArray[np.floating]) -> DecodedKeypoints:
     if belief_maps.ndim != 4 or belief_maps.shape[-1] != CHANNEL_COUNT or min(belief_maps.shape[1:3]) < 3:
         raise ValueError(f"belief maps must be [N, height >= 3, width >= 3, {CHANNEL_COUNT}], got {belief_maps.shape}")
     batch, height, width, _ = belief_maps.shape
-    both = np.empty((2, batch, KEYPOINT_COUNT, height, width), np.float32)
-    maps, smooth = both
-    _copy_beliefs(belief_maps, maps)
+    # Each keypoint's map as it is, and smoothed.
+    both = np.empty((batch, KEYPOINT_COUNT, 2, height, width), np.float32)
+    maps, smooth = both[:, :, 0], both[:, :, 1]
+    tops = _copy_beliefs(belief_maps, maps)
     np.matmul(np.matmul(_smoothing_matrix(height), maps), _transposed_smoothing_matrix(width), out=smooth)
 
     peaks = smooth.reshape(batch, KEYPOINT_COUNT, -1).argmax(axis=-1)
-    rows, columns = np.divmod(peaks, width)
-    first_cells = _first_cells(batch, height * width)
-    scores = np.minimum(maps.ravel()[first_cells + peaks], np.float32(1))
-
-    in_heatmap = np.empty((batch, KEYPOINT_COUNT, 2), np.float32)
-    in_heatmap[..., 0], in_heatmap[..., 1] = columns, rows
-    in_heatmap += _peak_offsets(both, rows, columns)
-    in_heatmap += np.float32(0.5)
-    return DecodedKeypoints(in_heatmap, scores, _spreads(maps, in_heatmap))
+    flat, first_cells = both.reshape(-1), _first_cells(batch, height, width)
+    scores = np.minimum(flat.take(first_cells + peaks), np.float32(1)) - np.float32(_NOTHING)  # exactly 0 for nothing
+    cells = _cells(height, width)
+    in_heatmap = cells.centres.take(peaks, axis=0) + _peak_offsets(flat, first_cells, peaks, cells)
+    return DecodedKeypoints(in_heatmap, scores, _spreads(maps, tops, in_heatmap))
 
 
-def _copy_beliefs(belief_maps: NDArray[np.floating], into: NDArray[np.float32]) -> None:
-    """The keypoints' maps as [N, 21, height, width]: finite, at most `_CEILING`, and 0 up to `_FLOOR`.
-
-    What is below tells nothing, and products of it would be denormal numbers, which are slow to compute with.
-    """
-    with np.errstate(over="ignore"):  # of a float64, beyond all beliefs
-        np.copyto(into, belief_maps[..., :KEYPOINT_COUNT].transpose(0, 3, 1, 2), casting="same_kind")
-    if not into.max(initial=0.0) <= _CEILING:  # neither is one that is no number
-        np.nan_to_num(into, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+def _copy_beliefs(belief_maps: NDArray[np.floating], into: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The keypoints' maps as [N, 21, height, width], from `_NOTHING` to `_CEILING`. Returns their maxima [N, 21]."""
+    beliefs = belief_maps[..., :KEYPOINT_COUNT].transpose(0, 3, 1, 2)
+    if beliefs.dtype != into.dtype:
+        with np.errstate(over="ignore"):  # of a float64, beyond all beliefs
+            beliefs = beliefs.astype(np.float32)
+    tops: NDArray[np.float32] = np.maximum.reduce(np.maximum(beliefs, _NOTHING, out=into), axis=(2, 3))
+    if not np.logical_and.reduce(tops <= _CEILING, axis=None):  # neither is one that is no number
+        np.nan_to_num(into, copy=False, nan=_NOTHING, posinf=_NOTHING)
         np.minimum(into, _CEILING, out=into)
-    np.copyto(into, np.float32(0), where=into <= _FLOOR)
+        tops = np.maximum.reduce(into, axis=(2, 3))
+    return tops
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """What is known beforehand of each cell, should it be its map's highest. The map lies before its smoothed copy.
+
+    Attributes:
+        centres: float32 [cells, 2], (x, y) of its centre.
+        neighbourhoods: [cells, 9], where to look for its peak: flat indices of the cell nearest to it that has
+            neighbours on all sides, and of those neighbours, row by row. They are in the smoothed copy, but for cells
+            near the border: a Gaussian that the border cuts off is none any more once it is smoothed.
+        shifts: complex64 [cells], how far that nearest cell's centre lies from its own, x + iy.
+    """
+
+    centres: NDArray[np.float32]
+    neighbourhoods: NDArray[np.intp]
+    shifts: NDArray[np.complex64]
+
+
+@lru_cache(maxsize=32)
+def _cells(height: int, width: int) -> _Cells:
+    rows, columns = (each.ravel() for each in np.mgrid[:height, :width])
+    inner_rows, inner_columns = np.clip(rows, 1, height - 2), np.clip(columns, 1, width - 2)
+    from_border = np.minimum(np.minimum(rows, height - 1 - rows), np.minimum(columns, width - 1 - columns))
+    copy = np.where(from_border >= _SMOOTHING_REACH, height * width, 0)
+    step = np.arange(-1, 2)
+    around = (step[:, None] * width + step).ravel()
+    return _Cells(
+        _shared(np.stack((columns + 0.5, rows + 0.5), axis=-1).astype(np.float32)),
+        _shared((copy + inner_rows * width + inner_columns)[:, None] + around),
+        _shared(((inner_columns - columns) + 1j * (inner_rows - rows)).astype(np.complex64)),
+    )
 
 
 @lru_cache(maxsize=64)
-def _first_cells(batch: int, cells: int) -> NDArray[np.intp]:
-    """The flat index of the first cell of each of so many maps: [N, 21]."""
-    return _shared(np.arange(batch * KEYPOINT_COUNT).reshape(batch, KEYPOINT_COUNT) * cells)
+def _first_cells(batch: int, height: int, width: int) -> NDArray[np.intp]:
+    """The flat index of each map's first cell, where every map is followed by its smoothed copy: [N, 21]."""
+    return _shared(np.arange(batch * KEYPOINT_COUNT).reshape(batch, KEYPOINT_COUNT) * (2 * height * width))
 
 
 @lru_cache(maxsize=32)
@@ -170,12 +205,12 @@ def _smoothing_matrix(size: int) -> NDArray[np.float32]:
     """The matrix [size, size] that convolves a line of cells with a Gaussian.
 
     Cells beyond the border count as unknown rather than as empty: the kernel is renormalised there, so that a peak at
-    the border is not pulled inwards. The tails are cut off where they are far below what float32 can tell from 0 beside
-    the peak: products with them would be denormal numbers, and smoothing would take some forty times as long.
+    the border is not pulled inwards. Of products with its tails, which tell nothing beside the peak, there would be
+    denormal numbers, and smoothing would take some forty times as long.
     """
     cells = np.arange(size)
     kernel = np.exp(-0.5 * np.square((cells[:, None] - cells) / _SMOOTHING_SIGMA))
-    kernel[kernel < _FLOOR] = 0.0
+    kernel[kernel < _TAIL] = 0.0
     return _shared((kernel / kernel.sum(axis=1, keepdims=True)).astype(np.float32))
 
 
@@ -185,51 +220,39 @@ def _transposed_smoothing_matrix(size: int) -> NDArray[np.float32]:
     return _shared(np.ascontiguousarray(_smoothing_matrix(size).T))
 
 
-def _peak_offsets(both: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float32]:
+def _peak_offsets(
+    flat: NDArray[np.float32], first_cells: NDArray[np.intp], peaks: NDArray[np.intp], cells: _Cells
+) -> NDArray[np.float32]:
     """How far the maximum of each map lies from the centre of its highest cell: float32 [N, 21, 2], in cells.
 
-    The expansion is taken about the highest cell that has neighbours on all sides, so a peak in a border cell is
-    described by the cells next to it. Near the border the map is taken as it is, because a Gaussian that the border
-    cuts off is none any more once it is smoothed. Offsets end at one cell, and are 0 where there is no proper peak.
+    The expansion is taken about the nearest cell that has neighbours on all sides, so a peak in a border cell is
+    described by the cells next to it. Offsets end at one cell, and are 0 where there is no proper peak.
 
     Args:
-        both: [2, N, 21, height, width], the maps as they are, and smoothed.
-        rows: [N, 21], of the highest cells of the smoothed ones.
-        columns: likewise.
+        flat: the maps and their smoothed copies.
+        first_cells: [N, 21], where in them each map begins.
+        peaks: [N, 21], its highest cell once it is smoothed.
+        cells: of a map.
     """
-    batch, _, height, width = both.shape[1:]
-    reach, cells = _SMOOTHING_REACH, height * width
-    centre_row = np.minimum(np.maximum(rows, 1), height - 2)
-    centre_column = np.minimum(np.maximum(columns, 1), width - 2)
-    inside = (rows >= reach) & (rows < height - reach) & (columns >= reach) & (columns < width - reach)
-    centre = _first_cells(batch, cells) + inside * (batch * KEYPOINT_COUNT * cells) + centre_row * width + centre_column
-    values = both.reshape(-1)[centre[..., None] + _neighbours(width)]  # [N, 21, 9]
-    log = np.log(np.maximum(values, _FLOOR)).astype(np.float64)
-
-    # [5, N, 21]: the first derivatives, and the second ones.
-    gradient_x, gradient_y, curve_xx, curve_yy, curve_xy = (log @ _DIFFERENCES).transpose(2, 0, 1)
-    determinant = curve_xx * curve_yy - curve_xy * curve_xy
-    is_peak = (determinant > 1e-9) & (curve_xx < 0) & (curve_yy < 0)
-    factor = is_peak / np.where(is_peak, determinant, 1.0)
-    offsets = np.empty((*rows.shape, 2))
-    offsets[..., 0] = (curve_xy * gradient_y - curve_yy * gradient_x) * factor + (centre_column - columns)
-    offsets[..., 1] = (curve_xy * gradient_x - curve_xx * gradient_y) * factor + (centre_row - rows)
-    offsets *= is_peak[..., None]
-    return np.minimum(np.maximum(offsets, -1.0), 1.0).astype(np.float32)
+    values = flat.take(first_cells[..., None] + cells.neighbourhoods.take(peaks, axis=0))  # [N, 21, 9]
+    derivatives = (np.log(np.maximum(values, _FLOOR)) @ _DERIVATIVES).view(np.complex64)  # [N, 21, 3]
+    # Newton's step, the d of g + ad + b conj(d) = 0.
+    gradient, a, b = derivatives[..., 0], derivatives[..., 1].real, derivatives[..., 2]
+    determinant = a * a - (b * b.conj()).real
+    is_peak = (determinant > 1e-9) & (a < 0)
+    offsets = np.zeros(peaks.shape, np.complex64)
+    np.divide(b * gradient.conj() - a * gradient, determinant, out=offsets, where=is_peak)
+    np.add(offsets, cells.shifts.take(peaks), out=offsets, where=is_peak)
+    in_cells = offsets.view(np.float32).reshape(*peaks.shape, 2)
+    return np.minimum(np.maximum(in_cells, -1.0), 1.0)
 
 
-@lru_cache(maxsize=32)
-def _neighbours(width: int) -> NDArray[np.intp]:
-    """How far a cell and its eight neighbours lie from it in a flat map, row by row: [9]."""
-    step = np.arange(-1, 2)
-    return _shared((step[:, None] * width + step).ravel())
-
-
-def _spreads(maps: NDArray[np.float32], in_heatmap: NDArray[np.float32]) -> NDArray[np.float32]:
+def _spreads(
+    maps: NDArray[np.float32], tops: NDArray[np.float32], in_heatmap: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Root mean square distance of the belief from its keypoint along one axis: float32 [N, 21], in cells."""
-    batch, _, height, width = maps.shape
-    peaks = maps.reshape(batch, KEYPOINT_COUNT, -1).max(axis=-1)[..., None, None]
-    mass = maps * (maps >= np.float32(_SPREAD_CUT) * peaks)
+    height, width = maps.shape[2:]
+    mass = maps * (maps >= (_SPREAD_CUT * tops)[..., None, None])
     # Sums as products with ones: several times as quick on lines this short.
     by_column, by_row = _ones(height) @ mass, mass @ _ones(width)
     from_x = np.square(_centres(width) - in_heatmap[..., :1])

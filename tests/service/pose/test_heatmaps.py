@@ -101,10 +101,10 @@ def test_what_is_far_below_any_belief_tells_nothing() -> None:
     np.testing.assert_array_equal(clean.sigmas, faint.sigmas)
 
 
-def test_an_empty_map_has_no_score_and_no_spread() -> None:
+def test_an_empty_map_has_no_score_and_next_to_no_spread() -> None:
     decoded = decode(np.zeros((1, 16, 16, CHANNEL_COUNT), np.float32))
     assert not decoded.scores.any()
-    assert not decoded.sigmas.any()
+    assert decoded.sigmas.max() < 1e-4
 
 
 def test_maps_are_left_as_they_are() -> None:
