@@ -33,6 +33,7 @@ from service.backends.native_log import native_chatter_dropped
 from service.backends.processor import multiplies_bfloat16
 from service.backends.repository import ModelRepository, Servable, ServableError
 from service.backends.tensorflow_serving.backend import TensorFlowServingBackend
+from service.backends.threads import own_threads
 from service.inference.access import Doorkeeper
 from service.inference.errors import ServiceError
 from service.inference.memory import ByteBudget, DecodingRoom
@@ -42,6 +43,7 @@ from service.inference.routing import Router
 from service.inference.shadow import Shadow
 from service.inference.streaming import Streams
 from service.inference.tracing import NoTracer, Tracer
+from service.observability.afterwards import Afterwards
 from service.observability.metrics import PrometheusObserver
 from service.rest.app import create_admin_app, create_app
 from service.rest.limits import LimitedServer, UploadGuard, protocols
@@ -233,8 +235,8 @@ def _models(
     servables = repository.newest(settings.versions_in_memory)
     backend = EmbeddedBackend(
         open_servable=open_servable or _TensorFlow(settings.tensorflow_threads, settings.tensorflow_precision),
-        inference=resources.enter_context(_threads("inference", BATCHES_AT_ONCE)),
-        loading=resources.enter_context(_threads("loading", 1)),
+        inference=resources.enter_context(own_threads("inference", BATCHES_AT_ONCE)),
+        loading=resources.enter_context(own_threads("loading", 1)),
         warm_up_sizes=[size for size in _WARM_UP_SIZES if size <= settings.max_batch_size],
         on_let_go=heap.settle,
     )
@@ -255,7 +257,8 @@ class _Service:
     models: _Models
     routing_file: RoutingFile | None
     predictor: Predictor
-    observer: PrometheusObserver
+    counts: PrometheusObserver
+    observer: Afterwards
     readiness: "_Readiness"
     access: "_Access"
     admin_app: FastAPI
@@ -319,7 +322,8 @@ def _build(
     *,
     small_photos_here: bool,
 ) -> _Service:
-    observer = _observer(settings)
+    counts = _observer(settings)
+    observer = Afterwards(counts)
     backend = models.backend
     router = Router(settings.default_reference())
     routing_file = RoutingFile(settings.routing_file, router) if settings.routing_file is not None else None
@@ -334,7 +338,7 @@ def _build(
         batching=settings.batching(),
         limits=settings.limits(),
         room=DecodingRoom(settings.decode_bytes, clock, threads=_worker_threads(settings)),
-        shadow=Shadow(observer, clock),
+        shadow=Shadow(counts, clock),
         second_look=settings.second_look,
         small_photos_here=small_photos_here,
     )
@@ -372,7 +376,20 @@ def _build(
         credentials=None if access.tls is None else server_credentials(access.tls.now),
         uploads=uploads,
     )
-    return _Service(app, rpc, streams, models, routing_file, predictor, observer, readiness, access, admin_app, uploads)
+    return _Service(
+        app=app,
+        rpc=rpc,
+        streams=streams,
+        models=models,
+        routing_file=routing_file,
+        predictor=predictor,
+        counts=counts,
+        observer=observer,
+        readiness=readiness,
+        access=access,
+        admin_app=admin_app,
+        uploads=uploads,
+    )
 
 
 async def _live(
@@ -421,7 +438,7 @@ async def _live(
             task.cancel()
         logger.info("stopping: finishing what was accepted")
         service.readiness.stopping = True
-        service.observer.backend_is(up=False)
+        service.counts.backend_is(up=False)
         deadline = loop.time() + settings.grace_period_s
         await service.rpc.not_serving()
         drained = await _drain(service, signals, settings.grace_period_s)
@@ -439,14 +456,15 @@ async def _live(
         if administering is not None:  # to the last, so that whoever watches sees how it ends
             admin.should_exit = admin.force_exit = True
             await administering
-        service.observer.stopped()
+        service.observer.catch_up()
+        service.counts.stopped()
 
 
 async def _follow_models(service: _Service) -> None:
     """Keep the metrics about models those of the models that are there."""
     while True:
-        service.observer.models_are(service.models.backend.models())
-        service.observer.backend_is(up=await service.models.backend.not_ready() is None)
+        service.counts.models_are(service.models.backend.models())
+        service.counts.backend_is(up=await service.models.backend.not_ready() is None)
         await asyncio.sleep(_FOLLOW_MODELS_EVERY_S)
 
 

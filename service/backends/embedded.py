@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence, Set
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.backends.repository import Servable, as_served
+from service.backends.threads import Threads
 from service.inference.errors import (
     DeadlineExceededError,
     InternalError,
@@ -60,9 +60,9 @@ class EmbeddedBackend:
         self,
         *,
         open_servable: Callable[[Servable], Run],
-        inference: Executor,
+        inference: Threads,
         warm_up_sizes: Sequence[int] = (1,),
-        loading: Executor | None = None,
+        loading: Threads | None = None,
         linger_s: float = 10.0,
         on_let_go: Callable[[], None] = lambda: None,
     ) -> None:
@@ -84,7 +84,6 @@ class EmbeddedBackend:
         Raises:
             ServableError: if one of them cannot be served. What was served before still is.
         """
-        loop = asyncio.get_running_loop()
         first_time = self._state is not None
         wanted: dict[Key, _Loaded] = {}
         for servable, model in zip(servables, as_served(tuple(servables)), strict=True):
@@ -93,8 +92,8 @@ class EmbeddedBackend:
             if found is None:
                 if first_time:
                     self._state = f"loading {servable}"
-                executor = self._inference if first_time else self._loading
-                run = await loop.run_in_executor(executor, self._open_and_warm_up, servable)
+                threads = self._inference if first_time else self._loading
+                run = await threads.call(self._open_and_warm_up, servable)
                 found = _Loaded(model, run)
             wanted[key] = replace(found, model=model)  # its labels may be others now
             if first_time:
@@ -104,7 +103,7 @@ class EmbeddedBackend:
             self._retired[key] = self._loaded[key]
             logger.info("%s version %d is no longer served", *key)
         if outgoing:
-            loop.call_later(self._linger_s, self._let_go_of, outgoing)
+            asyncio.get_running_loop().call_later(self._linger_s, self._let_go_of, outgoing)
         self._loaded = wanted
         self._state = None
 
@@ -135,11 +134,10 @@ class EmbeddedBackend:
         if loaded is None:
             # It was when the request was routed: the same request will be routed elsewhere.
             raise UnavailableError(f"{model.name} version {model.version} is no longer served", retry_after_s=0.1)
-        loop = asyncio.get_running_loop()
         try:
             # A batch that has begun runs to its end; its thread cannot be stopped, only no longer be waited for.
             async with asyncio.timeout(timeout_s):
-                return await loop.run_in_executor(self._inference, _run, loaded.run, crops)
+                return await self._inference.call(_run, loaded.run, crops)
         except TimeoutError as error:
             raise DeadlineExceededError("the request's time was up while the model ran") from error
 

@@ -248,9 +248,8 @@ class MicroBatcher(Generic[Item, Result]):
         """Send off every batch whose time has come, and set the timer for the next one."""
         while (reason := self._reason_to_leave()) is not None:
             batch = self._take()
-            loop = asyncio.get_running_loop()
-            task = loop.create_task(self._run_batch(batch))
-            loop.call_soon(self._observer.batch_released, len(batch), reason)  # once the model runs
+            task = asyncio.get_running_loop().create_task(self._run_batch(batch))
+            self._observer.batch_released(len(batch), reason)
             self._running[task] = batch
             task.add_done_callback(self._batch_done)
         self._watch_oldest()

@@ -326,8 +326,7 @@ class Predictor:
             postprocess=postprocess_s,
             total=finished - started,
         )
-        # It takes longer than writing the answer down does, so it comes after the answer.
-        asyncio.get_running_loop().call_soon(self._report, model, hands, timings)
+        self._report(model, hands, timings)
         return Estimate(model, routed_by, picture, hands, timings)
 
     def _is_time_for_another(self, request: EstimateRequest, started: float) -> bool:

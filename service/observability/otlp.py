@@ -97,9 +97,9 @@ class OtlpSpan:
 
     @property
     def exemplar(self) -> dict[str, str] | None:
-        if not self._span.is_recording():
-            return None
         context = self._span.get_span_context()
+        if not context.trace_flags.sampled:
+            return None
         return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
 
     def child(self, name: str, **attributes: Attribute) -> "OtlpSpan":

@@ -67,7 +67,7 @@ def create_app(
         predictor: answers requests.
         backend: asked for its models only.
         observer: is told of every request.
-        metrics: everything measured, in a text format that an Accept header takes, and its Content-Type.
+        metrics: gives everything measured, in a text format that an Accept header takes, and its Content-Type.
         not_ready: why requests would fail now, or None.
         clock: time; the predictor's deadlines are in it.
         workers: threads for drawing and for parsing long bodies.

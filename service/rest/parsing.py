@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from service.inference.errors import FieldError, InvalidInputError, TooLargeError, UnsupportedTypeError
 from service.pose.geometry import Box
@@ -155,25 +156,46 @@ def _rois_from_one_place(in_query: Sequence[str], in_body: tuple[Box, ...]) -> t
 
 async def _bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
     """The body as it comes in. TooLargeError as soon as it is known to be longer than allowed."""
-    announced = request.headers.get("content-length", "")
-    if announced.isascii() and announced.isdecimal() and int(announced[:18]) > max_bytes:
-        raise _too_long(max_bytes)
-    received = 0
-    async for chunk in request.stream():
+    _check_announced_length(request, max_bytes)
+    received, more = 0, True
+    while more:
+        chunk, more = await _next_chunk(request)
         received += len(chunk)
         if received > max_bytes:
             raise _too_long(max_bytes)
-        yield chunk
+        if chunk:
+            yield chunk
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:
-    buffer = io.BytesIO()  # grows in place: chunks and what they are joined to would be twice the memory
-    async for chunk in _bounded(request, max_bytes):
-        buffer.write(chunk)
-    body = buffer.getvalue()
+    _check_announced_length(request, max_bytes)
+    body, more = await _next_chunk(request)
+    if more:  # else it is all there, as of most pictures, and need not be copied
+        buffer = io.BytesIO()  # grows in place: chunks and what they are joined to would be twice the memory
+        buffer.write(body)
+        while more and buffer.tell() <= max_bytes:
+            chunk, more = await _next_chunk(request)
+            buffer.write(chunk)
+        body = buffer.getvalue()
+    if len(body) > max_bytes:
+        raise _too_long(max_bytes)
     if not body:
         raise InvalidInputError(f"the body is empty; {_ALLOWED}", code="empty_body")
     return body
+
+
+def _check_announced_length(request: Request, max_bytes: int) -> None:
+    announced = request.headers.get("content-length", "")
+    if announced.isascii() and announced.isdecimal() and int(announced[:18]) > max_bytes:
+        raise _too_long(max_bytes)
+
+
+async def _next_chunk(request: Request) -> tuple[bytes, bool]:
+    """The next piece of the body, and whether there are more. Raises ClientDisconnect."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
 
 
 def _too_long(max_bytes: int) -> TooLargeError:

@@ -38,7 +38,7 @@ MODEL_HEADER: Final = "X-Model-Variant"
 CLIENT_HEADER: Final = "X-Client-Id"
 TIMEOUT_HEADER: Final = "X-Request-Timeout-Ms"
 
-Metrics = Callable[[str | None], tuple[bytes, str]]
+Metrics = Callable[[str | None], Awaitable[tuple[bytes, str]]]
 """Everything measured, in a format that an Accept header takes, and the Content-Type of it."""
 
 _JSON: Final = "application/json"
@@ -179,9 +179,7 @@ def operation_routes(*, metrics: Metrics | None, not_ready: Callable[[], Awaitab
 
         @router.get("/metrics", tags=["operation"], response_class=Response, **openapi.METRICS)
         async def show_metrics(request: Request) -> Response:
-            await asyncio.sleep(0)  # an answer is counted in the turn of the event loop after it
-            # It takes tens of milliseconds; on the event loop every request would wait for that.
-            body, media_type = await asyncio.to_thread(metrics, request.headers.get("accept"))
+            body, media_type = await metrics(request.headers.get("accept"))
             return Response(body, media_type=media_type)
 
     return router
@@ -220,7 +218,14 @@ async def _unless_sender_leaves(request: Request, work: Coroutine[Any, Any, T]) 
         left = True
         answering.cancel()
 
-    watching = asyncio.ensure_future(watch())
+    watching: asyncio.Task[None] | None = None
+
+    def begin() -> None:
+        nonlocal watching
+        watching = loop.create_task(watch())
+
+    loop = asyncio.get_running_loop()
+    beginning = loop.call_soon(begin)  # a turn later: the work may have a batch to send off in this one
     try:
         return await work
     except asyncio.CancelledError as error:
@@ -228,4 +233,6 @@ async def _unless_sender_leaves(request: Request, work: Coroutine[Any, Any, T]) 
             raise ClientDisconnect from error
         raise
     finally:
-        watching.cancel()
+        beginning.cancel()
+        if watching is not None:
+            watching.cancel()

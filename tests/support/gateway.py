@@ -56,6 +56,11 @@ class RecordingRequests:
         self.images.append((model, asked_for, code))
 
 
+async def no_metrics(_accept: str | None) -> tuple[bytes, str]:
+    """Nothing was measured."""
+    return b"", "text/plain"
+
+
 class _Uvicorn(LimitedServer):
     """Leaves the test runner's signals alone."""
 
@@ -110,7 +115,7 @@ class Gateway:
             predictor=self.predictor,
             backend=self.backend,
             observer=self.requests,
-            metrics=lambda _: (b"", "text/plain"),
+            metrics=no_metrics,
             not_ready=self.backend.not_ready,
             clock=clock,
             workers=workers,

@@ -14,6 +14,7 @@ from service.inference.batching import BatchingPolicy
 from service.inference.models import ModelReference
 from service.inference.predictor import Limits, Predictor
 from service.inference.routing import Router
+from service.observability.afterwards import Afterwards
 from service.observability.metrics import PrometheusObserver
 from service.rest.app import create_app
 from service.rest.policy import RestPolicy
@@ -46,7 +47,7 @@ async def running_gateway(
     """A gateway as the bootstrap builds it, on a fake backend and a clock moved by hand."""
     backend = backend or FakeBackend()
     clock = ManualClock()
-    observer = PrometheusObserver(CollectorRegistry())
+    observer = Afterwards(PrometheusObserver(CollectorRegistry()))
     router = Router(ModelReference("lightweight"))
     predictor = Predictor(
         backend=backend,

@@ -79,9 +79,10 @@ async def test_site_that_is_not_listed_is_told_nothing(shared: Gateway) -> None:
 
 
 async def test_admin_listener_answers_what_operators_ask_and_nothing_else(gateway: Gateway) -> None:
-    app = create_admin_app(
-        metrics=lambda _: (b"handpose 1\n", "text/plain"), not_ready=gateway.backend.not_ready, clock=gateway.clock
-    )
+    async def metrics(_accept: str | None) -> tuple[bytes, str]:
+        return b"handpose 1\n", "text/plain"
+
+    app = create_admin_app(metrics=metrics, not_ready=gateway.backend.not_ready, clock=gateway.clock)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin") as client:
         assert (await client.get("/metrics")).text == "handpose 1\n"
         assert [(await client.get(path)).status_code for path in ("/livez", "/readyz")] == [200, 200]
