@@ -164,7 +164,7 @@ class EmbeddedBackend:
 
 def _run(run: Run, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     try:
-        return run(np.stack(crops))
+        return run(crops[0][np.newaxis] if len(crops) == 1 else np.stack(crops))
     except ServiceError:
         raise
     except MemoryError as error:

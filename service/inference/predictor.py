@@ -10,7 +10,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -262,8 +262,11 @@ class Predictor:
         self._check_number_of_rois(request.rois)
         route, model = self._choose_model(request)
         SPAN.get().annotate(variant=model.variant, version=model.version, routed_by=route.routed_by)
-        with _failing_on(model):
+        try:
             estimate = await self._estimate_with(model, request, route.routed_by)
+        except ServiceError as error:
+            error.routed_to = model
+            raise
         if route.shadow is not None and self._shadow is not None:
             self._shadow.send(route.shadow, estimate, partial(self._repeat, request, route.shadow))
         return estimate
@@ -277,13 +280,16 @@ class Predictor:
 
     def _choose_model(self, request: EstimateRequest) -> tuple[Route, ServedModel]:
         route = self._router.route(request.asked_for, request.client_id)
-        with _failing_on(route.reference):
+        try:
             try:
                 return route, self._backend.resolve(route.reference)
             except (UnknownModelError, UnavailableError):
                 if route.otherwise is None:
                     raise
                 return route.otherwise, self._backend.resolve(route.otherwise.reference)
+        except ServiceError as error:
+            error.routed_to = route.reference
+            raise
 
     async def _repeat(self, request: EstimateRequest, reference: ModelReference, deadline: float) -> Estimate:
         """Answer a request that has been answered once more, with another model and behind everybody else."""
@@ -425,7 +431,7 @@ class Predictor:
         self, model: ServedModel, crops: Sequence[_Crop], deadline: float
     ) -> Sequence[tuple[_Maps, int]]:
         pixels = [crop.pixels for crop in crops]
-        with _in_the_spans_of(crops, model):
+        with _inference_of(crops, model):
             maps = await self._backend.predict(model, pixels, timeout_s=deadline - self._clock.time())
         width, height = model.input_size
         expected = (len(crops), height // STRIDE, width // STRIDE, CHANNEL_COUNT)
@@ -493,33 +499,28 @@ class _ModelObserver:
         self.observer.request_rejected(self.model, reason)
 
 
-@contextmanager
-def _failing_on(model: ServedModel | ModelReference) -> Iterator[None]:
-    """Whatever fails in this block says which model it was routed to."""
-    try:
-        yield
-    except ServiceError as error:
-        error.routed_to = model
-        raise
-
-
-@contextmanager
-def _in_the_spans_of(crops: Sequence[_Crop], model: ServedModel) -> Iterator[None]:
+class _inference_of:  # noqa: N801 -- used like a function
     """The block runs this batch: the end of the wait, and a span, for each request that has crops in it."""
-    requests = {id(crop.spans): crop.spans for crop in crops}.values()
-    running = []
-    for spans in requests:
-        spans.queue.end()
-        running.append(
-            spans.request.child("inference", variant=model.variant, version=model.version, batch_size=len(crops))
-        )
-    # The backend can pass one trace on only.
-    current = next((span for span in running if span.traceparent is not None), running[0])
-    with ExitStack() as ends:
-        for span in running:
-            ends.enter_context(entered(span))
-        ends.enter_context(entered(current))
-        yield
+
+    __slots__ = ("_running", "_seen")
+
+    def __init__(self, crops: Sequence[_Crop], model: ServedModel) -> None:
+        self._running: list[Span] = []
+        for spans in {id(each.spans): each.spans for each in crops}.values():
+            spans.queue.end()
+            self._running.append(
+                spans.request.child("inference", variant=model.variant, version=model.version, batch_size=len(crops))
+            )
+        # The backend can pass one trace on only.
+        self._seen = entered(next((span for span in self._running if span.traceparent is not None), self._running[0]))
+
+    def __enter__(self) -> None:
+        self._seen.__enter__()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._seen.__exit__(kind, error, traceback)
+        for span in self._running:
+            span.end(error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,8 +130,9 @@ class Affine:
 
     def apply(self, points: FloatArray) -> NDArray[np.float64]:
         """Map points [..., 2] (x, y) of the source frame to float64 points [..., 2] of the target frame."""
-        x, y = np.asarray(points[..., 0], np.float64), np.asarray(points[..., 1], np.float64)
-        return np.stack((self.a * x + self.b * y + self.c, self.d * x + self.e * y + self.f), axis=-1)
+        mapped: NDArray[np.float64] = points @ np.array(((self.a, self.d), (self.b, self.e)))
+        mapped += (self.c, self.f)
+        return mapped
 
     def coefficients(self) -> tuple[float, float, float, float, float, float]:
         return self.a, self.b, self.c, self.d, self.e, self.f

@@ -44,29 +44,43 @@ class Outcome:
     model: ServedModel | None = None
 
 
-@contextmanager
-def observed_request(observer: RequestObserver) -> Iterator[None]:
+class observed_request:  # noqa: N801 -- used like a function
     """Counts a request as being worked on for as long as the block runs."""
-    observer.request_started()
-    try:
-        yield
-    finally:
-        observer.request_ended()
+
+    # Classes, this and the next, because what every request enters costs three times as much if made of generators.
+    __slots__ = ("_observer",)
+
+    def __init__(self, observer: RequestObserver) -> None:
+        self._observer = observer
+
+    def __enter__(self) -> None:
+        self._observer.request_started()
+
+    def __exit__(self, *_: object) -> None:
+        self._observer.request_ended()
 
 
-@contextmanager
-def observed_image(
-    observer: RequestObserver, clock: Clock, *, arrived: float, asked_for: str | None
-) -> Iterator[Outcome]:
+class observed_image:  # noqa: N801 -- used like a function
     """Reports how the block that answers one image ended, and after how long. Exceptions pass through."""
-    outcome = Outcome()
-    try:
-        yield outcome
-    except BaseException as error:
-        model, asked_for = routed(error, asked_for)
-        observer.image_answered(outcome.model or model, asked_for, _code_of(error), clock.time() - arrived)
-        raise
-    observer.image_answered(outcome.model, asked_for, OK, clock.time() - arrived)
+
+    __slots__ = ("_arrived", "_asked_for", "_clock", "_observer", "_outcome")
+
+    def __init__(self, observer: RequestObserver, clock: Clock, *, arrived: float, asked_for: str | None) -> None:
+        self._observer = observer
+        self._clock = clock
+        self._arrived = arrived
+        self._asked_for = asked_for
+        self._outcome = Outcome()
+
+    def __enter__(self) -> Outcome:
+        return self._outcome
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        model, asked_for, code = self._outcome.model, self._asked_for, OK
+        if error is not None:
+            routed_to, asked_for = routed(error, asked_for)
+            model, code = model or routed_to, _code_of(error)
+        self._observer.image_answered(model, asked_for, code, self._clock.time() - self._arrived)
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def hand_pose_routes(
             deadline, client_id = _deadline(request), client_id_from(request.headers.get(CLIENT_HEADER))
             given = await read_image(
                 request,
-                request.query_params.getlist("roi"),
+                request.query_params.getlist("roi") if request.scope["query_string"] else (),
                 max_body_bytes=policy.max_body_bytes,
                 max_rois=policy.max_rois,
                 workers=workers,
