@@ -45,21 +45,32 @@ class OwnThreads:
 
     def __init__(self, name: str, number: int) -> None:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._closed = False
         self._threads = [Thread(target=_work_off, args=(self._calls,), name=f"{name}_{i}") for i in range(number)]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self.close()  # those that have started would keep the process
+            raise
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        if self._closed:
+            raise RuntimeError("these threads take no more calls")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
         self._calls.put(_Call(loop, answer, function, arguments))
-        return await answer
+        try:
+            return await answer
+        finally:
+            del answer  # it holds what was raised, which holds this frame
 
     def close(self) -> None:
         """Cancel the calls that have not begun, and end each thread once it is done with its own; waits for none.
 
         To be called where the event loop runs, or ran.
         """
+        self._closed = True
         with suppress(Empty):
             while True:
                 call = self._calls.get_nowait()
@@ -87,16 +98,18 @@ def _work_off(calls: "SimpleQueue[_Call | None]") -> None:
 
 
 def _do(call: _Call) -> None:
+    loop, answer, function, arguments = call
+    del call
     result, failure = None, None
     try:
-        result = call.function(*call.arguments)
+        result = function(*arguments)
     except BaseException as error:  # noqa: BLE001 -- whatever it is, the caller must learn of it
         failure = error
     try:
         with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-            call.loop.call_soon_threadsafe(_answer, call.answer, result, failure)
+            loop.call_soon_threadsafe(_answer, answer, result, failure)
     finally:
-        del failure  # it holds this frame, which would hold it
+        del answer, arguments, failure  # what was raised holds this frame, which would hold it and them
 
 
 def _answer(answer: "asyncio.Future[Any]", result: Any, failure: BaseException | None) -> None:

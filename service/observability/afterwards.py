@@ -5,6 +5,7 @@ for the answer, and a few milliseconds later the event loop most likely waits fo
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any, Final, Protocol
@@ -16,6 +17,8 @@ from service.inference.models import ServedModel
 from service.inference.ports import DropReason, Observer, RejectReason, ReleaseReason, Stage
 
 _DELAY_S: Final = 0.005
+
+logger = logging.getLogger(__name__)
 
 
 class Counts(Observer, Protocol):
@@ -71,10 +74,13 @@ class Afterwards:
         self._later(self._counts.image_answered, model, asked_for, code, seconds)
 
     def catch_up(self) -> None:
-        """Tell what has not been told yet."""
+        """Tell what has not been told yet. Whatever cannot be counted is logged, and the rest is counted."""
         waiting, self._waiting = self._waiting, []
         for context, tell, arguments in waiting:
-            context.run(tell, *arguments)
+            try:
+                context.run(tell, *arguments)
+            except Exception:
+                logger.exception("something could not be counted")
 
     async def exposition(self, accept: str | None = None) -> tuple[bytes, str]:
         """Everything that happened until now; see `Counts`."""

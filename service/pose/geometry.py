@@ -130,7 +130,7 @@ class Affine:
 
     def apply(self, points: FloatArray) -> NDArray[np.float64]:
         """Map points [..., 2] (x, y) of the source frame to float64 points [..., 2] of the target frame."""
-        mapped: NDArray[np.float64] = points @ np.array(((self.a, self.d), (self.b, self.e)))
+        mapped: NDArray[np.float64] = np.asarray(points, np.float64) @ ((self.a, self.d), (self.b, self.e))
         mapped += (self.c, self.f)
         return mapped
 

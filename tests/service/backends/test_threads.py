@@ -4,6 +4,7 @@ import asyncio
 import gc
 import threading
 import weakref
+from contextlib import nullcontext
 
 import pytest
 
@@ -126,19 +127,47 @@ def test_the_end_of_the_event_loop_does_not_end_the_thread() -> None:
         assert asyncio.run(again(threads)) == 7
 
 
-async def test_nothing_of_a_call_is_kept_after_it() -> None:
+@pytest.mark.parametrize("fails", [False, True])
+async def test_nothing_of_a_call_is_kept_after_it(fails: bool) -> None:
     class Crops:
         pass
 
     def look(_crops: Crops) -> None:
-        raise ValueError("wrong")
+        if fails:
+            raise ValueError("wrong")
 
     with own_threads("inference", 1) as threads:
         crops = Crops()
-        gone = weakref.ref(crops)
-        with pytest.raises(ValueError, match="wrong"):
-            await threads.call(look, crops)
-        await threads.call(int, "7")  # the thread is done with the one before
-        del crops
-        gc.collect()
-        assert gone() is None
+        gone = threading.Event()
+        weakref.finalize(crops, gone.set)
+        gc.disable()  # it would find cycles, too, only later
+        try:
+            with pytest.raises(ValueError, match="wrong") if fails else nullcontext():
+                await threads.call(look, crops)
+            del crops
+            assert await asyncio.to_thread(gone.wait, 20)
+        finally:
+            gc.enable()
+
+
+async def test_threads_that_are_closed_take_no_more_calls() -> None:
+    threads = OwnThreads("inference", 1)
+    threads.close()
+    with pytest.raises(RuntimeError, match="no more calls"):
+        await threads.call(int, "7")
+
+
+def test_threads_of_which_one_cannot_start_all_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, list[threading.Thread]()
+
+    def start_one(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    with pytest.raises(RuntimeError, match="can't start"):
+        OwnThreads("inference", 2)
+    started[0].join(20)
+    assert not started[0].is_alive()

@@ -75,6 +75,21 @@ async def test_who_asks_for_the_counts_gets_everything_until_now(observer: After
     assert len(counts.told) == len(TOLD)
 
 
+async def test_what_cannot_be_counted_is_logged_and_the_rest_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Recording):
+        def queue_changed(self, *_: Any) -> None:
+            raise OSError("disk full")
+
+    counts = Broken()
+    observer = Afterwards(counts)
+    tell_all(observer)
+    observer.catch_up()
+    assert [name for name, _, _ in counts.told] == [name for name in TOLD if name != "queue_changed"]
+    assert [(record.message, str(record.exc_info and record.exc_info[1])) for record in caplog.records] == [
+        ("something could not be counted", "disk full")
+    ]
+
+
 def test_it_passes_on_all_that_an_observer_is_told() -> None:
     methods = {name for name, each in inspect.getmembers(Observer, inspect.isfunction) if not name.startswith("_")}
     assert methods <= TOLD.keys()
