@@ -93,6 +93,30 @@ def test_head_protocol_needs_a_head_size(samples: list[Sample]) -> None:
         evaluate_samples(_oracle(samples), samples, ImageStore(), SIZE, protocol="head")
 
 
+def test_further_boxes_lie_beside_the_labels_and_what_counts_is_divided_by_the_same(samples: list[Sample]) -> None:
+    once = evaluate_samples(_oracle(samples), samples, ImageStore(), SIZE)
+    moved = evaluate_samples(_oracle(samples * 4), samples, ImageStore(), SIZE, boxes=4).samples
+    again = evaluate_samples(_oracle(list(moved)), samples, ImageStore(), SIZE, boxes=4)
+
+    assert [sample.box_in_image for sample in again.samples] == [sample.box_in_image for sample in moved]
+    assert [sample.image_path for sample in moved] == [sample.image_path for sample in samples for _ in range(4)]
+    np.testing.assert_array_equal(again.sides_px, np.repeat(once.sides_px, 4))
+    for index, sample in enumerate(moved):
+        label, box = samples[index // 4].box_in_image, sample.box_in_image
+        side = max(label.width, label.height)
+        assert (box == label) == (index % 4 == 0)
+        assert np.abs(np.subtract(box.centre, label.centre)).max() <= 0.07 * side
+        assert 0.85 <= box.width / label.width <= 1.25
+    inside = again.distance_px[again.confidence > 0.8]  # what the crop shows
+    assert len(inside) > 0.9 * again.distance_px.size
+    assert inside.max() < 0.2
+
+
+def test_no_box_at_all_is_refused(samples: list[Sample]) -> None:
+    with pytest.raises(ValueError, match="at least 1 box"):
+        evaluate_samples(_oracle(samples), samples, ImageStore(), SIZE, boxes=0)
+
+
 def test_evaluating_nothing_is_refused() -> None:
     with pytest.raises(DataError, match="no hand to evaluate"):
         evaluate_samples(_oracle([]), [], ImageStore(), SIZE)
@@ -167,6 +191,13 @@ def test_a_weights_file_is_evaluated_from_the_command_line(network: Path, capsys
     assert content["input_size"] == 64
     assert _evaluate(network, *weights, "--input-size", "96") == 0
     assert json.loads(capsys.readouterr().out)["input_size"] == 96
+    assert _evaluate(network, *weights, "--holdout", "^evaluation/", "--boxes", "3") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert (content["all"]["samples"], content["boxes_a_hand"]) == (3, 3)
+    assert content["command"].endswith("--boxes 3")
+    with pytest.raises(SystemExit):
+        _evaluate(network, *weights, "--boxes", "0")
+    assert "must be at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.slow
