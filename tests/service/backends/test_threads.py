@@ -11,6 +11,21 @@ import pytest
 from service.backends.threads import OwnThreads, Threads, own_threads
 
 
+class Hold:
+    """Work that goes on until it may end."""
+
+    def __init__(self) -> None:
+        self.began, self.may_end = threading.Event(), threading.Event()
+
+    def __call__(self) -> str:
+        self.began.set()
+        self.may_end.wait(20)
+        return "done"
+
+    async def begun(self) -> None:
+        await asyncio.to_thread(self.began.wait, 20)
+
+
 async def test_a_call_answers_from_another_thread_and_in_the_order_of_the_calls() -> None:
     order: list[int] = []
 
@@ -45,60 +60,44 @@ async def test_what_is_raised_reaches_the_caller_and_the_thread_goes_on(failure:
 
 
 async def test_a_call_that_is_cancelled_before_it_begins_never_does() -> None:
-    began, may_end, calls = threading.Event(), threading.Event(), list[int]()
-
-    def hold() -> None:
-        began.set()
-        may_end.wait(20)
-
+    hold, calls = Hold(), list[int]()
     with own_threads("inference", 1) as threads:
         holding = asyncio.ensure_future(threads.call(hold))
-        await asyncio.to_thread(began.wait, 20)
+        await hold.begun()
         waiting = asyncio.ensure_future(threads.call(calls.append, 1))
         await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        may_end.set()
+        hold.may_end.set()
         await holding
         await threads.call(calls.append, 2)
     assert calls == [2]
 
 
 async def test_who_is_cancelled_does_not_wait_for_the_thread() -> None:
-    began, may_end = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        began.set()
-        may_end.wait(20)
-
+    hold = Hold()
     with own_threads("inference", 1) as threads:
         holding = asyncio.ensure_future(threads.call(hold))
-        await asyncio.to_thread(began.wait, 20)
+        await hold.begun()
         holding.cancel()
         with pytest.raises(asyncio.CancelledError):
             await holding
-        may_end.set()
+        hold.may_end.set()
         assert await threads.call(int, "7") == 7
 
 
 async def test_on_closing_what_has_not_begun_is_cancelled_and_the_threads_end() -> None:
-    began, may_end = threading.Event(), threading.Event()
-
-    def hold() -> str:
-        began.set()
-        may_end.wait(20)
-        return "done"
-
+    hold = Hold()
     threads = OwnThreads("closing", 1)
     holding = asyncio.ensure_future(threads.call(hold))
-    await asyncio.to_thread(began.wait, 20)
+    await hold.begun()
     waiting = asyncio.ensure_future(threads.call(int, "7"))
     await asyncio.sleep(0)
     threads.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    may_end.set()
+    hold.may_end.set()
     assert await holding == "done"
     for thread in threading.enumerate():
         if thread.name.startswith("closing"):
@@ -107,15 +106,11 @@ async def test_on_closing_what_has_not_begun_is_cancelled_and_the_threads_end() 
 
 
 def test_the_end_of_the_event_loop_does_not_end_the_thread() -> None:
-    began, may_end = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        began.set()
-        may_end.wait(20)
+    hold = Hold()
 
     async def leave(threads: OwnThreads) -> None:
         holding = asyncio.ensure_future(threads.call(hold))
-        await asyncio.to_thread(began.wait, 20)
+        await hold.begun()
         holding.cancel()
 
     async def again(threads: OwnThreads) -> int:
@@ -123,7 +118,7 @@ def test_the_end_of_the_event_loop_does_not_end_the_thread() -> None:
 
     with own_threads("inference", 1) as threads:
         asyncio.run(leave(threads))
-        may_end.set()
+        hold.may_end.set()
         assert asyncio.run(again(threads)) == 7
 
 
