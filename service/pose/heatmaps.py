@@ -28,8 +28,7 @@ TARGET_SIGMA: Final = 1.25
 
 _SMOOTHING_SIGMA: Final = 0.8  # cells: enough to calm a noisy peak; a Gaussian stays a Gaussian
 _SMOOTHING_REACH: Final = 4  # cells from which on the border no longer shows in the smoothed values about a peak
-_FLOOR: Final = 1e-10  # smallest value whose logarithm is taken
-_NOTHING: Final = 1e-24  # what stands for 0 in a map: products of it would be denormal numbers, on which much time goes
+_FLOOR: Final = np.float32(1e-10)  # what stands for 0 in a map: products of less are denormal numbers, which take long
 _TAIL: Final = 1e-7  # of the smoothing kernel, from which on it is cut off: far below what float32 can tell from 0
 _CEILING: Final = np.float32(1e6)  # far above any belief, and its sums stay finite
 _SPREAD_CUT: Final = 0.02  # share of the peak under which a cell says nothing about the spread
@@ -118,22 +117,23 @@ def decode(belief_maps: NDArray[np.floating]) -> DecodedKeypoints:
     np.matmul(np.matmul(_smoothing_matrix(height), maps), _transposed_smoothing_matrix(width), out=smooth)
 
     peaks = smooth.reshape(batch, KEYPOINT_COUNT, -1).argmax(axis=-1)
+    peaks *= tops > _FLOOR  # the first cell of an empty map
     flat, first_cells = both.reshape(-1), _first_cells(batch, height, width)
-    scores = np.minimum(flat.take(first_cells + peaks), np.float32(1)) - np.float32(_NOTHING)  # exactly 0 for nothing
+    scores = np.minimum(flat.take(first_cells + peaks), np.float32(1)) - _FLOOR  # exactly 0 for nothing
     cells = _cells(height, width)
     in_heatmap = cells.centres.take(peaks, axis=0) + _peak_offsets(flat, first_cells, peaks, cells)
     return DecodedKeypoints(in_heatmap, scores, _spreads(maps, tops, in_heatmap))
 
 
 def _copy_beliefs(belief_maps: NDArray[np.floating], into: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The keypoints' maps as [N, 21, height, width], from `_NOTHING` to `_CEILING`. Returns their maxima [N, 21]."""
+    """The keypoints' maps as [N, 21, height, width], from `_FLOOR` to `_CEILING`. Returns their maxima [N, 21]."""
     beliefs = belief_maps[..., :KEYPOINT_COUNT].transpose(0, 3, 1, 2)
     if beliefs.dtype != into.dtype:
         with np.errstate(over="ignore"):  # of a float64, beyond all beliefs
             beliefs = beliefs.astype(np.float32)
-    tops: NDArray[np.float32] = np.maximum.reduce(np.maximum(beliefs, _NOTHING, out=into), axis=(2, 3))
+    tops: NDArray[np.float32] = np.maximum.reduce(np.maximum(beliefs, _FLOOR, out=into), axis=(2, 3))
     if not np.logical_and.reduce(tops <= _CEILING, axis=None):  # neither is one that is no number
-        np.nan_to_num(into, copy=False, nan=_NOTHING, posinf=_NOTHING)
+        np.nan_to_num(into, copy=False, nan=float(_FLOOR), posinf=float(_FLOOR))
         np.minimum(into, _CEILING, out=into)
         tops = np.maximum.reduce(into, axis=(2, 3))
     return tops
@@ -252,12 +252,12 @@ def _spreads(
 ) -> NDArray[np.float32]:
     """Root mean square distance of the belief from its keypoint along one axis: float32 [N, 21], in cells."""
     height, width = maps.shape[2:]
-    mass = maps * (maps >= (_SPREAD_CUT * tops)[..., None, None])
+    mass = maps * (maps > np.maximum(_SPREAD_CUT * tops, _FLOOR)[..., None, None])
     # Sums as products with ones: several times as quick on lines this short.
     by_column, by_row = _ones(height) @ mass, mass @ _ones(width)
     from_x = np.square(_centres(width) - in_heatmap[..., :1])
     from_y = np.square(_centres(height) - in_heatmap[..., 1:])
-    total = np.maximum(by_row @ _ones(height), np.float32(_FLOOR))
+    total = np.maximum(by_row @ _ones(height), _FLOOR)
     variance = (np.vecdot(by_column, from_x) + np.vecdot(by_row, from_y)) / (2 * total)
     spreads: NDArray[np.float32] = np.sqrt(variance)
     return spreads

@@ -121,10 +121,11 @@ def test_noise_moves_a_keypoint_less_than_a_cell_beside_it_says() -> None:
     assert np.median(distances) < 0.08  # without smoothing it is 0.11
 
 
-def test_an_empty_map_has_no_score_and_next_to_no_spread() -> None:
+def test_an_empty_map_has_no_score_and_no_spread() -> None:
     decoded = decode(np.zeros((1, 16, 16, CHANNEL_COUNT), np.float32))
     assert not decoded.scores.any()
-    assert decoded.sigmas.max() < 1e-4
+    assert not decoded.sigmas.any()
+    assert (decoded.in_heatmap == 0.5).all()
 
 
 def test_maps_are_left_as_they_are() -> None:
