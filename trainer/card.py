@@ -262,7 +262,7 @@ def draw_overlays(path: Path, weights_file: Path, source: str, count: int) -> No
     samples = Source.parse(source).read()
     chosen = [samples[i * len(samples) // count] for i in range(count)] if count < len(samples) else samples
     network = network_of_weights(weights_file)
-    store = ImageStore(longest_side=0)
+    store = ImageStore()
     evaluation = evaluate_samples(network.predict, chosen, store, network.input_size, show_progress=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(evaluation, store, range(len(chosen)), columns=6).save(path, quality=85)

@@ -397,7 +397,7 @@ def run(arguments: argparse.Namespace) -> int:
     data = read_sources([Source.parse(text) for text in arguments.data], on_bad)
     if arguments.holdout:
         data = split_by_name(data, arguments.holdout, may_take_all=True)[1]
-    store = ImageStore(longest_side=0)
+    store = ImageStore()
     if arguments.skip_bad:
         data = readable(data, store, on_bad)
     samples = list(data.samples)

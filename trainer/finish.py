@@ -99,9 +99,7 @@ def _named(stored: weights.StoredWeights) -> dict[str, Any]:
 
 def _measure(path: Path, variant: str, samples: Sequence[Sample]) -> dict[str, Any]:
     network = network_of_weights(path, variant)
-    content = report(
-        evaluate_samples(network.predict, samples, ImageStore(longest_side=0), network.input_size, show_progress=True)
-    )
+    content = report(evaluate_samples(network.predict, samples, ImageStore(), network.input_size, show_progress=True))
     return {**content["by_data_set"], "all held-out pictures": content["all"]}
 
 

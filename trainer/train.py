@@ -32,7 +32,7 @@ from trainer.checkpoints import (
     to_numpy,
 )
 from trainer.configs import Precision, TrainConfig, load_config
-from trainer.data.pipeline import ImageStore, Prefetcher, TrainingBatches, WorkerKilledError, readable
+from trainer.data.pipeline import ImageStore, Prefetcher, TrainingBatches, WorkerKilledError, readable, reductions
 from trainer.data.sample import OnBad, Sample, SkippedSamples, refuse_bad
 from trainer.data.sources import Source, WeightedSamples, read_sources, split_8_1_1, split_by_name
 from trainer.data.worker_process import available_cores
@@ -420,7 +420,7 @@ def _train(arguments: argparse.Namespace, config: TrainConfig, folder: Path, sta
     skipped = SkippedSamples()
     on_bad: OnBad = skipped if arguments.skip_bad else refuse_bad
     data = read_sources([Source.parse(text) for text in arguments.data], on_bad)
-    store = ImageStore()
+    store = ImageStore(reductions(data.samples, max(size for _, size in config.input_sizes)))
     if arguments.skip_bad:
         data = readable(data, store, on_bad)
         if skipped.reasons:

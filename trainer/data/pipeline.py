@@ -8,11 +8,12 @@ quarter of what has to be moved between processes and to a GPU.
 """
 
 import copy
+import math
 import multiprocessing
 import pickle
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from service.pose.geometry import Affine
 from service.pose.heatmaps import STRIDE, encode
 from service.pose.images import DecodedImage, ImageError, decode_image
-from service.pose.preprocessing import show
+from service.pose.preprocessing import hand_box_to_crop, show
 from trainer.data import worker_process
 from trainer.data.augment import NO_AUGMENTATION, AugmentConfig, draw, handedness_after, photometric
 from trainer.data.sample import BadSampleError, Handedness, OnBad, Sample, refuse_bad
@@ -54,16 +55,32 @@ def to_model_input(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     return crops.astype(np.float32) * np.float32(1 / 255) - np.float32(0.5)
 
 
-class ImageStore:
-    """Decoded pictures, reduced to what training needs and kept in memory up to a limit. Safe across threads."""
+_SPARE = 2.0  # pixels kept across a crop for one of the input, so that keeping less than all blurs nothing
 
-    def __init__(self, *, longest_side: int = 320, memory_bytes: int = 2 * 1024**3) -> None:
+
+def reductions(samples: Sequence[Sample], input_size: int) -> dict[Path, float]:
+    """How far pictures may be scaled down, by path, so that each hand's crop stays sharp at this input size (pixels).
+
+    Factors are below 1; pictures that are needed as they are have none.
+    """
+    sides: dict[Path, float] = {}
+    for sample in samples:
+        side = hand_box_to_crop(sample.box_in_image).width
+        sides[sample.image_path] = min(side, sides.get(sample.image_path, math.inf))
+    factors = {path: _SPARE * input_size / side for path, side in sides.items()}
+    return {path: factor for path, factor in factors.items() if factor < 1.0}
+
+
+class ImageStore:
+    """Decoded pictures, perhaps reduced to what training needs, kept in memory up to a limit. Safe across threads."""
+
+    def __init__(self, reduced: Mapping[Path, float] | None = None, *, memory_bytes: int = 2 * 1024**3) -> None:
         """
         Args:
-            longest_side: larger pictures are kept at this size; 0 keeps every picture as it is.
+            reduced: the factors, below 1, by which pictures are scaled down (`reductions`); others stay as they are.
             memory_bytes: pictures beyond this much are decoded each time instead of kept.
         """
-        self._longest_side = longest_side
+        self._factors = dict(reduced or {})
         self._memory_bytes = memory_bytes
         self._memory_left = memory_bytes
         self._kept: dict[Path, DecodedImage] = {}
@@ -71,11 +88,11 @@ class ImageStore:
 
     def share(self, parts: int) -> "ImageStore":
         """An empty store with this one's settings and one of so many equal parts of its memory."""
-        return ImageStore(longest_side=self._longest_side, memory_bytes=self._memory_bytes // parts)
+        return ImageStore(self._factors, memory_bytes=self._memory_bytes // parts)
 
     def __reduce__(self) -> tuple[Callable[[], "ImageStore"], tuple[()]]:
         # Sent to another process, it arrives empty.
-        return partial(ImageStore, longest_side=self._longest_side, memory_bytes=self._memory_bytes), ()
+        return partial(ImageStore, self._factors, memory_bytes=self._memory_bytes), ()
 
     def get(self, path: Path) -> DecodedImage:
         """The upright picture. BadSampleError names the file if it is missing or broken."""
@@ -83,7 +100,7 @@ class ImageStore:
             kept = self._kept.get(path)
         if kept is not None:
             return kept
-        picture = self._reduced(_decoded(path))
+        picture = _scaled(_decoded(path), self._factors.get(path, 1.0))
         size = 3 * picture.pixels.width * picture.pixels.height
         with self._lock:
             if path not in self._kept and size <= self._memory_left:
@@ -91,18 +108,17 @@ class ImageStore:
                 self._kept[path] = picture
         return picture
 
-    def _reduced(self, picture: DecodedImage) -> DecodedImage:
-        longest = max(picture.pixels.size)
-        if not self._longest_side or longest <= self._longest_side:
-            return picture
-        factor = self._longest_side / longest
-        width, height = (max(1, round(side * factor)) for side in picture.pixels.size)
-        return DecodedImage(
-            picture.pixels.resize((width, height), reducing_gap=2.0),
-            picture.width,
-            picture.height,
-            Affine.scaling(width / picture.width, height / picture.height),
-        )
+
+def _scaled(picture: DecodedImage, factor: float) -> DecodedImage:
+    if factor >= 1.0:
+        return picture
+    width, height = (max(1, round(side * factor)) for side in picture.pixels.size)
+    return DecodedImage(
+        picture.pixels.resize((width, height), reducing_gap=2.0),
+        picture.width,
+        picture.height,
+        Affine.scaling(width / picture.width, height / picture.height),
+    )
 
 
 def _decoded(path: Path) -> DecodedImage:

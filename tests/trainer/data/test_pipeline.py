@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.pose.geometry import Box
 from service.pose.heatmaps import STRIDE, decode
 from tests.trainer.data.fake_samples import dotted_sample, fake_sample
 from trainer.data.augment import NO_AUGMENTATION, AugmentConfig
@@ -22,6 +24,7 @@ from trainer.data.pipeline import (
     evaluation_crops,
     make_crop,
     readable,
+    reductions,
     target_maps,
     to_model_input,
 )
@@ -45,10 +48,10 @@ def _bright_centre(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.array(centre)
 
 
-@pytest.mark.parametrize("longest_side", [0, 60])
-def test_keypoints_stay_on_their_pixels_through_every_augmentation(tmp_path: Path, longest_side: int) -> None:
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_keypoints_stay_on_their_pixels_through_every_augmentation(tmp_path: Path, factor: float) -> None:
     sample = dotted_sample(tmp_path, 7)
-    store = ImageStore(longest_side=longest_side)
+    store = ImageStore({sample.image_path: factor})
     rng = np.random.default_rng(0)
     seen = 0
     for _ in range(60):
@@ -230,9 +233,38 @@ def test_the_store_keeps_pictures_only_up_to_its_limit(tmp_path: Path) -> None:
 
 
 def test_a_reduced_picture_still_speaks_of_the_full_size(tmp_path: Path) -> None:
-    picture = ImageStore(longest_side=60).get(dotted_sample(tmp_path).image_path)
+    path = dotted_sample(tmp_path).image_path
+    picture = ImageStore({path: 0.5}).get(path)
     assert picture.pixels.size == (60, 50)
     assert (picture.width, picture.height) == (120, 100)
+
+
+def test_training_sees_a_small_hand_in_a_large_picture_as_sharp_as_serving_does(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), dtype=np.uint8)
+    small, large = (
+        replace(fake_sample(image_path=tmp_path / f"{name}.png"), box_in_image=Box(300.0, 200.0, side, side))
+        for name, side in (("small", 90.0), ("large", 900.0))
+    )
+    for sample in (small, large):
+        Image.fromarray(noise).save(sample.image_path)
+    factors = reductions([small, large], 64)
+    assert set(factors) == {large.image_path}
+    for sample in (small, large):
+        kept, whole = (
+            make_crop(sample, store, 64, np.random.default_rng(0)).pixels.astype(np.float64)
+            for store in (ImageStore(factors), ImageStore())
+        )
+        assert np.ptp(whole) > 20
+        assert kept.std() > 0.8 * whole.std()
+    assert ImageStore(factors).get(large.image_path).pixels.size < (400, 400)
+
+
+def test_of_several_hands_in_a_picture_the_smallest_decides_how_far_it_is_reduced(tmp_path: Path) -> None:
+    one, other = (
+        replace(fake_sample(image_path=tmp_path / "both.png"), box_in_image=Box(0.0, 0.0, side, side))
+        for side in (900.0, 300.0)
+    )
+    assert reductions([one, other], 64) == reductions([other], 64) != reductions([one], 64)
 
 
 def test_evaluation_crops_come_in_order_and_in_groups(tmp_path: Path) -> None:
