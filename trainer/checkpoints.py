@@ -10,7 +10,6 @@ Finished weights for serving are `trainer.weights`'s affair.
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import RefusedError, TrainerError
+from trainer.whole_files import replaced
 
 if TYPE_CHECKING:
     import keras
@@ -174,16 +174,8 @@ def _assign(path: Path, kind: str, variables: Sequence[Any], arrays: Mapping[str
 
 
 def _write(path: Path, arrays: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **{_STATE: np.array(json.dumps(state)), **arrays})
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced(path) as (temporary,), temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{_STATE: np.array(json.dumps(state)), **arrays})
 
 
 def _read(path: Path, names: Sequence[str] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:

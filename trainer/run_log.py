@@ -3,7 +3,7 @@
 `log.csv` is the record: the model cards are made from it. The event file is written with TensorBoard's own messages and
 record format, which need no TensorFlow, so that it is there with every Keras backend; without the package `tensorboard`
 only the CSV is written. A run that goes on after a crash logs some updates again; the later row counts
-(`read_log`).
+(`read_log`). A row that a full disk or a kill cut off does not count.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class RunLog:
         """Adds one row; `step` must be among the values, which are named as `COLUMNS`."""
         path = self._folder / FILE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_off_half_a_row(path)
         columns = _columns(path)
         with path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns or COLUMNS, extrasaction="ignore")
@@ -76,6 +77,16 @@ class RunLog:
         )
 
 
+def _cut_off_half_a_row(path: Path) -> None:
+    """Takes away what stands after the last end of a line, so that the next row is one."""
+    if not path.is_file():
+        return
+    with path.open("rb+") as file:
+        content = file.read()
+        if not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
+
+
 def _columns(path: Path) -> list[str]:
     """The columns that a log has, which may be of an earlier version; none if there is no log."""
     if not path.is_file():
@@ -92,7 +103,8 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     path = folder / FILE_NAME
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+            lines = [line for line in file if line.endswith("\n")]
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
         kept: list[dict[str, float]] = []
         for row in rows:
             while kept and kept[-1]["step"] > row["step"]:  # logged before the crash, and now again

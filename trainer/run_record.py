@@ -22,6 +22,7 @@ from trainer.data.augment import AugmentConfig
 from trainer.data.sample import Sample
 from trainer.data.sources import WeightedSamples
 from trainer.errors import RefusedError
+from trainer.whole_files import write_whole
 
 RUNS_FOLDER = Path("runs")
 FILE_NAME = "run.json"
@@ -199,10 +200,7 @@ def write(record: RunRecord, folder: Path) -> None:
         "teacher": record.teacher,
         "notes": record.notes,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{FILE_NAME}.part"
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(folder / FILE_NAME)
+    write_whole(folder / FILE_NAME, json.dumps(content, indent=1) + "\n")
 
 
 def read(folder: Path) -> RunRecord:

@@ -12,11 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.errors import RefusedError
+from trainer.whole_files import replaced
 
 if TYPE_CHECKING:
     import keras
@@ -102,8 +101,9 @@ def file_sha256(path: Path) -> str:
 def save(model: keras.Model, path: Path, info: WeightsInfo) -> None:
     """Writes `model` (folded first, where it has batch normalisation) to `path` (.npz) and `info` beside it.
 
-    Both files are written under temporary names and renamed, so a reader never sees half a file. The info
-    names the digest of its weights, so a pair that was torn apart is noticed when read. WeightsError if the
+    Both files are written under temporary names and then renamed, so a reader never sees half a file, and one that
+    cannot be written leaves both as they were. The info names the digest of its weights, so a pair that was torn apart
+    is noticed when read. WeightsError if the
     model is of another variant than `info` says, or holds values that float16 cannot, or `info` what JSON cannot.
     """
     from trainer.models import architecture_of, fold_batch_norm
@@ -121,12 +121,11 @@ def save(model: keras.Model, path: Path, info: WeightsInfo) -> None:
         model = fold_batch_norm(model)
 
     arrays = {name: _as_float16(name, value) for name, value in _named_weights(model)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-    content = {"format": FORMAT, **asdict(info), "weights_sha256": file_sha256(path)}
-    with _replacing(info_path(path)) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with replaced(path, info_path(path)) as (archive, description):
+        with archive.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        content = {"format": FORMAT, **asdict(info), "weights_sha256": file_sha256(archive)}
+        description.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def load(path: Path, variant: str | None = None) -> StoredWeights:
@@ -271,13 +270,3 @@ def _read_info(path: Path, digest: str) -> WeightsInfo:
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: {error}") from error
 
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path in the same folder and renames it to `path` if the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -58,6 +58,26 @@ def test_what_a_run_logs_again_after_a_crash_counts_once(tmp_path: Path) -> None
     assert [(row["step"], row["loss"]) for row in read_log(tmp_path)] == [(10, 3.0), (20, 2.0), (21, 1.9)]
 
 
+@pytest.mark.parametrize("cut", ["3", "30,60,0.5,3", "30,60,0.5,32,1e-3,1.5"])
+def test_half_a_row_that_a_full_disk_left_does_not_count(tmp_path: Path, cut: str) -> None:
+    for step in (10, 20):
+        RunLog(tmp_path).write(_row(step, loss=1.0))
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write(cut)
+    assert [row["step"] for row in read_log(tmp_path)] == [10, 20]
+    assert not RunLog(tmp_path).is_validated(20)
+    RunLog(tmp_path).write(_row(30, loss=0.5, pck_at_0_2=0.5))
+    assert read_log(tmp_path)[-1] == _row(30, loss=0.5, pck_at_0_2=0.5)
+    assert [row["step"] for row in read_log(tmp_path)] == [10, 20, 30]
+    assert RunLog(tmp_path).is_validated(30)
+
+
+def test_half_a_heading_is_written_again(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("step,sampl")
+    RunLog(tmp_path).write(_row(10, loss=1.0))
+    assert read_log(tmp_path) == [_row(10, loss=1.0)]
+
+
 def test_tensorboard_gets_the_same_values(tmp_path: Path) -> None:
     RunLog(tmp_path).write(_row(10, loss=1.25, pck_at_0_2=0.5))
     head, event = _events(tmp_path)

@@ -368,7 +368,7 @@ def test_a_disk_that_fills_up_while_training_leaves_the_last_checkpoint(
     make_trainer("run", replace(TINY, steps=1)).run()
     intact = (tmp_path / "run" / CHECKPOINT).read_bytes()
     # What is written there before it is renamed now ends on a device that is always full.
-    (tmp_path / "run/checkpoint.part").symlink_to("/dev/full")
+    (tmp_path / "run/checkpoint.npz.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device"):
         make_trainer("run", replace(TINY, steps=2)).run()
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == intact

@@ -75,6 +75,19 @@ def test_weights_of_different_networks_have_no_mean(tmp_path: Path) -> None:
         weights.mean([weights.load(standard), weights.load(lightweight)])
 
 
+@pytest.mark.parametrize("full", [".npz", ".json"])
+def test_a_full_disk_leaves_weights_and_their_description_as_they_were(full: str, tmp_path: Path) -> None:
+    model, path = saved(tmp_path, "lightweight")
+    before = path.read_bytes(), path.with_suffix(".json").read_bytes()
+    # What is written there before it is renamed ends on a device that is always full.
+    (tmp_path / f"lightweight{full}.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        weights.save(model, path, info_for("lightweight", created="2026-03-04"))
+    assert (path.read_bytes(), path.with_suffix(".json").read_bytes()) == before
+    assert weights.load(path).info == info_for("lightweight")
+    assert {each.name for each in tmp_path.iterdir()} == {"lightweight.npz", "lightweight.json"}
+
+
 def test_saving_under_the_wrong_variant_writes_nothing(tmp_path: Path) -> None:
     model = build("standard", batch_norm=False, width_multiplier=TINY)
     with pytest.raises(weights.WeightsError, match="the model is standard, the information is for lightweight"):
