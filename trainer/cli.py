@@ -3,7 +3,7 @@
 A command is a row of `COMMANDS` and a module with `add_arguments(parser)` and `run(arguments) -> exit code`. Only the
 chosen command's module is imported; one that imports Keras and TensorFlow inside `run` answers help and wrong arguments
 at once. Exit codes: 0 done, 1 failed, 2 refused (wrong arguments, a file that is missing, a version that exists),
-3 stopped before the end, the same command goes on.
+3 time was up before the end, the same command goes on; 128 and a signal's number (130 is Ctrl-C): told to stop.
 """
 
 from __future__ import annotations

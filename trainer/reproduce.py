@@ -31,6 +31,8 @@ from trainer.errors import RefusedError, TrainerError
 from trainer.run_log import RunLog
 from trainer.run_record import RUNS_FOLDER
 from trainer.train import EXIT_UNFINISHED
+from trainer.weights import WeightsError
+from trainer.whole_files import replaced
 
 RunCommand = Callable[[Sequence[str]], int]
 """Runs a trainer command, given as its arguments, and returns its exit code."""
@@ -264,15 +266,21 @@ def _is_finished(run: Path, path: Path) -> bool:
     progress = read_progress(run)
     if progress is None or not (path.is_file() and weights.info_path(path).is_file()):
         return False
-    provenance = weights.load(path).info.provenance
+    try:
+        provenance = weights.load(path).info.provenance
+    except WeightsError:  # the two files are not of one making: a step that wrote them was stopped
+        return False
     return (provenance.get("run"), provenance.get("updates")) == (run.name, progress.step)
 
 
 def _are_results_of(results: Path, path: Path) -> bool:
     if not (results.is_file() and path.is_file()):
         return False
-    digest: str = json.loads(results.read_text(encoding="utf-8"))["weights_sha256"]
-    return digest == weights.file_sha256(path)
+    try:
+        digest = json.loads(results.read_text(encoding="utf-8"))["weights_sha256"]
+    except (ValueError, KeyError, TypeError):  # half a file
+        return False
+    return bool(digest == weights.file_sha256(path))
 
 
 def _is_newer(path: Path, than: Path) -> bool:
@@ -289,16 +297,17 @@ def _better(first: Path, second: Path) -> Path:
 
 
 def _is_chosen(final: Path, first: Path, second: Path) -> bool:
-    if not (final.is_file() and first.is_file() and second.is_file()):
+    try:
+        return weights.load(final).sha256 == weights.file_sha256(_better(first, second))
+    except WeightsError:  # one of them is not there yet, or half there
         return False
-    return weights.file_sha256(final) == weights.file_sha256(_better(first, second))
 
 
 def _choose(final: Path, first: Path, second: Path) -> int:
     better = _better(first, second)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(weights.info_path(better), weights.info_path(final))
-    shutil.copyfile(better, final)
+    with replaced(final, weights.info_path(final)) as (archive, description):
+        shutil.copyfile(better, archive)
+        shutil.copyfile(weights.info_path(better), description)
     return 0
 
 
@@ -343,7 +352,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `reproduce`."""
     parser.add_argument("--scale", choices=tuple(SCALES), default="full", help="smoke: minutes, to see that all works")
     parser.add_argument("--out", type=Path, metavar="DIR", help="rendered sets, weights, cards (default: runs/NAME)")
-    parser.add_argument("--name", default="reproduce", help="of the runs, which get -lightweight and so on added")
+    parser.add_argument(
+        "--name", help="of the runs, which get -lightweight and so on added (default: reproduce, or reproduce-smoke)"
+    )
     parser.add_argument(
         "--data", action="append", default=[], metavar="KIND:PATH[@WEIGHT]", help="further sets to train on"
     )
@@ -371,9 +382,11 @@ def run(arguments: argparse.Namespace) -> int:
     materials = {
         name: getattr(arguments, name.replace("-", "_")) for name in ("hand-meshes", "panoramas", "backgrounds")
     }
+    # What is small and quick is not taken for what is asked for in full, nor in its way.
+    name = arguments.name or {"full": "reproduce"}.get(arguments.scale, f"reproduce-{arguments.scale}")
     options = Options(
-        folder=arguments.out or RUNS_FOLDER / arguments.name,
-        prefix=arguments.name,
+        folder=arguments.out or RUNS_FOLDER / name,
+        prefix=name,
         scale=SCALES[arguments.scale],
         data=tuple(arguments.data),
         holdout=tuple(arguments.holdout),

@@ -151,12 +151,17 @@ def continued(record: RunRecord, folder: Path, *, changed: bool) -> RunRecord:
         changed: whether the experiment may differ from the one begun, which is then noted.
 
     Raises:
-        RunError: it differs, or nothing says what the run in the folder is.
+        RunError: it differs, it is to start from other weights, or nothing says what the run in the folder is.
     """
     progress = read_progress(folder)
     if progress is None:
         return record
     before = read(folder)
+    if record.warm_start not in (None, before.warm_start):
+        raise RunError(
+            f"{folder} started from {before.warm_start or 'fresh weights'}, not from {record.warm_start}, and goes on"
+            " from its checkpoint: leave --warm-start out, give it as it was, or begin a run of another name"
+        )
     differing = _differing(before, record)
     if differing and not changed:
         raise RunError(

@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -50,7 +51,9 @@ if TYPE_CHECKING:
 _FIRST_CROPS = 24  # a network that starts from finished weights holds what every layer makes of them
 
 EXIT_UNFINISHED = 3
-"""Exit code of a piece that ended before the schedule did; the same command goes on."""
+"""Exit code of a piece whose time was up before the schedule was at its end; the same command goes on."""
+EXIT_TOLD = 128
+"""With a signal's number added, exit code of a piece that the signal ended; the same command goes on here, too."""
 
 
 def learning_rate_at(config: TrainConfig, step: int, share_done: float) -> float:
@@ -148,6 +151,11 @@ class Trainer:
         restored = load_checkpoint(folder, self._model, self._optimizer, variant=config.variant, part=config.part)
         if restored is None and warm_start is None and config.part == "stages":
             raise RefusedError("part 'stages' needs --warm-start with a run or weights of the lightweight network")
+        if restored is None and warm_start is None and config.frozen_blocks > 0:
+            raise RefusedError(
+                f"frozen_blocks is {config.frozen_blocks}: those blocks stay as they begin, so --warm-start has to name"
+                " a run or weights that they are taken from"
+            )
         if config.distil_weight > 0 and teacher is None:
             raise RefusedError(f"distil_weight is {config.distil_weight}: name the run of the teacher with --teacher")
         self._progress = restored or Progress(config.variant, config.part)
@@ -468,9 +476,12 @@ def _train(arguments: argparse.Namespace, config: TrainConfig, folder: Path, sta
     run_record.write(record, folder)
     if trainer.progress.step:
         _say(f"going on from step {trainer.progress.step}")
-    progress = _run_until_told(trainer, arguments.workers, stop_after_s - (time.monotonic() - started))
+    told = _run_until_told(trainer, arguments.workers, stop_after_s - (time.monotonic() - started))
+    progress = trainer.progress
     _say(f"stopped at step {progress.step}, {progress.samples} samples, {progress.seconds / 60:.1f} minutes")
-    return 0 if trainer.finished and not trainer.owes_a_validation else EXIT_UNFINISHED
+    if trainer.finished and not trainer.owes_a_validation:
+        return 0
+    return EXIT_UNFINISHED if told is None else EXIT_TOLD + told
 
 
 def _config_of(arguments: argparse.Namespace) -> TrainConfig:
@@ -497,15 +508,22 @@ def _config_of(arguments: argparse.Namespace) -> TrainConfig:
     return config
 
 
-def _run_until_told(trainer: Trainer, workers: int, stop_after_s: float) -> Progress:
-    """Trains; an interrupt or a polite kill ends it after the update in progress, with a checkpoint."""
+def _run_until_told(trainer: Trainer, workers: int, stop_after_s: float) -> int | None:
+    """Trains; an interrupt or a polite kill ends it after the update in progress, with a checkpoint. Returns which."""
+    told: list[int] = []
+
+    def tell(number: int, _: FrameType | None) -> None:
+        told.append(number)
+        trainer.ask_to_stop()
+
     signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: trainer.ask_to_stop()) for number in signals]
+    before = [signal.signal(number, tell) for number in signals]
     try:
-        return trainer.run(workers=workers, stop_after_s=stop_after_s)
+        trainer.run(workers=workers, stop_after_s=stop_after_s)
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
+    return told[0] if told else None
 
 
 def split_data(data: WeightedSamples, config: TrainConfig) -> tuple[WeightedSamples, WeightedSamples]:

@@ -269,4 +269,3 @@ def _read_info(path: Path, digest: str) -> WeightsInfo:
         return WeightsInfo(**{name: value for name, value in content.items() if name in known})
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: {error}") from error
-

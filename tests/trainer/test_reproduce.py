@@ -110,6 +110,16 @@ def test_a_dry_run_of_the_full_path_says_the_plan_and_touches_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_smoke_path_and_the_full_one_do_not_share_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["reproduce", "--dry-run", "--scale", "smoke"]) == 0
+    assert "train reproduce-smoke-standard for 1 updates" in capsys.readouterr().out
+    assert cli.main(["reproduce", "--dry-run", "--scale", "smoke", "--name", "mine"]) == 0
+    assert "train mine-standard for 1 updates" in capsys.readouterr().out
+
+
 SAVES_WHEN_TOLD = """
 import signal, sys, time
 told = []
@@ -201,3 +211,11 @@ def test_the_smoke_path_goes_from_nothing_to_cards_and_on_from_where_it_stopped(
     third: list[Sequence[str]] = []
     assert follow(walk(third), NEVER, _ignore) == 0
     assert third == []
+
+    # As a stop at any moment may leave them: two files that do not belong together, and half a file.
+    (tmp_path / "out/weights/lightweight.json").write_text("{}")
+    (tmp_path / "out/results/standard.json").write_text('{"weights_')
+    fourth: list[Sequence[str]] = []
+    assert follow(walk(fourth), NEVER, _ignore) == 0
+    assert [words[0] for words in fourth] == ["evaluate", "card"]
+    assert weights.load(tmp_path / "out/weights/lightweight.npz").variant == "lightweight"
