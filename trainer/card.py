@@ -148,10 +148,13 @@ def _results(info: WeightsInfo, results: Sequence[Mapping[str, Any]]) -> list[st
     ]
     for result in results:
         rows = {**result["by_data_set"], "all": result["all"], "visible": result["visible"], "hidden": result["hidden"]}
+        boxes = result.get("boxes_a_hand", 1)  # results of before there could be several
+        rows = {name: {**figures, "samples": figures["samples"] // boxes} for name, figures in rows.items()}
+        how = f"Protocol {result['protocol']}{f', each hand in {boxes} boxes' if boxes > 1 else ''}, input"
         parts += [
             "With this command, of the weights or of the servable made from them:",
             f"```sh\n{result['command']}\n```",
-            f"Protocol {result['protocol']}, input {result['input_size']} px, {result['left_out']} samples left out.",
+            f"{how} {result['input_size']} px, {result['left_out']} samples left out.",
             _figures(rows),
         ]
     if results:
@@ -283,7 +286,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `card`."""
     parser.add_argument("--variant", choices=("standard", "lightweight"), required=True)
     parser.add_argument("--run", required=True, metavar="RUN", help=f"the run's folder, or its name in {RUNS_FOLDER}/")
-    parser.add_argument("--weights", type=Path, help="weights file (default: the repository's, of this variant)")
+    parser.add_argument("--weights", type=Path, metavar="NPZ", help="weights file (default: what `finish` wrote)")
     parser.add_argument("--out", type=Path, default=Path("docs/models"), metavar="DIR", help="default: %(default)s")
     parser.add_argument(
         "--results",
@@ -301,10 +304,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the document and its pictures."""
-    path = arguments.weights or weights.default_path(arguments.variant)
+    folder = Path(arguments.run) if Path(arguments.run).is_dir() else RUNS_FOLDER / arguments.run
+    path = arguments.weights or weights.path_in_run(folder, arguments.variant)
     stored = weights.load(path, arguments.variant)
     results = [_read_results(file, stored.sha256) for file in arguments.results]
-    folder = Path(arguments.run) if Path(arguments.run).is_dir() else RUNS_FOLDER / arguments.run
     record = run_record.read(folder) if (folder / run_record.FILE_NAME).is_file() else None
     log = read_log(folder)
     if arguments.overlay_count < 1:

@@ -3,7 +3,8 @@
 It takes the run's averaged weights, writes them folded and in half precision (`trainer.weights`), reads them back,
 and measures what was read on the held-out pictures. The measured figures and where the weights come from go into the
 JSON beside them. Configuration, data and which pictures are held out come from the run's own record
-(`trainer.run_record`), so nothing that was trained on is measured.
+(`trainer.run_record`), so nothing that the run was trained on is measured. Of finished weights that are mixed in, only
+rules are known: a note says so where theirs were others.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from service.pose.heatmaps import STRIDE, TARGET_SIGMA
 from service.pose.preprocessing import CROP_PADDING
 from trainer import run_record, weights
-from trainer.checkpoints import Progress, check_averages, load_averaged
+from trainer.checkpoints import Progress, check_averages, load_averaged, read_averaged_progress
 from trainer.data.pipeline import ImageStore
 from trainer.data.sample import OnBad, Sample, SkippedSamples, refuse_bad
 from trainer.data.sources import Source, read_sources
@@ -49,10 +50,10 @@ def write_weights(
     Raises:
         CheckpointError: the averaged weights are missing, damaged, or older than the run's checkpoint.
         WeightsError: weights to take the mean with are damaged, or of another network.
-        RefusedError: they come from runs that may have been trained on what this one held out.
     """
     config = record.config
-    others = [_held_out_alike(weights.load(other, config.variant), other, record) for other in mean_with]
+    others = [weights.load(other, config.variant) for other in mean_with]
+    record = replace(record, notes=(*record.notes, *_notes_on(others, record)))
     check_averages(run_folder)
     model = build_training_model(config)
     progress = load_averaged(run_folder, model)
@@ -82,15 +83,13 @@ def write_weights(
     return measured
 
 
-def _held_out_alike(other: weights.StoredWeights, path: Path, record: RunRecord) -> weights.StoredWeights:
-    held_out = list(record.config.holdout), record.config.split
-    theirs = other.info.provenance.get("held_out_file_names"), other.info.provenance.get("split")
-    if theirs != held_out:
-        raise RefusedError(
-            f"{path} may have been trained on what this run held out, so their mean cannot be measured: there"
-            f" {theirs[0]} was held out ({theirs[1]}), here {held_out[0]} ({held_out[1]})"
-        )
-    return other
+def _notes_on(others: Sequence[weights.StoredWeights], record: RunRecord) -> list[str]:
+    """What a reader of the figures has to know of weights in the mean that held out other pictures than the run."""
+    return [
+        run_record.note_on(other, record.config, "in the mean with")
+        for other in others
+        if not run_record.held_out_alike(other, record.config)
+    ]
 
 
 def _named(stored: weights.StoredWeights) -> dict[str, Any]:
@@ -130,7 +129,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", action="append", metavar="KIND:PATH", help="where the run's data is now (default: where it was)"
     )
-    parser.add_argument("--out", type=Path, help="weights file (default: the repository's, of this variant)")
+    parser.add_argument(
+        "--out", type=Path, metavar="NPZ", help=f"weights file (default: {RUNS_FOLDER}/RUN/weights/VARIANT.npz)"
+    )
     parser.add_argument(
         "--input-size", type=int, help="input side in pixels to serve at, a multiple of 8 (default: the run's last)"
     )
@@ -158,10 +159,19 @@ def run(arguments: argparse.Namespace) -> int:
     data = read_sources([Source.parse(text) for text in arguments.data or record.sources], on_bad)
     if skipped.reasons:
         print(skipped.summary(), file=sys.stderr)
-    path = arguments.out or weights.default_path(record.config.variant)
+    path: Path = arguments.out or weights.path_in_run(folder, record.config.variant)
+    if path.resolve() in [other.resolve() for other in arguments.mean_with]:
+        raise RefusedError(f"{path} is among the weights to take the mean with, which it would replace: name another")
     measured = write_weights(
         record, folder, record.measured(data.samples), path, notes, input_size=size, mean_with=arguments.mean_with
     )
+    progress = read_averaged_progress(folder)
+    if record.config.share_done(progress.step, progress.seconds) < 1.0:
+        print(f"note: {arguments.run} was stopped at update {progress.step}, before its end", file=sys.stderr)
+    mixed_in = [weights.load(other) for other in arguments.mean_with]
+    for note in (*record.notes, *_notes_on(mixed_in, record)):
+        print(f"note: {note}", file=sys.stderr)
+    print(f"written: {path} and {weights.info_path(path).name} beside it", file=sys.stderr)
     print(json.dumps(measured, indent=2))
     return 0
 

@@ -81,7 +81,8 @@ class RunRecord:
         if missing:
             raise RunError(
                 f"{len(missing)} of the {len(wanted)} held-out pictures are not in the data, for example "
-                f"{missing[0][1]} of {missing[0][0]}; give the data sets that the run was trained with"
+                f"{missing[0][1]} of {missing[0][0]}; give the data sets that the run was trained with, in folders of"
+                " the names that they had then"
             )
         return found
 
@@ -108,13 +109,13 @@ def record_of(
 def started_from(record: RunRecord, warm_start: Path) -> RunRecord:
     """The record of a run that takes its first weights from the run in folder `warm_start`, or from a weights file."""
     if warm_start.is_file():
-        return _after_weights(replace(record, warm_start=str(warm_start)), warm_start, "started")
+        return _after_weights(replace(record, warm_start=str(warm_start)), warm_start, "started from")
     return _after(replace(record, warm_start=warm_start.name), warm_start)
 
 
 def stages_of(record: RunRecord, path: Path) -> RunRecord:
     """The record of a run whose stages 2 and 3 begin as those of a weights file."""
-    return _after_weights(record, path, "stages 2 and 3 started")
+    return _after_weights(record, path, "stages 2 and 3 started from")
 
 
 def taught_by(record: RunRecord, teacher: Path) -> RunRecord:
@@ -133,13 +134,24 @@ def _after(record: RunRecord, run: Path) -> RunRecord:
 
 def _after_weights(record: RunRecord, path: Path, what: str) -> RunRecord:
     """`record`, with what is known of the pictures that finished weights were trained on: how many, and a rule."""
-    stored = weights.load(path)
-    names = ", ".join(map(str, stored.info.provenance.get("hands_trained_on", {}))) or "data of which nothing is known"
-    rules = stored.info.provenance.get("held_out_file_names", ())
-    note = f"{what} from weights {stored.sha256[:12]}, trained on {names}"
-    if set(rules) != set(record.config.holdout):
-        note += f", which held out {list(rules)}: others that are held out now may have been trained on"
-    return replace(record, notes=(*record.notes, note))
+    return replace(record, notes=(*record.notes, note_on(weights.load(path), record.config, what)))
+
+
+def note_on(stored: weights.StoredWeights, config: TrainConfig, what: str) -> str:
+    """Says what finished weights, which are `what`, were trained on, and whether what is held out now is among it."""
+    known = stored.info.provenance
+    names = ", ".join(map(str, known.get("hands_trained_on", {}))) or "data of which nothing is known"
+    note = f"{what} weights {stored.sha256[:12]}, trained on {names}"
+    if not held_out_alike(stored, config):
+        rules = list(known.get("held_out_file_names", ()))
+        note += f", which held out {rules}: others that are held out now may have been trained on"
+    return note
+
+
+def held_out_alike(stored: weights.StoredWeights, config: TrainConfig) -> bool:
+    """Whether finished weights come from a run that held out by the rules of `config`."""
+    known = stored.info.provenance
+    return (set(known.get("held_out_file_names", ())), known.get("split")) == (set(config.holdout), config.split)
 
 
 def continued(record: RunRecord, folder: Path, *, changed: bool) -> RunRecord:

@@ -182,9 +182,7 @@ class Trainer:
 
     def share_done(self, seconds: float) -> float:
         """How much of the training is done, from 0 to 1."""
-        if self._config.steps is not None:
-            return self._progress.step / self._config.steps
-        return seconds / (60 * (self._config.minutes or 1.0))
+        return self._config.share_done(self._progress.step, seconds)
 
     @property
     def finished(self) -> bool:

@@ -84,6 +84,11 @@ def default_path(variant: str) -> Path:
     return WEIGHTS_FOLDER / f"{variant}.npz"
 
 
+def path_in_run(run_folder: Path, variant: str) -> Path:
+    """Where `finish` writes the weights of the run in this folder, unless it is told otherwise."""
+    return run_folder / "weights" / f"{variant}.npz"
+
+
 def info_path(path: Path) -> Path:
     """The .json file that belongs to the weights file `path`."""
     return path.with_suffix(".json")

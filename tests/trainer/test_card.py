@@ -73,6 +73,13 @@ def test_a_document_prints_the_recipe_of_a_recorded_run_and_the_command_of_each_
         assert expected in text, expected
 
 
+def test_hands_that_were_looked_at_in_several_boxes_count_once() -> None:
+    result = _results() | {"boxes_a_hand": 3}
+    text = document(INFO, "abc", COUNTS, None, [result], {})
+    assert "Protocol box, each hand in 3 boxes, input" in text
+    assert "| real | 1 | – | 0.987 |" in text
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The arguments of `card` for a tiny network with a log, in a folder of its own."""

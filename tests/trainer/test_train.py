@@ -484,8 +484,33 @@ def test_mean_of_two_runs_weights_is_written_and_measured(
 
     capsys.readouterr()
     weights.save(weights.to_model(of_first), tmp_path / "unknown.npz", replace(of_first.info, provenance={}))
-    assert command("finish", "--out", "mean.npz", "--mean-with", "unknown.npz", to="second") == 2
-    assert "unknown.npz may have been trained on what this run held out" in capsys.readouterr().err
+    assert command("finish", "--out", "mean.npz", "--mean-with", "unknown.npz", to="second") == 0
+    warning = "trained on data of which nothing is known, which held out []: others that are held out now may have been"
+    assert warning in capsys.readouterr().err
+    assert any(warning in note for note in weights.load(tmp_path / "mean.npz").info.provenance["notes"])
+    assert command("finish", "--out", "./first.npz", "--mean-with", "first.npz", to="second") == 2
+    assert "first.npz is among the weights to take the mean with" in capsys.readouterr().err
+    assert weights.load(tmp_path / "first.npz").sha256 == of_first.sha256
+
+
+@pytest.mark.slow
+def test_finish_writes_into_the_run_and_leaves_the_repositorys_weights_alone(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer import weights
+
+    ours = weights.file_sha256(weights.default_path("lightweight"))
+    assert command("train", "--steps", "1") == 0
+    assert command("train", "--steps", "3", "--changed", "--stop-after-minutes", "0") == EXIT_UNFINISHED
+    assert command("finish") == 0
+    assert weights.load(tmp_path / "runs/tiny/weights/lightweight.npz").info.provenance["updates"] == 1
+    printed = capsys.readouterr().err
+    assert "written: runs/tiny/weights/lightweight.npz" in printed
+    assert "tiny was stopped at update 1, before its end" in printed
+    assert weights.file_sha256(weights.default_path("lightweight")) == ours
+    assert cli.main(["card", "--variant", "lightweight", "--run", "tiny", "--out", "docs"]) == 0
+    digest = weights.file_sha256(tmp_path / "runs/tiny/weights/lightweight.npz")
+    assert digest in (tmp_path / "docs/lightweight.md").read_text()
 
 
 @pytest.mark.slow
@@ -561,7 +586,8 @@ def test_a_piece_ends_after_its_time_and_the_same_command_goes_on(
 def test_a_piece_that_a_signal_ends_says_so_so_that_a_loop_over_pieces_ends_too(
     number: signal.Signals, tmp_path: Path, command: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    share_done, told = Trainer.share_done, []
+    share_done = Trainer.share_done
+    told: list[signal.Signals] = []
 
     def told_once(trainer: Trainer, seconds: float) -> float:
         if trainer.progress.step == 1 and not told:

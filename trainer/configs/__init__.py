@@ -114,6 +114,10 @@ class TrainConfig:
         """The input side in pixels at which the training ends and the weights are to be served."""
         return self.input_sizes[-1][1]
 
+    def share_done(self, step: int, seconds: float) -> float:
+        """How much of the training is done after so many updates and so long; 1 at its end, which it may be beyond."""
+        return step / self.steps if self.steps is not None else seconds / (60 * (self.minutes or 1.0))
+
 
 def load_config(name: str) -> TrainConfig:
     """The experiment of a name in this folder (`first`) or of a Python file. ConfigError if there is none."""
