@@ -22,11 +22,12 @@ from trainer.quiet import native_messages_held_back
 
 @dataclass(frozen=True)
 class Command:
-    """A sub-command: its name, what it does in one line, and the module that does it."""
+    """A sub-command: its name, what it does in one line, the module that does it, and the extra that this needs."""
 
     name: str
     summary: str
     module: str
+    extra: str = "trainer"
 
 
 class CommandModule(Protocol):
@@ -40,8 +41,8 @@ class CommandModule(Protocol):
 
 
 COMMANDS = (
-    Command("synth", "render labelled synthetic hands", "trainer.data.synthetic.synth"),
-    Command("preview", "draw a contact sheet of a set of labelled hands", "trainer.data.synthetic.preview"),
+    Command("synth", "render labelled synthetic hands", "trainer.data.synthetic.synth", "synth"),
+    Command("preview", "draw a contact sheet of a set of labelled hands", "trainer.data.synthetic.preview", "synth"),
     Command("train", "train a network from a configuration, or go on with a run", "trainer.train"),
     Command("finish", "turn a run into weights for serving, measured on held-out pictures", "trainer.finish"),
     Command("evaluate", "measure a network on labelled hands", "trainer.evaluate"),
@@ -63,19 +64,30 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command] = COMMAN
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen: CommandModule | None = None
-    for command in commands:
-        subparser = subparsers.add_parser(
-            command.name, help=command.summary, description=f"{command.summary[0].upper()}{command.summary[1:]}."
-        )
-        if argv and argv[0] == command.name:
-            with native_messages_held_back():
-                chosen = cast(CommandModule, importlib.import_module(command.module))
-            chosen.add_arguments(subparser)
-    arguments = parser.parse_args(argv)
-    assert chosen is not None  # parse_args has exited unless the first argument is a command
-
+    extra = ""
     try:
+        for command in commands:
+            subparser = subparsers.add_parser(
+                command.name, help=command.summary, description=f"{command.summary[0].upper()}{command.summary[1:]}."
+            )
+            if argv and argv[0] == command.name:
+                extra = command.extra
+                with native_messages_held_back():
+                    chosen = cast(CommandModule, importlib.import_module(command.module))
+                chosen.add_arguments(subparser)
+        arguments = parser.parse_args(argv)
+        assert chosen is not None  # parse_args has exited unless the first argument is a command
         return chosen.run(arguments)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "service", "trainer"):  # a defect of ours
+            raise
+        print(
+            f"error: this needs the package {package!r}, which is not installed: `make install` in a clone installs all"
+            f' that there is, `pip install ".[{extra}]"` what this command needs',
+            file=sys.stderr,
+        )
+        return 2
     except TrainerError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -79,6 +79,27 @@ def test_what_tensorflow_prints_while_it_is_imported_stays_off_the_terminal(
     assert "chatter" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("indent", ["", "    "], ids=["at once", "when it runs"])
+def test_a_package_that_is_not_installed_is_named_with_what_installs_it(
+    indent: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    body = f"def add_arguments(parser): pass\ndef run(arguments):\n    pass\n{indent}import drawing_on_the_moon.gl\n"
+    (tmp_path / "a_command_that_draws.py").write_text(body)
+    try:
+        assert main(["draw"], [Command("draw", "draw something", "a_command_that_draws", "synth")]) == 2
+    finally:
+        sys.modules.pop("a_command_that_draws", None)
+    printed = capsys.readouterr().err
+    assert "needs the package 'drawing_on_the_moon'" in printed
+    assert 'pip install ".[synth]"' in printed
+
+
+def test_a_module_of_ours_that_is_missing_keeps_its_trace() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        main(["draw"], [Command("draw", "draw something", "trainer.no_such_module")])
+
+
 def test_defects_keep_their_trace(commands: list[Command]) -> None:
     with pytest.raises(ZeroDivisionError):
         main(["act", "--end", "defect"], commands)

@@ -7,6 +7,10 @@ Panoptic. Of the fields that a set adds, Panoptic's `head_size` is kept, because
 Visibility follows COCO: 0 not labelled, 1 labelled, 2 labelled and seen. Sets whose numbers are only 0 and 1 mean
 "labelled" by 1 and tell nothing about occlusion; there every labelled keypoint counts as visible.
 
+Where a category of the file names the 21 keypoints, in this project's words or in MMPose's, the order of its names
+counts, whatever it is. Other names say nothing here: then the order has to be wrist, thumb, index, middle, ring,
+little, each from base to tip.
+
 Where the centre of a pixel is, COCO files do not say. Where somebody clicked on whole pixels, the centre of the first
 pixel is 0; in this project it is 0.5. The reader adds the difference, and it is the only place that does. It takes
 the file's own word (`info.pixel_centre`: 0 or 0.5) if there is one; else a file whose coordinates are all whole
@@ -23,8 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.pose.geometry import Box
-from service.pose.keypoints import KEYPOINT_COUNT
+from service.pose.keypoints import KEYPOINT_COUNT, KEYPOINT_NAMES
 from trainer.data.sample import BadSampleError, DataError, Handedness, OnBad, Sample, refuse_bad
+
+_MMPOSE_FINGERS = ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger")
+_MMPOSE_NAMES = ("wrist", *(f"{finger}{joint}" for finger in _MMPOSE_FINGERS for joint in range(1, 5)))
 
 ANNOTATION_FILES = ("annotations.json", "keypoints.json", "annotations/keypoints.json")
 """Where the JSON is looked for when a folder is given; after these, the only .json file of the folder."""
@@ -50,11 +57,14 @@ def read_coco(path: Path, *, source: str | None = None, on_bad: OnBad = refuse_b
     shift = _shift_to_continuous(document, well_formed, file)
     tells_occlusion = any(2 in _visibility(annotation) for annotation in well_formed)
     source = source or set_folder(file).name
+    order_of = keypoint_orders(document)
 
     def sample(annotation: dict[str, Any]) -> Sample | None:
         if annotation.get("iscrowd"):
             return None
-        return _sample(annotation, images, file, shift, source=source, tells_occlusion=tells_occlusion)
+        return _sample(
+            annotation, images, file, shift, order_of(annotation), source=source, tells_occlusion=tells_occlusion
+        )
 
     return read_each(annotations, sample, file, on_bad)
 
@@ -152,6 +162,23 @@ def annotations_of(document: dict[str, Any], file: Path) -> list[Any]:
     return _list_of(document, "annotations", file)
 
 
+def keypoint_orders(document: dict[str, Any]) -> Callable[[dict[str, Any]], list[int]]:
+    """For an annotation of this file: where in its keypoints each of ours stands, by the names of its category.
+
+    An annotation that names no category has that of the only one that says.
+    """
+    categories = document.get("categories")
+    orders: dict[str, list[int]] = {}
+    for category in categories if isinstance(categories, list) else ():
+        names = category.get("keypoints") if isinstance(category, dict) else None
+        for known in (KEYPOINT_NAMES, _MMPOSE_NAMES):
+            if isinstance(names, list) and sorted(map(str, names)) == sorted(known):
+                orders[str(category.get("id"))] = [names.index(name) for name in known]
+    only = next(iter(orders)) if len(orders) == 1 else None
+    as_they_are = list(range(KEYPOINT_COUNT))
+    return lambda annotation: orders.get(str(annotation.get("category_id", only)), as_they_are)
+
+
 def _visibility(annotation: dict[str, Any]) -> list[Any]:
     keypoints = annotation.get("keypoints")
     return keypoints[2::3] if isinstance(keypoints, list) else []
@@ -181,6 +208,7 @@ def _sample(
     images: dict[Any, dict[str, Any]],
     file: Path,
     shift: float,
+    order: list[int],
     *,
     source: str,
     tells_occlusion: bool,
@@ -198,7 +226,7 @@ def _sample(
             f"{image_path}: annotation {annotation.get('id')} of {file.name} must hold {KEYPOINT_COUNT} keypoints of "
             f"x, y, visibility ({3 * KEYPOINT_COUNT} numbers), got {count}"
         )
-    table = np.array(values, np.float64).reshape(KEYPOINT_COUNT, 3)
+    table = np.array(values, np.float64).reshape(KEYPOINT_COUNT, 3)[order]
     labelled = table[:, 2] > 0
     visible = table[:, 2] > 1 if tells_occlusion else labelled
     keypoints = np.where(labelled[:, None], table[:, :2] + shift, 0.0)

@@ -61,11 +61,25 @@ class WeightedSamples:
 
 
 def read_sources(sources: Sequence[Source], on_bad: OnBad = refuse_bad) -> WeightedSamples:
-    """All samples of several sets, each sample with its set's weight."""
+    """All samples of several sets, each sample with its set's weight.
+
+    Raises:
+        DataError: as the readers do; or a picture of one set could not be told from one of another.
+    """
     samples: list[Sample] = []
     weights: list[float] = []
+    set_of: dict[tuple[str, str], Path] = {}
     for source in sources:
         read = source.read(on_bad)
+        pictures = {(sample.source, sample.name) for sample in read}
+        both = sorted(pictures & set_of.keys())
+        if both:
+            name, picture = both[0]
+            raise DataError(
+                f"{set_of[both[0]]} and {source.path} are both known as {name!r} and both have a picture {picture}:"
+                " rename the folder of one; a set that is to count more is named once, with a weight (KIND:PATH@WEIGHT)"
+            )
+        set_of.update(dict.fromkeys(pictures, source.path))
         samples.extend(read)
         weights.extend([source.weight] * len(read))
     return WeightedSamples(tuple(samples), tuple(weights))

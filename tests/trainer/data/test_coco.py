@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from service.pose.geometry import Box
+from service.pose.keypoints import KEYPOINT_NAMES
 from trainer.data.coco import read_coco
 from trainer.data.rhd import read_mmpose_rhd
 from trainer.data.sample import BadSampleError, DataError, Sample, SkippedSamples
@@ -45,6 +46,41 @@ def test_fractional_coordinates_are_continuous_and_kept(tmp_path: Path) -> None:
 def test_whole_number_coordinates_are_pixel_indices_and_move_to_pixel_centres(tmp_path: Path) -> None:
     (sample,) = read_coco(_write(tmp_path, [{"keypoints": _keypoints(offset=0)}]))
     np.testing.assert_array_equal(sample.keypoints_in_image[3], [13.5, 26.5])
+
+
+MMPOSE_NAMES = [
+    "wrist",
+    *(f"{f}{n}" for f in ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger") for n in range(1, 5)),
+]
+
+
+@pytest.mark.parametrize("names", [list(KEYPOINT_NAMES), MMPOSE_NAMES], ids=["ours", "mmpose"])
+@pytest.mark.parametrize("named_by", [{"category_id": 4}, {}], ids=["by id", "the only one"])
+def test_a_file_that_names_its_keypoints_may_have_them_in_any_order(
+    names: list[str], named_by: dict[str, Any], tmp_path: Path
+) -> None:
+    annotation = {"keypoints": _keypoints(), **named_by}
+    category = {"id": 4, "name": "hand", "keypoints": names}
+    (as_it_is,) = read_coco(_write(tmp_path / "a", [annotation], categories=[category]))
+    (backwards,) = read_coco(_write(tmp_path / "b", [annotation], categories=[{**category, "keypoints": names[::-1]}]))
+    np.testing.assert_array_equal(as_it_is.keypoints_in_image[3], [13.25, 26.25])
+    np.testing.assert_array_equal(backwards.keypoints_in_image, as_it_is.keypoints_in_image[::-1])
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [
+        None,
+        "hands",
+        [3, {"id": 4}],
+        [{"id": 4, "keypoints": ["wrist"]}],
+        [{"id": 4, "keypoints": [f"k{n}" for n in range(21)]}],
+        [{"id": 5, "keypoints": MMPOSE_NAMES[::-1]}, {"id": 6, "keypoints": MMPOSE_NAMES}],
+    ],
+)
+def test_names_that_say_nothing_of_the_order_leave_it_as_it_is(categories: Any, tmp_path: Path) -> None:
+    folder = _write(tmp_path, [{"keypoints": _keypoints(), "category_id": 4}], categories=categories)
+    np.testing.assert_array_equal(read_coco(folder)[0].keypoints_in_image[3], [13.25, 26.25])
 
 
 def test_panoptic_is_zero_based_and_keeps_its_head_size(tmp_path: Path) -> None:

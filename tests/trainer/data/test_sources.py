@@ -1,5 +1,6 @@
 """Naming data sets on the command line, and splits by file name."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,22 @@ def test_several_sets_are_read_with_their_weights(tmp_path: Path) -> None:
     write_miniature_rhd(tmp_path / "rhd", training=3, evaluation=2)
     data = read_sources([Source("rhd", tmp_path / "rhd/training", 0.5), Source("rhd", tmp_path / "rhd/evaluation")])
     assert data.weights == (0.5, 0.5, 0.5, 1.0, 1.0)
+
+
+def test_pictures_of_one_name_in_sets_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("a/hands", "b/hands", "b/others"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.png").touch()
+        document = {
+            "images": [{"id": 1, "file_name": "1.png"}],
+            "annotations": [{"image_id": 1, "keypoints": [float(n) for n in range(1, 64)]}],
+        }
+        (tmp_path / name / "annotations.json").write_text(json.dumps(document))
+    first, same, other = (Source("coco", tmp_path / name) for name in ("a/hands", "b/hands", "b/others"))
+    assert [sample.source for sample in read_sources([first, other]).samples] == ["hands", "others"]
+    for twice in (first, same):
+        with pytest.raises(DataError, match=r"are both known as 'hands' and both have a picture 1\.png: rename"):
+            read_sources([first, twice])
 
 
 def test_holdout_keeps_whole_groups_of_names_out_of_training() -> None:

@@ -1,5 +1,6 @@
 """A picture of many samples with their keypoints drawn in, to look a set over. Reads any COCO-form set of hands."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageDraw
 
-from trainer.data.coco import annotation_file, annotations_of, find_image, images_by_id, load_json
+from trainer.data.coco import annotation_file, annotations_of, find_image, images_by_id, keypoint_orders, load_json
 from trainer.data.sample import DataError
 
 _FINGER_COLOURS: Final = ((255, 92, 92), (255, 196, 0), (40, 210, 70), (40, 150, 255), (214, 88, 255))
@@ -31,6 +32,7 @@ def make_sheet(path: Path, layout: SheetLayout, seed: int | None = None) -> Imag
     file = annotation_file(path)
     document = load_json(file)
     images = list(images_by_id(document, file).values())
+    order_of = keypoint_orders(document)
     by_image: dict[Any, list[dict[str, Any]]] = {}
     for annotation in annotations_of(document, file):
         try:
@@ -48,7 +50,7 @@ def make_sheet(path: Path, layout: SheetLayout, seed: int | None = None) -> Imag
         picture = _open(find_image(file, image))
         hands = by_image.get(image["id"], [])
         try:
-            plain, drawn = _tile(picture, hands, layout)
+            plain, drawn = _tile(picture, hands, order_of, layout)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{file}: a hand of {image['file_name']} is malformed: {error!r}") from error
         tiles.extend([plain, drawn] if layout.plain_too else [drawn if layout.overlay else plain])
@@ -67,7 +69,12 @@ def _open(path: Path) -> Image.Image:
         raise DataError(f"{path}: not a readable picture ({error})") from error
 
 
-def _tile(picture: Image.Image, hands: list[dict[str, Any]], layout: SheetLayout) -> tuple[Image.Image, Image.Image]:
+def _tile(
+    picture: Image.Image,
+    hands: list[dict[str, Any]],
+    order_of: Callable[[dict[str, Any]], list[int]],
+    layout: SheetLayout,
+) -> tuple[Image.Image, Image.Image]:
     left, top, side = 0.0, 0.0, float(max(picture.size))
     if layout.zoom and hands:
         x, y, w, h = hands[0]["bbox"]
@@ -84,6 +91,7 @@ def _tile(picture: Image.Image, hands: list[dict[str, Any]], layout: SheetLayout
         table = np.array(hand["keypoints"], dtype=np.float64).reshape(-1, 3)
         if len(table) != 21:
             continue
+        table = table[order_of(hand)]
         points = [(float((x - left) * scale * 2), float((y - top) * scale * 2)) for x, y, _ in table]
         for finger, colour in enumerate(_FINGER_COLOURS):
             chain = [0, *range(1 + 4 * finger, 5 + 4 * finger)]
