@@ -139,6 +139,8 @@ def test_input_grows_at_the_configured_shares() -> None:
         "first",
         "first_standard",
         "further",
+        "further_coarse",
+        "further_coarse_standard",
         "further_end",
         "further_standard",
         "paper",
