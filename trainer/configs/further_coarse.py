@@ -6,8 +6,8 @@ r"""The lightweight network after `further_end`, with more pictures that are sha
 
 Both sizes of `further` and `further_end` in one run, half of the time each, the first two blocks frozen throughout.
 
-What came of it: 98,528 samples in 75 minutes on two cores without AMX, in float32, on 24,000 rendered pictures, from the
-mean that `further_end` tells of. As a mean with it once more, it is the lightweight weights of the repository. Of
+What came of it: 98,528 samples in 75 minutes on two cores without AMX, in float32, on 24,000 rendered pictures, from
+the mean that `further_end` tells of. As a mean with it once more, it is the lightweight weights of the repository. Of
 rendered hands 0.884 within 0.2 of the hand's size and 0.740 within 0.1 (before 0.876 and 0.726); of annotated pictures
 in 24 boxes each, with each hand counted once, 0.789 and 0.573 (0.779 and 0.551; standard errors of the differences
 0.010 and 0.016); of held-out photos 0.992 (0.991), but 0.792 under the curve (0.797).

@@ -15,10 +15,11 @@ more (69,472 samples in 59 minutes, these with more turned, shaken and coarse pi
 with 28,224 and 25,792 samples, each time followed by the mean with what it had begun from or before
 (`finish --mean-with`): 0.876 and 0.797.
 
-Once more, for 52,384 samples in 65 minutes and with 12,000 further pictures: 0.885, and 0.882 as a mean with what it had
-begun from; 0.794 and 0.797 on held-out photos. Of the 19 annotated pictures in 24 boxes each (`evaluate --boxes 24`)
-0.678 and 0.704 instead of 0.727; but eight of them show two hands only, and with each hand counted once it is 0.751 and
-0.773 instead of 0.779 (standard errors of the differences: 0.014 and 0.010). `further_coarse` began from the mean.
+Once more, for 52,384 samples in 65 minutes and with 12,000 further pictures: 0.885, and 0.882 as a mean with what it
+had begun from; 0.794 and 0.797 on held-out photos. Of the 19 annotated pictures in 24 boxes each (`evaluate --boxes
+24`) 0.678 and 0.704 instead of 0.727; but eight of them show two hands only, and with each hand counted once it is
+0.751 and 0.773 instead of 0.779 (standard errors of the differences: 0.014 and 0.010). `further_coarse` began from the
+mean.
 """
 
 from dataclasses import replace
