@@ -55,7 +55,7 @@ def to_model_input(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     return crops.astype(np.float32) * np.float32(1 / 255) - np.float32(0.5)
 
 
-_SPARE = 2.0  # pixels kept across a crop for one of the input, so that keeping less than all blurs nothing
+_SPARE = 1.5  # pixels kept across a crop for one of the input, so that keeping less than all blurs nothing
 
 
 def reductions(samples: Sequence[Sample], input_size: int) -> dict[Path, float]:
@@ -67,8 +67,8 @@ def reductions(samples: Sequence[Sample], input_size: int) -> dict[Path, float]:
     for sample in samples:
         side = hand_box_to_crop(sample.box_in_image).width
         sides[sample.image_path] = min(side, sides.get(sample.image_path, math.inf))
-    factors = {path: _SPARE * input_size / side for path, side in sides.items()}
-    return {path: factor for path, factor in factors.items() if factor < 1.0}
+    enough = _SPARE * input_size
+    return {path: enough / side for path, side in sides.items() if side > enough}
 
 
 class ImageStore:
