@@ -3,13 +3,12 @@ r"""The standard network after `further_end`: its stages 2 and 3, where they sto
     python -m trainer train --config further_standard --warm-start runs/mine-end --stages trainer/weights/standard.npz \
         --data coco:HANDS --holdout REGEX --run mine-standard
 
-What came of it: the standard weights of the repository, 106,400 samples in 34 minutes on two cores with AMX, on the
-features of `further_end`: 0.877 of those keypoints instead of 0.824, and 0.802 under the curve instead of 0.743
-(docs/models/standard.md). Its loss was still falling.
+What came of it: 106,400 samples in 34 minutes on two cores with AMX, on the features of `further_end`: 0.877 of those
+keypoints instead of 0.824, and 0.802 under the curve instead of 0.743. Its loss was still falling.
 
-From there on, on the lightweight features as they are now, 28,256 samples in 26 minutes on two cores without AMX made
+From there on, on the lightweight features of two runs later, 28,256 samples in 26 minutes on two cores without AMX made
 nothing better: 0.874 and 0.796, and of the annotated photos in 24 boxes each (`evaluate --boxes 24`) 0.736 instead of
-0.739. So those weights are still the ones.
+0.739. `further_coarse_standard` went on from the former.
 """
 
 from dataclasses import replace
