@@ -712,7 +712,10 @@ def test_a_run_is_not_gone_on_with_on_other_data_or_without_its_record(
 ) -> None:
     assert command("train") == 0
     assert command("train", "--data", f"rhd:{tmp_path / 'rhd/training'}") == 2
-    assert "the training samples are others ({'rhd': 8}, before {'rhd': 4})" in capsys.readouterr().err
+    assert "are both known as 'rhd' and both have a picture training/color/00000.png" in capsys.readouterr().err
+    write_miniature_rhd(tmp_path / "rhd", training=5, evaluation=2)
+    assert command("train") == 2
+    assert "the training samples are others ({'rhd': 5}, before {'rhd': 4})" in capsys.readouterr().err
     (tmp_path / "runs/tiny/run.json").unlink()
     for name in ("train", "finish"):
         assert command(name) == 2
