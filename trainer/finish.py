@@ -40,20 +40,18 @@ def write_weights(
     notes: Mapping[str, Any],
     *,
     input_size: int | None = None,
-    mean_with: Sequence[Path] = (),
+    mean_with: Sequence[weights.StoredWeights] = (),
 ) -> dict[str, Any]:
     """Writes `path` (.npz) and the .json beside it; returns the measured figures, by data set and of all together.
 
     `input_size` is the side in pixels at which the weights are measured and served; None: at which the run ended.
-    `mean_with` are finished weights: what is written is the mean of all of them and the run's.
+    `mean_with` are finished weights of this network: what is written is the mean of all of them and the run's.
 
     Raises:
         CheckpointError: the averaged weights are missing, damaged, or older than the run's checkpoint.
-        WeightsError: weights to take the mean with are damaged, or of another network.
+        WeightsError: weights to take the mean with are of another network.
     """
     config = record.config
-    others = [weights.load(other, config.variant) for other in mean_with]
-    record = replace(record, notes=(*record.notes, *_notes_on(others, record)))
     check_averages(run_folder)
     model = build_training_model(config)
     progress = load_averaged(run_folder, model)
@@ -66,7 +64,7 @@ def write_weights(
         provenance={
             "run": run_folder.name,
             **_provenance(record, progress),
-            **({"mean_with": [_named(each) for each in others]} if others else {}),
+            **({"mean_with": [_named(each) for each in mean_with]} if mean_with else {}),
             **notes,
         },
     )
@@ -75,8 +73,8 @@ def write_weights(
     with tempfile.TemporaryDirectory() as folder:
         rounded = Path(folder) / path.name
         weights.save(network, rounded, info)
-        if others:
-            network = weights.mean([weights.load(rounded), *others])
+        if mean_with:
+            network = weights.mean([weights.load(rounded), *mean_with])
             weights.save(network, rounded, info)
         measured = _measure(rounded, config.variant, measured_on)
     weights.save(network, path, replace(info, metrics=measured))
@@ -162,14 +160,15 @@ def run(arguments: argparse.Namespace) -> int:
     path: Path = arguments.out or weights.path_in_run(folder, record.config.variant)
     if path.resolve() in [other.resolve() for other in arguments.mean_with]:
         raise RefusedError(f"{path} is among the weights to take the mean with, which it would replace: name another")
+    mean_with = [weights.load(other, record.config.variant) for other in arguments.mean_with]
+    record = replace(record, notes=(*record.notes, *_notes_on(mean_with, record)))
     measured = write_weights(
-        record, folder, record.measured(data.samples), path, notes, input_size=size, mean_with=arguments.mean_with
+        record, folder, record.measured(data.samples), path, notes, input_size=size, mean_with=mean_with
     )
     progress = read_averaged_progress(folder)
     if record.config.share_done(progress.step, progress.seconds) < 1.0:
         print(f"note: {arguments.run} was stopped at update {progress.step}, before its end", file=sys.stderr)
-    mixed_in = [weights.load(other) for other in arguments.mean_with]
-    for note in (*record.notes, *_notes_on(mixed_in, record)):
+    for note in record.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"written: {path} and {weights.info_path(path).name} beside it", file=sys.stderr)
     print(json.dumps(measured, indent=2))
