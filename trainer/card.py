@@ -220,7 +220,7 @@ def draw_curves(log: Sequence[Mapping[str, float]], path: Path) -> None:
         (line,) = left.plot(steps, _smoothed(losses), label=f"stage {stage}")
         left.plot(steps, losses, color=line.get_color(), alpha=0.2, linewidth=0.6)
     left.set(xlabel="updates", ylabel="loss, squared error a map", yscale="log")
-    left.legend(loc="upper right")  # losses fall; the input sizes stand in the upper left
+    left.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False)  # above, where it covers nothing
     validated = [row for row in log if VALIDATION_COLUMN in row]
     for column, label in (("pck_at_0_1", "PCK@0.1"), ("pck_at_0_2", "PCK@0.2")):
         right.plot([row["step"] for row in validated], [row[column] for row in validated], marker=".", label=label)
