@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.peer_servers.work import Run, input_size, open_model
 from service.pose.geometry import Box
-from service.pose.heatmaps import STRIDE, decode
+from service.pose.heatmaps import decode
 from service.pose.images import decode_image
 from service.pose.preprocessing import crop, hand_box_to_crop
 from trainer.data.coco import read_coco
@@ -133,8 +133,8 @@ def keypoints_of(run: Run, samples: Sequence[Sample], size: int) -> NDArray[np.f
     for sample in samples:
         image = decode_image(sample.image_path.read_bytes())
         region = hand_box_to_crop(Box.around(sample.keypoints_in_image[sample.labelled]))
-        pixels, image_to_input = crop(image, region, (size, size))
-        keypoints.append(image_to_input.inverse().apply(decode(run(pixels[None])).in_heatmap[0] * STRIDE))
+        shown = crop(image, region, (size, size))
+        keypoints.append(shown.to_image(decode(run(shown.pixels[None])).in_input[0]))
     return np.stack(keypoints)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.peer_servers.work import Run, input_size, open_model
 from service.pose.geometry import Box
-from service.pose.heatmaps import STRIDE, decode
+from service.pose.heatmaps import decode
 from service.pose.images import DecodedImage, decode_image
 from service.pose.preprocessing import crop, hand_box_to_crop
 from service.pose.second_look import ENOUGH, LEAST_SHARE, region_to_look_closer, small_copy
@@ -91,9 +91,9 @@ def look(run: Run, size: int, image: DecodedImage, box: Box) -> tuple[NDArray[np
 
 
 def _ask(run: Run, size: int, image: DecodedImage, region: Box) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    pixels, image_to_input = crop(image, region, (size, size))
-    found = decode(run(pixels[None]))
-    return image_to_input.inverse().apply(found.in_heatmap[0] * STRIDE), found.scores[0]
+    shown = crop(image, region, (size, size))
+    found = decode(run(shown.pixels[None]))
+    return shown.to_image(found.in_input[0]), found.scores[0]
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks.peers import EXAMPLE
 from benchmarks.servers import Running, free_port, gateway, running
-from service.inference.memory import SMALL_IMAGE_BYTES
+from service.inference.decoding import SMALL_IMAGE_BYTES
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
 from service.rpc.health_bounds import HealthLimits

@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 
 import uvicorn
 from fastapi import FastAPI
+from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,15 +37,15 @@ from service.backends.tensorflow_serving.backend import TensorFlowServingBackend
 from service.backends.threads import own_threads
 from service.inference.access import Doorkeeper
 from service.inference.errors import ServiceError
-from service.inference.memory import ByteBudget, DecodingRoom
+from service.inference.byte_budget import ByteBudget
+from service.inference.decoding import ImageDecoder
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
 from service.inference.routing import Router
 from service.inference.shadow import Shadow
 from service.inference.streaming import Streams
-from service.inference.tracing import NoTracer, Tracer
-from service.observability.afterwards import Afterwards
 from service.observability.metrics import PrometheusObserver
+from service.observability.tracing import traceparent
 from service.rest.app import create_admin_app, create_app
 from service.rest.limits import LimitedServer, UploadGuard, protocols
 from service.rest.stream import stream_routes
@@ -94,7 +95,7 @@ async def serve(
     try:
         with ExitStack() as resources:
             resources.enter_context(heap.unsettled_at_the_end())
-            tracer = resources.enter_context(_traces(settings))
+            observer = _observer(settings, resources.enter_context(_tracer(settings)))
             models = _models(settings, clock, resources, open_servable)
             access = _access(settings, clock)
             listener = resources.enter_context(
@@ -105,7 +106,7 @@ async def serve(
                     _listen("ADMIN", settings.admin_host, settings.admin_port, reuse_port=settings.reuse_port)
                 )
             workers = resources.enter_context(_threads("worker", _worker_threads(settings)))
-            service = _build(settings, clock, workers, models, tracer, access, small_photos_here=True)
+            service = _build(settings, clock, workers, models, observer, access)
             await _live(service, listener, settings, on_ready)
     except (ServableError, RoutingFileError, KeyFileError, TlsFileError) as error:
         raise StartError(str(error)) from error
@@ -130,8 +131,7 @@ async def local_service(
         with ExitStack() as resources:
             models = _models(settings, clock, resources, open_servable)
             workers = resources.enter_context(_threads("worker", _worker_threads(settings)))
-            # All the cores are for one job here, and there are no connections that wait.
-            service = _build(settings, clock, workers, models, NoTracer(), _Access(), small_photos_here=False)
+            service = _build(settings, clock, workers, models, _observer(settings, None), _Access())
             try:
                 await models.come_up()
                 yield LocalService(service.predictor, service.streams, models.backend, clock)
@@ -244,7 +244,9 @@ def _models(
 
 
 def _remote_models(settings: Settings, clock: Clock) -> _RemoteModels:
-    return _RemoteModels(TensorFlowServingBackend(settings.tfs_addresses, repository=settings.model_repo, clock=clock))
+    return _RemoteModels(TensorFlowServingBackend(
+            settings.tfs_addresses, repository=settings.model_repo, clock=clock, traceparent=traceparent
+        ))
 
 
 @dataclass(slots=True)
@@ -257,8 +259,7 @@ class _Service:
     models: _Models
     routing_file: RoutingFile | None
     predictor: Predictor
-    counts: PrometheusObserver
-    observer: Afterwards
+    observer: PrometheusObserver
     readiness: "_Readiness"
     access: "_Access"
     admin_app: FastAPI
@@ -317,49 +318,51 @@ def _build(
     clock: Clock,
     workers: Executor,
     models: _Models,
-    tracer: Tracer,
+    observer: PrometheusObserver,
     access: _Access,
-    *,
-    small_photos_here: bool,
 ) -> _Service:
-    counts = _observer(settings)
-    observer = Afterwards(counts)
     backend = models.backend
     router = Router(settings.default_reference())
     routing_file = RoutingFile(settings.routing_file, router) if settings.routing_file is not None else None
     if routing_file is not None:
         routing_file.load()
+    decoder = ImageDecoder(
+        workers,
+        clock,
+        threads=_worker_threads(settings),
+        max_pixels=settings.max_pixels,
+        large_images_bytes=settings.decode_bytes,
+    )
     predictor = Predictor(
         backend=backend,
         router=router,
+        decoder=decoder,
         observer=observer,
         clock=clock,
-        workers=workers,
         batching=settings.batching(),
-        limits=settings.limits(),
-        room=DecodingRoom(settings.decode_bytes, clock, threads=_worker_threads(settings)),
-        shadow=Shadow(counts, clock),
+        max_rois=settings.max_rois,
+        shadow=Shadow(observer, clock),
         second_look=settings.second_look,
-        small_photos_here=small_photos_here,
     )
     readiness = _Readiness(backend)
     app = create_app(
         predictor=predictor,
+        decoder=decoder,
         backend=backend,
         observer=observer,
         metrics=observer.exposition,
         not_ready=readiness,
         clock=clock,
-        workers=workers,
         default_model=lambda: router.default,
         policy=settings.rest(),
-        tracer=tracer,
         doorkeeper=access.doorkeeper,
     )
     admin_app = create_admin_app(metrics=observer.exposition, not_ready=readiness, clock=clock)
     uploads = ByteBudget(settings.upload_bytes)
-    streams = Streams(predictor.estimate, clock=clock, limits=settings.streams(), uploads=uploads)
-    app.include_router(stream_routes(streams=streams, observer=observer, clock=clock, tracer=tracer))
+    streams = Streams(
+        predictor.estimate, clock=clock, observer=observer, limits=settings.streams(), uploads=uploads
+    )
+    app.include_router(stream_routes(streams=streams, observer=observer, clock=clock))
     rpc = RpcServer(
         HandPoseServicer(
             estimate=predictor.estimate,
@@ -368,7 +371,6 @@ def _build(
             clock=clock,
             observer=observer,
             policy=settings.rpc(),
-            tracer=tracer,
         ),
         HealthServicer(not_ready=readiness, models=backend.models, service_names=(SERVICE_NAME,)),
         settings.rpc_server(),
@@ -383,7 +385,6 @@ def _build(
         models=models,
         routing_file=routing_file,
         predictor=predictor,
-        counts=counts,
         observer=observer,
         readiness=readiness,
         access=access,
@@ -438,7 +439,7 @@ async def _live(
             task.cancel()
         logger.info("stopping: finishing what was accepted")
         service.readiness.stopping = True
-        service.counts.backend_is(up=False)
+        service.observer.backend_is(up=False)
         deadline = loop.time() + settings.grace_period_s
         await service.rpc.not_serving()
         drained = await _drain(service, signals, settings.grace_period_s)
@@ -456,15 +457,14 @@ async def _live(
         if administering is not None:  # to the last, so that whoever watches sees how it ends
             admin.should_exit = admin.force_exit = True
             await administering
-        service.observer.catch_up()
-        service.counts.stopped()
+        service.observer.stopped()
 
 
 async def _follow_models(service: _Service) -> None:
     """Keep the metrics about models those of the models that are there."""
     while True:
-        service.counts.models_are(service.models.backend.models())
-        service.counts.backend_is(up=await service.models.backend.not_ready() is None)
+        service.observer.models_are(service.models.backend.models())
+        service.observer.backend_is(up=await service.models.backend.not_ready() is None)
         await asyncio.sleep(_FOLLOW_MODELS_EVERY_S)
 
 
@@ -645,26 +645,26 @@ def _threads(name: str, number: int) -> Iterator[ThreadPoolExecutor]:
 
 
 @contextmanager
-def _traces(settings: Settings) -> Iterator[Tracer]:
-    """Traces as the settings want them; on leaving, what has not been sent is sent. Raises StartError."""
+def _tracer(settings: Settings) -> Iterator[Tracer | None]:
+    """What keeps spans, if the settings ask for it; on leaving, what has not been sent is sent. Raises StartError."""
     url = settings.trace_url()
     if url is None:
-        yield NoTracer()
+        yield None
         return
     try:
-        from service.observability.otlp import OtlpTracer
+        from service.observability.otlp import OtlpExport
     except ImportError as error:
         raise StartError(f"HANDPOSE_TRACE_ENDPOINT needs pip install 'handpose[tracing]': {error}") from error
-    tracer = OtlpTracer(url, sample_ratio=settings.trace_sample_ratio)
+    export = OtlpExport(url, sample_ratio=settings.trace_sample_ratio)
     try:
-        yield tracer
+        yield export.tracer
     finally:
-        tracer.close(_LAST_TRACES_S)
+        export.close(_LAST_TRACES_S)
 
 
-def _observer(settings: Settings) -> PrometheusObserver:
+def _observer(settings: Settings, tracer: Tracer | None) -> PrometheusObserver:
     try:
-        observer = PrometheusObserver(CollectorRegistry())
+        observer = PrometheusObserver(CollectorRegistry(), tracer)
     except OSError as error:
         raise StartError(f"PROMETHEUS_MULTIPROC_DIR cannot be used: {error}") from error
     observer.backend_named(settings.backend, max_queue=settings.max_queue)

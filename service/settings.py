@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from service.access.key_file import allowance_of
 from service.inference.access import AccessPolicy
-from service.inference.batching import BatchingPolicy
+from service.inference.model_queue import BatchingPolicy
 from service.inference.errors import UnknownModelError
-from service.inference.memory import DECODING_BYTES, SMALL_IMAGE_BYTES, UPLOAD_BYTES
+from service.inference.byte_budget import UPLOAD_BYTES
+from service.inference.decoding import LARGE_IMAGES_BYTES, SMALL_IMAGE_BYTES
 from service.inference.models import ModelReference
-from service.inference.predictor import Limits
 from service.inference.streaming import StreamLimits
 from service.rest.limits import ConnectionLimits
 from service.rest.policy import RestPolicy
@@ -115,7 +115,7 @@ class Settings(BaseModel):
         " it is spent, requests get 429",
     )
     decode_bytes: Count = Field(
-        DECODING_BYTES,
+        LARGE_IMAGES_BYTES,
         description="memory for decoding large images, all together, in bytes; they wait for their turn. Images that"
         f" take less than {SMALL_IMAGE_BYTES >> 20} MiB are bounded by WORKER_THREADS instead",
     )
@@ -296,9 +296,6 @@ class Settings(BaseModel):
             max_queue=self.max_queue,
             max_running=BATCHES_AT_ONCE,
         )
-
-    def limits(self) -> Limits:
-        return Limits(max_pixels=self.max_pixels, max_rois=self.max_rois)
 
     def rest(self) -> RestPolicy:
         return RestPolicy(

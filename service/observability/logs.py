@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
 
 from service.inference.keys import without_keys
-from service.inference.tracing import SPAN, trace_id_of
+from service.observability.tracing import trace_id
 
 LogFormat = Literal["text", "json"]
 
@@ -65,8 +65,8 @@ class TextFormatter(logging.Formatter):
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     """What was passed as `extra`, without what is None, and the trace that the event belongs to."""
     fields = {name: value for name, value in vars(record).items() if _is_ours(name) and value is not None}
-    if (trace_id := trace_id_of(SPAN.get().traceparent)) is not None:
-        fields.setdefault("trace_id", trace_id)
+    if (current := trace_id()) is not None:
+        fields.setdefault("trace_id", current)
     return fields
 
 

@@ -68,6 +68,11 @@ class DecodedKeypoints:
     scores: NDArray[np.float32]
     sigmas: NDArray[np.float32]
 
+    @property
+    def in_input(self) -> NDArray[np.float64]:
+        """float64 [N, 21, 2], (x, y) in continuous pixels of the model's input."""
+        return self.in_heatmap.astype(np.float64) * STRIDE
+
 
 def encode(
     keypoints_in_heatmap: NDArray[np.floating],

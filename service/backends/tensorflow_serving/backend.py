@@ -29,7 +29,6 @@ from service.inference.errors import (
 )
 from service.inference.models import OUTPUT_NAME, VARIANTS, ModelReference, ServedModel, Variant
 from service.inference.ports import Clock
-from service.inference.tracing import SPAN
 
 MODEL_NAMES: Final[Mapping[Variant, str]] = {variant: f"cpm_{variant}" for variant in VARIANTS}
 """The names of the servables, as `python -m trainer export` gives them."""
@@ -62,7 +61,9 @@ class TensorFlowServingBackend:
         labels: Sequence[str] = (DEFAULT_LABEL, CANARY_LABEL),
         poll: PollPolicy | None = None,
         retry: RetryPolicy | None = None,
+        traceparent: Callable[[], str | None] = lambda: None,
     ) -> None:
+        self._traceparent = traceparent
         endpoints = [
             Endpoint(address, max_message_bytes=_MAX_MESSAGE_BYTES, breaker=CircuitBreaker()) for address in addresses
         ]
@@ -128,7 +129,7 @@ class TensorFlowServingBackend:
                 predict_request(model.card, crops),
                 among=self._catalogue.holders(model),
                 timeout_s=timeout_s,
-                metadata=_trace(),
+                metadata=self._trace(),
             )
         except NoEndpointError as error:
             self._catalogue.look_now()
@@ -150,7 +151,6 @@ class TensorFlowServingBackend:
         except ValueError as error:
             raise InternalError(f"{name} returned belief maps that cannot be read: {error}") from error
 
-
-def _trace() -> Metadata:
-    traceparent = SPAN.get().traceparent
-    return (("traceparent", traceparent),) if traceparent is not None else ()
+    def _trace(self) -> Metadata:
+        traceparent = self._traceparent()
+        return (("traceparent", traceparent),) if traceparent is not None else ()

@@ -4,7 +4,7 @@ import pytest
 
 from service.inference.errors import FieldError, InvalidInputError
 from service.inference.keys import digest_of, is_key, new_key, without_keys
-from service.inference.tracing import request_id_from
+from service.inference.requests import request_id_from
 
 
 def test_every_new_key_is_another_and_has_the_form_of_one() -> None:

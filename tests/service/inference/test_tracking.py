@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.inference.errors import InvalidInputError, UndecodableImageError
-from service.inference.predictor import EstimateRequest
+from service.inference.estimates import EstimateRequest
 from service.inference.tracking import NOT_FOLLOWED, HandTracker, TrackedEstimate
 from service.pose.geometry import Box
 from service.pose.tracking import OneEuro

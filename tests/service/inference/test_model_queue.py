@@ -1,8 +1,9 @@
-"""What the module docstring of `service.inference.batching` promises, promise by promise."""
+"""What the module docstring of `service.inference.model_queue` promises, promise by promise."""
 
 import asyncio
 import math
-from collections.abc import Coroutine, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.inference.batching import Answer, BatchingPolicy, MicroBatcher, Priority
 from service.inference.errors import (
     DeadlineExceededError,
     InternalError,
@@ -18,8 +18,12 @@ from service.inference.errors import (
     ServiceError,
     UnavailableError,
 )
-from service.inference.ports import DropReason, ReleaseReason
+from service.inference.estimates import Priority
+from service.inference.model_queue import Answer, BatchingPolicy, ModelQueue
+from service.inference.ports import DropReason, RejectReason, ReleaseReason
 from tests.support.clock import ManualClock, settle
+from tests.support.models import served_model
+from tests.support.observer import RecordingObserver
 
 FAR = math.inf
 
@@ -47,55 +51,52 @@ class Runner:
         await settle()
 
 
-@dataclass
-class Journal:
-    """A batch observer that remembers."""
-
-    released: list[tuple[int, ReleaseReason]] = field(default_factory=list)
-    depths: list[int] = field(default_factory=list)
-    drops: list[DropReason] = field(default_factory=list)
-    rejections: list[str] = field(default_factory=list)
-
-    def batch_released(self, size: int, reason: ReleaseReason) -> None:
-        self.released.append((size, reason))
-
-    def queue_changed(self, depth: int) -> None:
-        self.depths.append(depth)
-
-    def request_dropped(self, reason: DropReason) -> None:
-        self.drops.append(reason)
-
-    def request_rejected(self, reason: str) -> None:
-        self.rejections.append(reason)
-
-
 class Bench:
-    """A batcher with everything around it under the test's control."""
+    """A queue with everything around it under the test's control."""
 
     def __init__(self, **policy: Any) -> None:
-        self.runner, self.clock, self.journal = Runner(), ManualClock(), Journal()
-        self.batcher = MicroBatcher[int, int](
-            self.runner, policy=BatchingPolicy(**policy), clock=self.clock, observer=self.journal
+        self.runner, self.clock, self.observer = Runner(), ManualClock(), RecordingObserver()
+        self.queue = ModelQueue[int, int](
+            served_model(), self.runner, policy=BatchingPolicy(**policy), clock=self.clock, observer=self.observer
         )
         self._tasks: list[asyncio.Task[Answer[int]]] = []
 
     async def submit(
-        self, item: int, *, within: float = FAR, priority: Priority = Priority.INTERACTIVE
+        self, *items: int, within: float = FAR, priority: Priority = Priority.INTERACTIVE
     ) -> "asyncio.Task[Answer[int]]":
-        """Submit an item and let everything settle; the task is its caller."""
-        waiting: Coroutine[Any, Any, Answer[int]] = self.batcher.submit(
-            item, deadline=self.clock.time() + within, priority=priority
-        )
-        self._tasks.append(asyncio.get_running_loop().create_task(waiting))
+        """Submit a request's items and let everything settle; the task is its caller."""
+
+        async def call() -> Answer[int]:
+            with self.queue.place(items=len(items), deadline=self.clock.time() + within, priority=priority) as place:
+                return await place.run(items)
+
+        self._tasks.append(asyncio.get_running_loop().create_task(call()))
         await settle()
         return self._tasks[-1]
+
+    @property
+    def released(self) -> list[tuple[int, ReleaseReason]]:
+        return [(size, reason) for _, size, reason in self.observer.batches]
+
+    @property
+    def drops(self) -> list[DropReason]:
+        return [reason for _, reason in self.observer.drops]
+
+
+@contextmanager
+def places(bench: Bench, number: int) -> Iterator[None]:
+    """So many places are taken."""
+    with ExitStack() as taken:
+        for _ in range(number):
+            taken.enter_context(bench.queue.place())
+        yield
 
 
 async def test_an_idle_backend_gets_a_single_request_at_once() -> None:
     bench = Bench(max_wait_s=10)
     await bench.submit(1)
     assert bench.runner.batches == [[1]]
-    assert bench.journal.released == [(1, ReleaseReason.IDLE)]
+    assert bench.released == [(1, ReleaseReason.IDLE)]
 
 
 async def test_what_arrives_while_a_batch_runs_leaves_together_when_it_ends() -> None:
@@ -111,7 +112,7 @@ async def test_a_full_batch_leaves_though_another_runs() -> None:
     for item in (1, 2, 3):
         await bench.submit(item)
     assert bench.runner.batches == [[1], [2, 3]]
-    assert bench.journal.released[1] == (2, ReleaseReason.FULL)
+    assert bench.released[1] == (2, ReleaseReason.FULL)
 
 
 async def test_the_oldest_request_waits_no_longer_than_max_wait_for_company() -> None:
@@ -124,7 +125,7 @@ async def test_the_oldest_request_waits_no_longer_than_max_wait_for_company() ->
     bench.clock.advance(0.0002)
     await settle()
     assert bench.runner.batches == [[1], [2]]
-    assert bench.journal.released[1] == (1, ReleaseReason.WAITED)
+    assert bench.released[1] == (1, ReleaseReason.WAITED)
 
 
 async def test_with_an_infinite_wait_a_batch_leaves_full_or_once_none_runs() -> None:
@@ -139,7 +140,7 @@ async def test_with_an_infinite_wait_a_batch_leaves_full_or_once_none_runs() -> 
     for item in (3, 4):
         await bench.submit(item)
     assert bench.runner.batches == [[1], [2], [3, 4]]
-    assert [reason for _, reason in bench.journal.released] == [
+    assert [reason for _, reason in bench.released] == [
         ReleaseReason.IDLE,
         ReleaseReason.IDLE,
         ReleaseReason.FULL,
@@ -165,7 +166,7 @@ async def test_each_caller_gets_its_own_result_and_where_its_time_went() -> None
     bench.clock.advance(0.5)
     await bench.runner.finish(1)
     answers = [await caller for caller in callers]
-    assert [answer.result for answer in answers] == [10, 12, 14]
+    assert [answer.results for answer in answers] == [[10], [12], [14]]
     assert [answer.queued_s for answer in answers] == [0, 0.25, 0.25]
     assert [answer.ran_s for answer in answers] == [0.25, 0.5, 0.5]
 
@@ -198,7 +199,7 @@ async def test_a_request_that_expires_in_the_queue_never_runs() -> None:
         await late
     await bench.runner.finish(0)
     assert bench.runner.batches == [[0]]
-    assert bench.journal.drops == [DropReason.EXPIRED]
+    assert bench.drops == [DropReason.EXPIRED]
 
 
 async def test_a_request_that_expires_while_it_runs_is_answered_at_once() -> None:
@@ -208,7 +209,7 @@ async def test_a_request_that_expires_while_it_runs_is_answered_at_once() -> Non
     with pytest.raises(DeadlineExceededError, match="while the model ran"):
         await late
     await bench.runner.finish(0)
-    assert bench.journal.drops == []
+    assert bench.drops == []
 
 
 async def test_a_request_whose_time_is_already_up_is_not_queued() -> None:
@@ -216,7 +217,7 @@ async def test_a_request_whose_time_is_already_up_is_not_queued() -> None:
     with pytest.raises(DeadlineExceededError):
         await (await bench.submit(0, within=0))
     assert bench.runner.batches == []
-    assert bench.journal.drops == [DropReason.EXPIRED]
+    assert bench.drops == [DropReason.EXPIRED]
 
 
 async def test_a_caller_that_goes_away_leaves_the_queue() -> None:
@@ -229,8 +230,8 @@ async def test_a_caller_that_goes_away_leaves_the_queue() -> None:
     await bench.runner.finish(0)
     await bench.runner.finish(1)
     assert bench.runner.batches == [[0], [2]]
-    assert bench.journal.drops == [DropReason.CANCELLED]
-    assert (await stays).result == 4
+    assert bench.drops == [DropReason.CANCELLED]
+    assert (await stays).results == [4]
 
 
 async def test_a_caller_that_goes_away_while_its_batch_runs_harms_nobody() -> None:
@@ -241,29 +242,27 @@ async def test_a_caller_that_goes_away_while_its_batch_runs_harms_nobody() -> No
     gone.cancel()
     await settle()
     await bench.runner.finish(1)
-    assert (await stays).result == 4
+    assert (await stays).results == [4]
 
 
 async def test_the_items_of_one_request_run_together_and_answer_in_order() -> None:
     bench = Bench(max_batch_size=2)
-    caller = asyncio.ensure_future(bench.batcher.submit_all([5, 6, 7], deadline=FAR))
-    await settle()
+    caller = await bench.submit(5, 6, 7)
     assert bench.runner.batches == [[5, 6]]
     await bench.runner.finish(0)
     await bench.runner.finish(1)
-    assert [answer.result for answer in await caller] == [10, 12, 14]
+    assert (await caller).results == [10, 12, 14]
 
 
 async def test_when_one_item_of_a_request_fails_those_still_waiting_are_given_up() -> None:
     bench = Bench(max_batch_size=1)
-    caller = asyncio.ensure_future(bench.batcher.submit_all([5, 6, 7], deadline=FAR))
-    await settle()
+    caller = await bench.submit(5, 6, 7)
     await bench.runner.fail(0, UnavailableError("down"))
     with pytest.raises(UnavailableError):
         await caller
     await bench.runner.finish(1)  # it had left before the caller learnt of the failure
     assert bench.runner.batches == [[5], [6]]
-    assert bench.journal.drops == [DropReason.CANCELLED]
+    assert bench.drops == [DropReason.CANCELLED]
 
 
 async def test_a_failed_batch_fails_every_caller_in_it_and_no_other() -> None:
@@ -274,11 +273,11 @@ async def test_a_failed_batch_fails_every_caller_in_it_and_no_other() -> None:
     fourth = await bench.submit(3)
     await bench.runner.fail(1, UnavailableError("the model server is down"))
     await bench.runner.finish(2)
-    assert (await first).result == 0
+    assert (await first).results == [0]
     for caller in (second, third):
         with pytest.raises(UnavailableError, match="model server is down"):
             await caller
-    assert (await fourth).result == 6
+    assert (await fourth).results == [6]
 
 
 async def test_an_unforeseen_failure_is_internal_and_keeps_its_cause() -> None:
@@ -302,21 +301,28 @@ async def test_a_batch_of_the_wrong_length_is_an_error_and_not_a_mix_up(results:
 
 async def test_a_full_queue_answers_at_once_and_says_when_to_come_back() -> None:
     bench = Bench(max_queue=2)
-    with bench.batcher.reserve():
-        caller = await bench.submit(0)
-        bench.clock.advance(4.0)
-        await bench.runner.finish(0)
-        await caller
-    with bench.batcher.reserve(2):
-        with pytest.raises(OverloadedError) as caught, bench.batcher.reserve():
+    caller = await bench.submit(0)
+    bench.clock.advance(4.0)
+    await bench.runner.finish(0)
+    await caller
+    with places(bench, 2):
+        with pytest.raises(OverloadedError) as caught, bench.queue.place():
             pass
         assert caught.value.retry_after_s == pytest.approx(4.0)  # one place has to become free, at 4 s an item
-        assert bench.batcher.depth == 2
-    assert bench.batcher.depth == 0
-    assert bench.journal.rejections == ["queue_full"]
+        assert bench.queue.depth == 2
+    assert bench.queue.depth == 0
+    assert [reason for _, reason in bench.observer.rejections] == [RejectReason.QUEUE_FULL]
 
 
-async def test_the_retry_after_grows_with_the_queue_and_follows_the_service_time() -> None:
+async def test_the_hands_of_one_picture_share_a_place() -> None:
+    bench = Bench(max_queue=1)
+    caller = await bench.submit(5, 6, 7)
+    assert bench.queue.depth == 1
+    await bench.runner.finish(0)
+    assert (await caller).results == [10, 12, 14]
+
+
+async def test_the_retry_after_grows_with_the_items_and_follows_the_service_time() -> None:
     bench = Bench(max_queue=10, max_batch_size=1)
     for seconds in (1.0, 3.0):
         caller = await bench.submit(0)
@@ -324,9 +330,9 @@ async def test_the_retry_after_grows_with_the_queue_and_follows_the_service_time
         await bench.runner.finish(-1)
         await caller
     waits = []
-    with bench.batcher.reserve(10):
-        for places in (1, 5):
-            with pytest.raises(OverloadedError) as caught, bench.batcher.reserve(places):
+    with places(bench, 10):
+        for items in (1, 5):
+            with pytest.raises(OverloadedError) as caught, bench.queue.place(items=items):
                 pass
             waits.append(caught.value.retry_after_s)
     assert waits == pytest.approx([2.0, 10.0])  # an item takes 2 s in the mean
@@ -339,43 +345,54 @@ async def test_of_many_items_the_last_ones_count_most() -> None:
         bench.clock.advance(seconds)
         await bench.runner.finish(-1)
         await caller
-    with bench.batcher.reserve(10), pytest.raises(OverloadedError) as caught, bench.batcher.reserve():
+    with places(bench, 10), pytest.raises(OverloadedError) as caught, bench.queue.place():
         pass
     assert caught.value.retry_after_s == pytest.approx(1.4)  # an item takes 1 s + 0.2 x (3 s - 1 s)
 
 
 async def test_a_place_is_free_again_whatever_happened_to_its_request() -> None:
     bench = Bench(max_queue=1)
-    with pytest.raises(RuntimeError), bench.batcher.reserve():
+    with pytest.raises(RuntimeError), bench.queue.place():
         raise RuntimeError
-    with bench.batcher.reserve():
-        assert bench.journal.depths == [1, 0, 1]
+    with bench.queue.place():
+        assert [depth for _, depth in bench.observer.depths] == [1, 0, 1]
+
+
+async def test_a_batch_tells_the_observer_of_each_request_in_it_once() -> None:
+    bench = Bench()
+    await bench.submit(1)
+    await bench.submit(2, 3)
+    await bench.submit(4)
+    await bench.runner.finish(0)
+    await bench.runner.finish(1)
+    assert bench.observer.requests_in_batches == [1, 2]
 
 
 async def test_closing_waits_for_what_was_accepted_and_refuses_what_comes_later() -> None:
     bench = Bench()
     callers = [await bench.submit(item) for item in (1, 2)]
-    closing = asyncio.get_running_loop().create_task(bench.batcher.close())
+    closing = asyncio.get_running_loop().create_task(bench.queue.close())
     await settle()
     assert not closing.done()
-    with pytest.raises(UnavailableError), bench.batcher.reserve():
+    with pytest.raises(UnavailableError), bench.queue.place():
         pass
     await bench.runner.finish(0)
     assert not closing.done()
     await bench.runner.finish(1)
     assert closing.done()
-    assert [(await caller).result for caller in callers] == [2, 4]
+    assert [(await caller).results for caller in callers] == [[2], [4]]
 
 
 async def test_a_request_that_was_accepted_before_closing_is_still_answered() -> None:
     bench = Bench()
-    with bench.batcher.reserve():
-        closing = asyncio.get_running_loop().create_task(bench.batcher.close())
+    with bench.queue.place() as place:
+        closing = asyncio.get_running_loop().create_task(bench.queue.close())
         await settle()
         assert not closing.done()
-        caller = await bench.submit(4)
+        caller = asyncio.get_running_loop().create_task(place.run([4]))
+        await settle()
         await bench.runner.finish(0)
-        assert (await caller).result == 8
+        assert (await caller).results == [8]
     await settle()
     assert closing.done()
 
@@ -433,7 +450,7 @@ async def _follow(course: list[tuple[str, Any, Any]], max_batch_size: int, max_r
         if caller.cancelled():
             continue
         error = caller.exception()
-        assert caller.result().result == 2 * item if error is None else isinstance(error, ServiceError)
+        assert caller.result().results == [2 * item] if error is None else isinstance(error, ServiceError)
     assert all(len(batch) <= max_batch_size for batch in bench.runner.batches)
     ran = [item for batch in bench.runner.batches for item in batch]
     assert len(ran) == len(set(ran))

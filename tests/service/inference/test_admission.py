@@ -6,39 +6,26 @@ from collections.abc import Sequence
 
 import pytest
 
-from service.inference.batching import BatchingPolicy, MicroBatcher, Priority
 from service.inference.errors import OverloadedError
-from service.inference.ports import DropReason, ReleaseReason
+from service.inference.estimates import Priority
+from service.inference.model_queue import BatchingPolicy, ModelQueue
+from service.inference.ports import RejectReason
 from tests.support.clock import ManualClock, settle
+from tests.support.models import served_model
+from tests.support.observer import RecordingObserver
 
 FAR = math.inf
 
 
-class Journal:
-    """A batch observer that remembers rejections."""
-
-    def __init__(self) -> None:
-        self.rejections: list[str] = []
-
-    def batch_released(self, size: int, reason: ReleaseReason) -> None: ...
-
-    def queue_changed(self, depth: int) -> None: ...
-
-    def request_dropped(self, reason: DropReason) -> None: ...
-
-    def request_rejected(self, reason: str) -> None:
-        self.rejections.append(reason)
-
-
 class Model:
-    """A batcher over a model that takes so many seconds a batch, whatever its size."""
+    """The queue of a model that takes so many seconds a batch, whatever its size."""
 
     def __init__(self, seconds: float = 1.0, **policy: int) -> None:
         self.clock = ManualClock()
         self.seconds = seconds
-        self.journal = Journal()
-        self.batcher = MicroBatcher[int, int](
-            self._run, policy=BatchingPolicy(**policy), clock=self.clock, observer=self.journal
+        self.observer = RecordingObserver()
+        self.queue = ModelQueue[int, int](
+            served_model(), self._run, policy=BatchingPolicy(**policy), clock=self.clock, observer=self.observer
         )
 
     async def _run(self, items: Sequence[int], deadline: float) -> Sequence[int]:
@@ -49,16 +36,20 @@ class Model:
 
     async def submit(self, items: int = 1) -> None:
         """Have it run so many items, and learn how long they take."""
-        tasks = [asyncio.ensure_future(self.batcher.submit(0, deadline=FAR)) for _ in range(items)]
+        tasks = [asyncio.ensure_future(self.ask()) for _ in range(items)]
         while not all(task.done() for task in tasks):
             await settle()
             self.clock.advance(self.seconds)
             await settle()
 
+    async def ask(self, deadline: float = FAR) -> None:
+        with self.queue.place(deadline=deadline) as place:
+            await place.run([0])
+
 
 def refused(model: Model, deadline_s: float, priority: Priority = Priority.INTERACTIVE) -> OverloadedError | None:
     try:
-        with model.batcher.reserve(deadline=model.clock.time() + deadline_s, priority=priority):
+        with model.queue.place(deadline=model.clock.time() + deadline_s, priority=priority):
             return None
     except OverloadedError as error:
         return error
@@ -67,12 +58,12 @@ def refused(model: Model, deadline_s: float, priority: Priority = Priority.INTER
 async def test_a_request_whose_turn_would_come_too_late_is_told_when_it_would_not() -> None:
     model = Model(max_batch_size=1)
     await model.submit()  # one second an item
-    with model.batcher.reserve(9):
+    with model.queue.place(items=9):
         assert refused(model, 13.0) is None
         error = refused(model, 10.0)
         assert error is not None
         assert error.retry_after_s == pytest.approx(10 * 1.3 - 10.0)
-    assert model.journal.rejections == ["deadline"]
+    assert [reason for _, reason in model.observer.rejections] == [RejectReason.DEADLINE]
 
 
 async def test_a_model_without_others_waiting_is_tried_whatever_the_deadline() -> None:
@@ -85,17 +76,17 @@ async def test_a_model_without_others_waiting_is_tried_whatever_the_deadline() -
 async def test_one_slow_batch_at_the_start_is_soon_made_up_for() -> None:
     model = Model(seconds=10.0, max_batch_size=8)
     await model.submit()  # alone, and perhaps while another model was being loaded
-    with model.batcher.reserve(9):
+    with model.queue.place(items=9):
         assert refused(model, 10.0) is not None
     model.seconds = 0.8
     await model.submit(1 + 3 * 8)
-    with model.batcher.reserve(9):
+    with model.queue.place(items=9):
         assert refused(model, 10.0) is None
 
 
 async def test_nothing_is_refused_for_its_deadline_before_anything_is_known() -> None:
     model = Model(max_batch_size=1)
-    with model.batcher.reserve(50):
+    with model.queue.place(items=50):
         assert refused(model, 0.1) is None
 
 
@@ -103,12 +94,12 @@ async def test_work_that_nobody_waits_for_any_more_still_takes_its_time() -> Non
     model = Model(max_batch_size=4)
     await model.submit(1 + 40 * 4)  # a quarter of a second an item
     loop = asyncio.get_running_loop()
-    late = [loop.create_task(model.batcher.submit(0, deadline=model.clock.time() + 0.5)) for _ in range(5)]
+    late = [loop.create_task(model.ask(model.clock.time() + 0.5)) for _ in range(5)]
     await settle()
     model.clock.advance(0.5)  # the first runs, alone, for another half second; the others have left the queue
     await settle()
     assert all(task.done() and task.exception() is not None for task in late)
-    assert model.batcher.depth == 0
+    assert model.queue.depth == 0
 
     assert refused(model, 0.2) is not None
     assert refused(model, 2.0) is None
@@ -117,7 +108,7 @@ async def test_work_that_nobody_waits_for_any_more_still_takes_its_time() -> Non
 async def test_bulk_requests_do_not_count_for_an_interactive_one_but_for_each_other() -> None:
     model = Model(max_batch_size=1)
     await model.submit()
-    with model.batcher.reserve(50, priority=Priority.BULK), model.batcher.reserve(1):
+    with model.queue.place(items=50, priority=Priority.BULK), model.queue.place(items=1):
         assert refused(model, 5.0) is None
         assert refused(model, 5.0, Priority.BULK) is not None
 
@@ -125,7 +116,7 @@ async def test_bulk_requests_do_not_count_for_an_interactive_one_but_for_each_ot
 async def test_full_batches_count_more_than_small_ones() -> None:
     model = Model(max_batch_size=8)
     await model.submit(1 + 25 * 8)  # the first leaves alone, and takes as long as eight together
-    with model.batcher.reserve(79):
+    with model.queue.place(items=79):
         assert refused(model, 14.0) is None  # 80 items are ten batches
 
 
@@ -138,8 +129,7 @@ async def test_under_twice_the_load_everything_accepted_is_in_time() -> None:
     async def one() -> None:
         nonlocal in_time, late
         deadline = model.clock.time() + 2.0
-        with model.batcher.reserve(deadline=deadline):
-            await model.batcher.submit(0, deadline=deadline)
+        await model.ask(deadline)
         in_time += model.clock.time() <= deadline
         late += model.clock.time() > deadline
 
