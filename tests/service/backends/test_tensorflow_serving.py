@@ -28,7 +28,6 @@ from service.inference.errors import (
     UnknownModelError,
 )
 from service.inference.models import ModelReference
-from service.inference.tracing import SPAN, Untraced
 from service.pose.heatmaps import decode
 from tests.support.models import INPUT_SIZE
 from tests.support.stand_in import ROOT, StandIn, add_version, config_text
@@ -146,10 +145,8 @@ async def test_all_models_are_listed_with_their_labels(stand_in: StandIn) -> Non
 
 async def test_traceparent_goes_along_as_metadata(stand_in: StandIn) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    async with connected(stand_in) as backend:
-        token = SPAN.set(Untraced(trace))
+    async with connected(stand_in, traceparent=lambda: trace) as backend:
         await backend.predict(backend.resolve(LIGHTWEIGHT), [coloured_crop(10)], timeout_s=5)
-        SPAN.reset(token)
 
     assert stand_in.report()["traceparents"][-1] == trace
 
