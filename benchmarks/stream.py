@@ -33,8 +33,8 @@ from rich.table import Table
 from benchmarks.moving_hand import FRAME_S, HEIGHT, WIDTH, Video, load_or_render
 from service.client import Frame, HandPoseClient, OneEuro, StreamOptions
 from service.inference.errors import InvalidInputError
+from service.inference.estimates import Estimate, EstimateRequest, Hand, Timings
 from service.inference.models import ModelCard, ServedModel
-from service.inference.predictor import Estimate, EstimateRequest, Hand, Picture, Timings
 from service.inference.tracking import HandTracker
 from service.pose.geometry import Box
 from service.pose.keypoints import KEYPOINT_COUNT, KEYPOINT_NAMES
@@ -100,7 +100,6 @@ class KnownHand:
             stride=8,
         )
         self._model = ServedModel(1, (), card)
-        self._picture = Picture(WIDTH, HEIGHT)
 
     async def __call__(self, request: EstimateRequest) -> Estimate:
         points = self._seen[int(request.image)]
@@ -110,7 +109,7 @@ class KnownHand:
                 raise InvalidInputError("the roi lies outside the image", code="invalid_roi")
         shown = [(roi, hand_box_to_crop(roi)) for roi in request.rois] or [(whole, whole)]
         hands = tuple(self._hand(points, box, crop) for box, crop in shown)
-        return Estimate(self._model, "default", self._picture, hands, Timings(0.0, 0.0, 0.0, 0.0, 0.0))
+        return Estimate(self._model, "default", (WIDTH, HEIGHT), hands, Timings(0.0, 0.0, 0.0, 0.0, 0.0))
 
     def _hand(self, points: NDArray[np.float64], box: Box, crop: Box) -> Hand:
         low, high = (crop.x, crop.y), (crop.x + crop.width, crop.y + crop.height)

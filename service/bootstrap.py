@@ -36,9 +36,9 @@ from service.backends.repository import ModelRepository, Servable, ServableError
 from service.backends.tensorflow_serving.backend import TensorFlowServingBackend
 from service.backends.threads import own_threads
 from service.inference.access import Doorkeeper
-from service.inference.errors import ServiceError
 from service.inference.byte_budget import ByteBudget
 from service.inference.decoding import ImageDecoder
+from service.inference.errors import ServiceError
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
 from service.inference.routing import Router
@@ -244,9 +244,11 @@ def _models(
 
 
 def _remote_models(settings: Settings, clock: Clock) -> _RemoteModels:
-    return _RemoteModels(TensorFlowServingBackend(
+    return _RemoteModels(
+        TensorFlowServingBackend(
             settings.tfs_addresses, repository=settings.model_repo, clock=clock, traceparent=traceparent
-        ))
+        )
+    )
 
 
 @dataclass(slots=True)
@@ -359,9 +361,7 @@ def _build(
     )
     admin_app = create_admin_app(metrics=observer.exposition, not_ready=readiness, clock=clock)
     uploads = ByteBudget(settings.upload_bytes)
-    streams = Streams(
-        predictor.estimate, clock=clock, observer=observer, limits=settings.streams(), uploads=uploads
-    )
+    streams = Streams(predictor.estimate, clock=clock, observer=observer, limits=settings.streams(), uploads=uploads)
     app.include_router(stream_routes(streams=streams, observer=observer, clock=clock))
     rpc = RpcServer(
         HandPoseServicer(

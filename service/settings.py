@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from service.access.key_file import allowance_of
 from service.inference.access import AccessPolicy
-from service.inference.model_queue import BatchingPolicy
-from service.inference.errors import UnknownModelError
 from service.inference.byte_budget import UPLOAD_BYTES
 from service.inference.decoding import LARGE_IMAGES_BYTES, SMALL_IMAGE_BYTES
+from service.inference.errors import UnknownModelError
+from service.inference.model_queue import BatchingPolicy
 from service.inference.models import ModelReference
 from service.inference.streaming import StreamLimits
 from service.rest.limits import ConnectionLimits

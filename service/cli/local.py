@@ -16,10 +16,9 @@ from service.bootstrap import LocalService, local_service
 from service.client import errors as client_errors
 from service.client import types
 from service.client.transport import BatchResults, EncodedFrame, Headers
-from service.inference.batching import Priority
 from service.inference.errors import ErrorKind, ServiceError
+from service.inference.estimates import Estimate, EstimateRequest, Priority
 from service.inference.models import ServedModel
-from service.inference.predictor import Estimate, EstimateRequest
 from service.inference.streaming import Frame, FrameAnswer, StreamOptions
 from service.inference.tracking import TrackedEstimate
 from service.pose.geometry import Box
@@ -171,7 +170,7 @@ class LocalTransport:
 
 
 def _converted(estimate: Estimate) -> types.Estimate:
-    width, height = estimate.picture.width, estimate.picture.height
+    width, height = estimate.image_size
     timings = estimate.timings
     return types.Estimate(
         request_id="",

@@ -59,6 +59,10 @@ class RequestObserver(Protocol):
         """
         ...
 
+    def part(self, name: str, **attributes: Attribute) -> AbstractContextManager[None]:
+        """The block is a part of the current request."""
+        ...
+
     def in_flight(self) -> AbstractContextManager[None]:
         """The block works on a request for hands."""
         ...
@@ -100,16 +104,30 @@ def observed_image(
         asked_for: the model that the request names.
         disconnected: exceptions by which a protocol says that the client has gone.
     """
-    outcome, code, failed = Outcome(), OK, None
-    try:
+    outcome = Outcome()
+    with observed_failure(observer, clock, since=since, asked_for=asked_for, disconnected=disconnected):
         yield outcome
+    routed_to = None if outcome.model is None else routed_to_of(outcome.model)
+    observer.image_answered(routed_to, asked_for, OK, clock.time() - since)
+
+
+@contextmanager
+def observed_failure(
+    observer: RequestObserver,
+    clock: Clock,
+    *,
+    since: float,
+    asked_for: str | None,
+    disconnected: tuple[type[BaseException], ...] = (),
+) -> Iterator[None]:
+    """As `observed_image`, for a block whose success is not an answer yet."""
+    try:
+        yield
     except BaseException as error:
-        failed = error.routed_to if isinstance(error, ServiceError) else None
+        routed_to = error.routed_to if isinstance(error, ServiceError) else None
         code = CLIENT_GONE if isinstance(error, (asyncio.CancelledError, *disconnected)) else _code_of(error)
-        raise
-    finally:
-        routed_to = failed if outcome.model is None else routed_to_of(outcome.model)
         observer.image_answered(routed_to, asked_for, code, clock.time() - since)
+        raise
 
 
 class StreamReport:

@@ -14,7 +14,7 @@ import pyarrow.parquet
 from pydantic import BaseModel, Field
 
 from service.inference.errors import ServiceError
-from service.inference.predictor import Estimate
+from service.inference.estimates import Estimate
 from service.rest.problems import HttpError, http_problem, problem_of
 from service.rest.rendering import hand_pose
 from service.rest.schemas import HandPose, Problem, Schema

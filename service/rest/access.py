@@ -17,8 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.inference.access import Caller, Doorkeeper, asked_by
 from service.inference.errors import ServiceError
 from service.inference.ports import Clock
-from service.inference.tracing import request_id_from
-from service.rest.observing import RequestObserver
+from service.inference.requests import RequestObserver, request_id_from
 from service.rest.problems import HttpError, http_problem, problem_of, response_to
 
 STREAM_PROTOCOL: Final = "handpose.v1"

@@ -20,9 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from websockets.frames import Frame
 
+from service.inference.byte_budget import ByteBudget, Hold
 from service.inference.errors import OverloadedError, TooSlowError
-from service.inference.memory import ByteBudget, Hold
-from service.inference.tracing import request_id_from
+from service.inference.requests import request_id_from
 from service.rest.connections import HttpConnection, WebSocketConnection
 from service.rest.problems import HttpError, http_problem
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 from fastapi import Request, Response
 
 from service.inference.errors import ErrorKind, FieldError, ServiceError
-from service.inference.failures import detail_of, report
 from service.inference.keys import without_keys
+from service.inference.requests import detail_of, report
 from service.rest.schemas import FieldProblem, Problem
 
 MEDIA_TYPE: Final = "application/problem+json"

@@ -4,15 +4,16 @@ Numbers are rounded to what they can mean: a hundredth of a pixel, a hundredth o
 """
 
 import io
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
+from PIL import Image
 from pydantic_core import to_json
 
-from service.inference.errors import InternalError
+from service.inference.estimates import Estimate
+from service.inference.estimates import Hand as FoundHand
 from service.inference.models import ModelReference, ServedModel
-from service.inference.predictor import Estimate
-from service.inference.predictor import Hand as FoundHand
 from service.pose.drawing import FINGER_COLOURS, draw_hand
 from service.pose.keypoints import KEYPOINT_NAMES, SKELETON_EDGES, finger_of
 from service.rest.problems import HttpError
@@ -89,7 +90,7 @@ def hand_pose_json(estimate: Estimate, request_id: str) -> bytes:
 def _values(estimate: Estimate, request_id: str) -> dict[str, Any]:
     """What `HandPose` describes."""
     model, timings = estimate.model, estimate.timings
-    width, height = estimate.picture.width, estimate.picture.height
+    width, height = estimate.image_size
     return {
         "request_id": request_id,
         "model": {
@@ -111,15 +112,9 @@ def _values(estimate: Estimate, request_id: str) -> dict[str, Any]:
     }
 
 
-def picture_with_hands(estimate: Estimate, media_type: MediaType) -> bytes:
-    """The upright picture with every hand drawn on it, as an image file. Blocks: call it in a thread.
-
-    The estimate must hold the picture's pixels (`EstimateRequest.full_picture`).
-    """
-    picture = estimate.picture.pixels
-    if picture is None:
-        raise InternalError("a picture can only be drawn on where the request kept its pixels")
-    for each in estimate.hands:
+def picture_with_hands(picture: Image.Image, hands: Sequence[FoundHand], media_type: MediaType) -> bytes:
+    """The upright picture with every hand drawn on it, as an image file. Blocks: call it in a thread."""
+    for each in hands:
         picture = draw_hand(picture, each.keypoints_in_image, each.scores)
     buffer = io.BytesIO()
     picture.save(buffer, **_PICTURE_OPTIONS[media_type])  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import grpc
 
 from service.inference.access import Caller, Doorkeeper, asked_by
 from service.inference.errors import ServiceError
-from service.inference.tracing import request_id_from
+from service.inference.requests import request_id_from
 from service.rpc.health_bounds import HEALTH
 from service.rpc.status import abort
 

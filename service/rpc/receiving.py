@@ -14,10 +14,9 @@ from typing import Any, Final
 
 import grpc
 
+from service.inference.byte_budget import ByteBudget
 from service.inference.errors import InvalidInputError, OverloadedError, ServiceError, TooSlowError
-from service.inference.failures import let_go_of_frames
-from service.inference.memory import ByteBudget
-from service.inference.tracing import request_id_from
+from service.inference.requests import request_id_from
 from service.rpc.health_bounds import HEALTH, HealthBounds, HealthLimits
 from service.rpc.messages import let_go, only_message
 from service.rpc.status import abort
@@ -77,14 +76,9 @@ class ReceiveWithinBounds(grpc.aio.ServerInterceptor):
         # gRPC reads no message by itself of a method whose requests are a stream; a call with one message looks alike.
         async def bounded(messages: AsyncIterator[Any], context: Context) -> None:
             try:
-                try:
-                    await receive(inner, messages, context)
-                except ServiceError as error:
-                    let_go_of_frames(error)  # they hold the message, for which there is no room
-                    await abort(context, error, _request_id(context))
-            except (grpc.aio.AbortError, asyncio.CancelledError) as end:
-                let_go_of_frames(end)
-                raise
+                await receive(inner, messages, context)
+            except ServiceError as error:
+                await abort(context, error, _request_id(context))
 
         return grpc.stream_stream_rpc_method_handler(
             bounded,

@@ -9,7 +9,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service.inference.memory import UPLOAD_BYTES, ByteBudget
+from service.inference.byte_budget import UPLOAD_BYTES, ByteBudget
 from service.rpc.handpose.v1 import hand_pose_pb2, hand_pose_pb2_grpc
 from service.rpc.health import HealthServicer
 from service.rpc.receiving import ReceiveWithinBounds

@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from service.inference.errors import InvalidInputError
-from service.inference.tracing import request_id_from
+from service.inference.requests import request_id_from
 from service.rpc.status import STATUS_DETAILS, STATUS_OF, rich_status
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -70,7 +70,7 @@ def settings(data: bytes) -> None:
     except SettingsError as error:
         _tells(str(error))
         return
-    for parts in (read.batching, read.limits, read.rest, read.rpc, read.rpc_server, read.streams):
+    for parts in (read.batching, read.rest, read.rpc, read.rpc_server, read.streams):
         parts()
     read.default_reference()
 

@@ -24,7 +24,6 @@ from service.inference.errors import (
     TooSlowError,
     UnavailableError,
 )
-from service.inference.predictor import Limits
 from service.rest.problems import PROBLEM_TYPES
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.status import STATUS_OF
@@ -192,9 +191,7 @@ def workers() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture
 async def gateway(workers: ThreadPoolExecutor) -> AsyncIterator[Gateway]:
-    gateway = Gateway(
-        workers, backend=FakeBackend(answer=hand_where_crop_is_marked), limits=Limits(max_pixels=1_000_000)
-    )
+    gateway = Gateway(workers, backend=FakeBackend(answer=hand_where_crop_is_marked), max_pixels=1_000_000)
     await gateway.start()
     await gateway.start_rest()
     yield gateway

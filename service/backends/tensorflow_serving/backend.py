@@ -1,7 +1,7 @@
 """The `Backend` port on TensorFlow Serving. What a request needs is decided here; how it travels, in `client`."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self

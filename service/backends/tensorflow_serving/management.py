@@ -18,16 +18,14 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import grpc
 import numpy as np
 from google.protobuf import text_format
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
@@ -35,13 +33,13 @@ from service.backends.tensorflow_serving.breaker import CircuitBreaker
 from service.backends.tensorflow_serving.catalogue import CANARY_LABEL, DEFAULT_LABEL, PollPolicy
 from service.backends.tensorflow_serving.client import Endpoint
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
-from service.inference.batching import BatchingPolicy
 from service.inference.errors import ServiceError
-from service.inference.models import ModelReference, ServedModel
-from service.inference.ports import DropReason, ReleaseReason, Stage
-from service.inference.predictor import EstimateRequest, Limits, Predictor
-from service.inference.routing import Router
+from service.inference.models import ModelReference
+from service.pose.geometry import Box
+from service.pose.heatmaps import decode
+from service.pose.images import ImageError, decode_image
 from service.pose.keypoints import KEYPOINT_COUNT
+from service.pose.preprocessing import crop
 
 Report = Callable[[str], None]
 
@@ -328,23 +326,13 @@ async def _check(
         if golden is None:
             return
         report(f"checking {candidate} on {address} with {len(golden.images)} golden images")
-        with ThreadPoolExecutor(1) as workers:
-            predictor = Predictor(
-                backend=backend,
-                router=Router(candidate),
-                observer=_NoObserver(),
-                clock=asyncio.get_running_loop(),
-                workers=workers,
-                batching=BatchingPolicy(),
-                limits=Limits(),
-            )
-            for number, expected in enumerate(golden.images, 1):
-                distance = await _distance(predictor, expected)
-                if not distance <= golden.tolerance:
-                    raise ManagementError(
-                        f"{candidate} on {address} is not what its card says: on golden image {number} a keypoint lies"
-                        f" {distance:.3f} of the image's side from its place; {golden.tolerance:g} is allowed"
-                    )
+        for number, expected in enumerate(golden.images, 1):
+            distance = await _distance(backend, candidate, expected)
+            if not distance <= golden.tolerance:
+                raise ManagementError(
+                    f"{candidate} on {address} is not what its card says: on golden image {number} a keypoint lies"
+                    f" {distance:.3f} of the image's side from its place; {golden.tolerance:g} is allowed"
+                )
 
 
 async def _until_it_answers(
@@ -366,36 +354,19 @@ async def _until_it_answers(
         raise ManagementError(f"{candidate} was not loaded on {address} within {patience_s:g} s") from error
 
 
-async def _distance(predictor: Predictor, expected: _GoldenImage) -> float:
+async def _distance(backend: TensorFlowServingBackend, candidate: ModelReference, expected: _GoldenImage) -> float:
     """The keypoint farthest from its place, over the image's longer side."""
     try:
-        image = base64.b64decode(expected.image, validate=True)
-        deadline = asyncio.get_running_loop().time() + _CALL_S
-        estimate = await predictor.estimate(EstimateRequest(image, deadline))
-    except binascii.Error as error:
-        raise ManagementError(f"a golden image is not base64: {error}") from error
+        image = decode_image(base64.b64decode(expected.image, validate=True))
+        model = backend.resolve(candidate)
+        shown = crop(image, Box(0.0, 0.0, float(image.width), float(image.height)), model.input_size)
+        maps = await backend.predict(model, [shown.pixels], timeout_s=_CALL_S)
+    except (binascii.Error, ImageError) as error:
+        raise ManagementError(f"a golden image cannot be read: {error}") from error
     except ServiceError as error:
         raise ManagementError(f"a golden image got no answer: {error.detail}") from error
-    (hand,) = estimate.hands
-    offsets = hand.keypoints_in_image - np.array(expected.keypoints)
-    side = max(estimate.picture.width, estimate.picture.height)
-    return float(np.linalg.norm(offsets, axis=-1).max() / side)
-
-
-class _NoObserver:
-    """Implements `service.inference.ports.Observer` by ignoring everything: the check is no traffic."""
-
-    def stage_finished(self, model: ServedModel, stage: Stage, seconds: float) -> None: ...
-
-    def batch_released(self, model: ServedModel, size: int, reason: ReleaseReason) -> None: ...
-
-    def queue_changed(self, model: ServedModel, depth: int) -> None: ...
-
-    def request_dropped(self, model: ServedModel, reason: DropReason) -> None: ...
-
-    def request_rejected(self, model: ServedModel, reason: str) -> None: ...
-
-    def hand_found(self, model: ServedModel, scores: NDArray[np.floating[Any]]) -> None: ...
+    offsets = shown.to_image(decode(maps).in_input[0]) - np.array(expected.keypoints)
+    return float(np.linalg.norm(offsets, axis=-1).max() / max(image.width, image.height))
 
 
 # The command line

@@ -73,6 +73,7 @@ async def connected(
     retry: RetryPolicy | None = None,
     ready: bool = True,
     versions: int = 1,
+    traceparent: Callable[[], str | None] = lambda: None,
 ) -> AsyncIterator[TensorFlowServingBackend]:
     """A backend of these servers, when it is ready and has checked so many versions."""
     backend = TensorFlowServingBackend(
@@ -81,6 +82,7 @@ async def connected(
         clock=asyncio.get_running_loop(),
         poll=poll,
         retry=retry or RetryPolicy(first_wait_s=0.01),
+        traceparent=traceparent,
     )
     async with backend:
         if ready:

@@ -157,7 +157,7 @@ async def test_calls_on_one_connection_are_bounded_and_the_others_wait() -> None
         stub = running.stub()
         calls = [asyncio.ensure_future(stub.Estimate(pb.EstimateRequest(image=PHOTO))) for _ in range(2)]
         await running.backend.arrived()
-        assert running.requests.in_flight == 1
+        assert running.requests.now_in_flight == 1
         running.backend.release()
         assert all([(await each).hands for each in calls])
 

@@ -91,7 +91,7 @@ async def test_a_websocket_client_that_vanishes_is_forgotten_within_a_second(gat
         socket.transport.abort()  # no goodbye
         await until(lambda: gateway.streams.number_open == 0, timeout_s=10.0)
 
-    await until(lambda: gateway.requests.in_flight == 0 and gateway.observer.depths[-1][1] == 0, timeout_s=10.0)
+    await until(lambda: gateway.requests.now_in_flight == 0 and gateway.observer.depths[-1][1] == 0, timeout_s=10.0)
 
 
 async def test_drain_ends_a_websocket_as_a_restart_after_its_last_answer(gateway: Gateway) -> None:
