@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.tensorflow_model_server import Metrics, batching_parameters, monitoring_path, parser
+from deploy.stand_in.tensorflow_model_server import Metrics, batching_parameters, monitoring_path, parser
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -11,11 +11,11 @@ import pytest
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.wrappers_pb2 import Int64Value
 
+from deploy.stand_in.process import ROOT
 from service.backends.tensorflow_serving.catalogue import NotServableError, check_signature, predict_request
 from service.backends.tensorflow_serving.tensors import from_tensor, to_tensor
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
 from tests.support.models import model_card
-from tests.support.stand_in import ROOT
 
 
 @pytest.fixture(scope="module")

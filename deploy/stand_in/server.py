@@ -5,7 +5,7 @@ far as a client can tell, as the original does: versions, labels, the polled mod
 swapped whole, the port that opens only when every model is there, the bounded batch queue, the status code and message
 of each failure. It does it in Python, in no hurry, and nothing that users start ever starts it.
 
-    python -m tests.support.tfs_stand_in --config models.config [--model tensorflow]
+    python -m deploy.stand_in.server --config models.config [--model tensorflow]
 
 Two kinds of model: `numpy` (default) needs only version folders, answers a point that tells whose picture it was (see
 `MarkedModel`) and starts in a fraction of a second; `tensorflow` runs the SavedModels that are in the folders.
@@ -581,6 +581,7 @@ def _obey(server: Server) -> None:
 
 
 def main() -> int:
+    """Serve until stdin ends."""
     parser = argparse.ArgumentParser(description="A stand-in for TensorFlow Serving, for tests only.")
     parser.add_argument("--config", type=Path, required=True, help="model server configuration, text format")
     parser.add_argument("--port", type=int, default=0)
