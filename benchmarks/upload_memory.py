@@ -25,9 +25,9 @@ from PIL import Image
 from benchmarks.peers import EXAMPLE
 from benchmarks.servers import Running, free_port, gateway, running
 from service.inference.decoding import SMALL_IMAGE_BYTES
+from service.rpc.guard import HEALTH_TURNS
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
-from service.rpc.health_bounds import HealthLimits
 from service.settings import Settings
 
 _READ_AT_A_TIME: Final = 256 * 1024  # what uvloop reads of a connection before anybody can ask it to pause
@@ -57,7 +57,7 @@ def bound(settings: Settings, connections: int) -> dict[str, int]:
         "small images and JSON in worker threads": threads * (SMALL_IMAGE_BYTES + settings.max_body_bytes),
         "read from connections and not taken yet": open_at_a_time * (_READ_AT_A_TIME + _HIGH_WATER),
         "written to connections and not taken by the kernel": open_at_a_time * _UNSENT,
-        "health checks that gRPC receives": HealthLimits().turns * settings.max_body_bytes,
+        "health checks that gRPC receives": HEALTH_TURNS * settings.max_body_bytes,
     }
 
 

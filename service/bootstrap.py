@@ -49,10 +49,10 @@ from service.inference.streaming import Streams
 from service.observability.metrics import PrometheusObserver
 from service.observability.tracing import traceparent
 from service.rest.app import create_admin_app, create_app
-from service.rest.limits import LimitedServer, UploadGuard, protocols
 from service.rest.stream import stream_routes
+from service.rest.uploads import UploadGuard
+from service.rest.uvicorn_limits import LimitedServer, protocols
 from service.routing_file import RoutingFile, RoutingFileError
-from service.rpc.access import AccessInterceptor
 from service.rpc.health import HealthServicer
 from service.rpc.server import SERVICE_NAME, RpcServer
 from service.rpc.servicer import HandPoseServicer
@@ -387,7 +387,8 @@ def _build(
         ),
         HealthServicer(not_ready=readiness, models=backend.models, service_names=(SERVICE_NAME,)),
         settings.rpc_server(),
-        interceptors=[] if access.doorkeeper is None else [AccessInterceptor(access.doorkeeper, observer)],
+        observer=observer,
+        doorkeeper=access.doorkeeper,
         credentials=None if access.tls is None else server_credentials(access.tls.now),
         uploads=uploads,
     )
@@ -578,7 +579,7 @@ def _server(app: ASGIApp, settings: Settings, uploads: ByteBudget, tls: TlsFiles
     limits = settings.connections()
     return _Server(
         uvicorn.Config(
-            UploadGuard(app, limits=limits, uploads=uploads),
+            UploadGuard(app, rate=limits.rate, uploads=uploads),
             **protocols(limits, uploads, max_message_bytes=settings.max_frame_bytes),
             lifespan="off",
             log_config=None,

@@ -23,8 +23,7 @@ from service.inference.errors import UnknownModelError
 from service.inference.model_queue import BatchingPolicy
 from service.inference.models import ModelReference
 from service.inference.streaming import StreamLimits
-from service.rest.limits import ConnectionLimits
-from service.rest.policy import RestPolicy
+from service.rest.policy import ConnectionLimits, RestPolicy, TransferRate
 from service.rpc.server import ServerOptions
 from service.rpc.servicer import RpcPolicy
 
@@ -354,8 +353,7 @@ class Settings(BaseModel):
             max_url_bytes=self.max_url_bytes,
             max_headers=self.max_headers,
             head_timeout_s=self.head_timeout_s,
-            body_timeout_s=self.body_timeout_s,
-            min_bytes_per_s=self.min_bytes_per_s,
+            rate=TransferRate(self.body_timeout_s, self.min_bytes_per_s),
         )
 
     def streams(self) -> StreamLimits:

@@ -22,7 +22,6 @@ from service.inference.requests import (
     observed_image,
 )
 from service.rest import openapi
-from service.rest.limits import count_answer
 from service.rest.parsing import parse_timeout, read_image, read_images
 from service.rest.policy import RestPolicy
 from service.rest.problems import reported_problem
@@ -36,6 +35,7 @@ from service.rest.rendering import (
     skeleton,
 )
 from service.rest.schemas import Batch, BatchItem, HandPose, Models, Skeleton, Status
+from service.rest.uploads import count_answer
 
 HAND_POSE_PATH: Final = "/v1/hand-pose"
 MODEL_HEADER: Final = "X-Model-Variant"

@@ -230,7 +230,7 @@ MISTAKES = [
     (Payload(b"%PDF-1.7 no image"), ErrorKind.UNSUPPORTED_TYPE, "unsupported_image_format"),
     (Payload(PHOTO[:300]), ErrorKind.UNDECODABLE_IMAGE, "undecodable_image"),
     (Payload(image_bytes(picture(1200, 1000))), ErrorKind.TOO_LARGE, "too_many_pixels"),
-    (Payload(PHOTO, roi=(300, 0, 50, 50)), ErrorKind.INVALID_INPUT, "invalid_roi"),
+    (Payload(PHOTO, roi=(3000, 0, 50, 50)), ErrorKind.INVALID_INPUT, "invalid_roi"),
     (Payload(PHOTO, variant="enormous"), ErrorKind.UNKNOWN_MODEL, "unknown_variant"),
     (Payload(PHOTO, variant="standard@9"), ErrorKind.UNKNOWN_MODEL, "unknown_version"),
 ]

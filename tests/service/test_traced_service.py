@@ -6,8 +6,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra tracing is not installed")
-
 from tests.support.gateway_process import GatewayProcess
 from tests.support.images import image_bytes
 from tests.support.otlp_collector import OtlpCollector

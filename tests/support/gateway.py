@@ -30,10 +30,10 @@ from service.inference.routing import Router
 from service.inference.streaming import StreamLimits, Streams
 from service.observability.metrics import PrometheusObserver
 from service.rest.app import create_app
-from service.rest.limits import ConnectionLimits, LimitedServer, UploadGuard, protocols
-from service.rest.policy import RestPolicy
+from service.rest.policy import ConnectionLimits, RestPolicy
 from service.rest.stream import stream_routes
-from service.rpc.access import AccessInterceptor
+from service.rest.uploads import UploadGuard
+from service.rest.uvicorn_limits import LimitedServer, protocols
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
 from service.rpc.health import HealthServicer
 from service.rpc.server import SERVICE_NAME, RpcServer, ServerOptions
@@ -179,7 +179,8 @@ class Gateway:
             ),
             self.health,
             options or ServerOptions(port=0, max_message_bytes=self.policy.max_body_bytes),
-            interceptors=[] if doorkeeper is None else [AccessInterceptor(doorkeeper, self.requests)],
+            observer=requests,
+            doorkeeper=doorkeeper,
             credentials=None if tls is None else server_credentials(tls.now),
             uploads=self.uploads,
         )
@@ -201,7 +202,7 @@ class Gateway:
         self.rest_port = listener.getsockname()[1]
         self._rest = _Uvicorn(
             uvicorn.Config(
-                UploadGuard(self.app, limits=self.connections, uploads=self.uploads),
+                UploadGuard(self.app, rate=self.connections.rate, uploads=self.uploads),
                 **protocols(self.connections, self.uploads, max_message_bytes=self.max_frame_bytes),
                 lifespan="off",
                 log_config=None,

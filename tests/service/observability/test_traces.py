@@ -15,8 +15,6 @@ import pytest
 import websockets
 from prometheus_client import CollectorRegistry
 
-pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra tracing is not installed")
-
 from service.inference.errors import UnavailableError
 from service.inference.estimates import Estimate, Timings
 from service.inference.model_queue import BatchingPolicy

@@ -1,71 +1,37 @@
-"""What a connection may do to us: how many there are, how slowly they may send or read, how long a head may be.
+"""Limits on connections, inside uvicorn: how many, how long a head may be, how slowly they may send or read.
 
-uvicorn leaves these to a proxy in front; here they hold without one. Two protocol classes, for HTTP and WebSocket,
-bound what happens before a request reaches the application; `UploadGuard` bounds the body on its way to it. What a
-request may ask for is not decided here, but in `service.rest.parsing` and in the use case.
+uvicorn leaves these to a proxy in front; here they hold without one. They cannot be set from outside, so the classes
+here derive from uvicorn's private ones. This is the only module that knows them, and pyproject.toml pins uvicorn's
+minor version because of it. Bodies are bounded in `service.rest.uploads`.
 """
 
 import asyncio
 import logging
-import socket
-from collections.abc import Callable, MutableMapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import MutableMapping
 from http import HTTPStatus
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 import uvicorn
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
+from websockets.protocol import State
 
 from service.inference.byte_budget import ByteBudget, Hold
-from service.inference.errors import OverloadedError, TooSlowError
+from service.inference.errors import OverloadedError
 from service.inference.requests import request_id_from
-from service.rest.connections import HttpConnection, WebSocketConnection
+from service.rest.policy import ConnectionLimits
 from service.rest.problems import HttpError, http_problem
+from service.rest.transports import LenientTransport, SlowReaderWatch, bound_send_buffer
 
 _MAX_PIPELINED: Final = 16
 _MAX_FRAGMENTS: Final = 1024  # of one WebSocket message: each costs more than its bytes
-_PIECE_BYTES: Final = 64 * 1024  # of an answer
-_SEND_BUFFER_BYTES: Final = (
-    64 * 1024
-)  # of the kernel's; it takes bytes in lumps, which must be small beside the least rate
-_HOLD: Final = "handpose.uploads"  # in the scope
 _TRY_AGAIN_LATER: Final = 1013
 _TOO_BIG: Final = 1009
 _POLICY_VIOLATION: Final = 1008
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """What one connection may do, and how many there may be.
-
-    Attributes:
-        max_connections: of HTTP and WebSocket together; more are told 503.
-        max_head_bytes: of a request's line and headers together.
-        max_url_bytes: of a request's target.
-        max_headers: in one request.
-        head_timeout_s: for a request's head to be complete, from the connection or from its first byte on; also for
-            the handshake of TLS.
-        body_timeout_s: for a body or message, on top of what its size takes at `min_bytes_per_s`. A reader that takes
-            less than that rate for so long is cut off, too.
-        min_bytes_per_s: the least rate at which senders and readers are waited for.
-        linger_s: for how long what still comes in is thrown away after an answer that did not wait for it, so that
-            the sender can read the answer.
-    """
-
-    max_connections: int = 1000
-    max_head_bytes: int = 32 * 1024
-    max_url_bytes: int = 8 * 1024
-    max_headers: int = 100
-    head_timeout_s: float = 10.0
-    body_timeout_s: float = 20.0
-    min_bytes_per_s: int = 16 * 1024
-    linger_s: float = 2.0
 
 
 def protocols(limits: ConnectionLimits, uploads: ByteBudget, *, max_message_bytes: int) -> dict[str, Any]:
@@ -120,53 +86,12 @@ class LimitedServer(uvicorn.Server):
         self.started = True
 
 
-class _SlowReaderWatch:
-    """Cuts a connection off whose other end takes too little of what is written to it."""
-
-    def __init__(self, transport: asyncio.Transport, limits: ConnectionLimits) -> None:
-        self._transport = transport
-        self._limits = limits
-        self._timer: asyncio.TimerHandle | None = None
-        self._left = 0
-
-    def paused(self) -> None:
-        """More is written than the other end has taken."""
-        if self._timer is None:
-            self._left = self._transport.get_write_buffer_size()
-            self._wait()
-
-    def stop(self) -> None:
-        """It has taken enough, or is gone."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._limits.body_timeout_s, self._look)
-
-    def _look(self) -> None:
-        left = self._transport.get_write_buffer_size()
-        if self._left - left < self._limits.min_bytes_per_s * self._limits.body_timeout_s:
-            _log.info("cut off a connection whose other end does not read")
-            self._timer = None
-            self._transport.abort()
-            return
-        self._left = left
-        self._wait()
-
-
-def bound_send_buffer(connection: socket.socket) -> None:
-    """Left alone, Linux lets it grow to megabytes and takes as much at a time, which looks as if nobody read."""
-    with suppress(OSError):  # it is gone already
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-
-
 class _RefusedError(Exception):
     """Leaves the parser from within one of its calls."""
 
 
-class LimitedHttp(HttpConnection):
-    """uvicorn's HTTP with limits on heads, connections and the time that both take."""
+class LimitedHttp(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with limits on heads, connections and the time that both take."""
 
     limits: ClassVar[ConnectionLimits] = ConnectionLimits()
 
@@ -179,7 +104,7 @@ class LimitedHttp(HttpConnection):
         self._timer: asyncio.TimerHandle | None = None  # for a head, or for the end after a refusal
         self._refusal: HttpError | None = None
         self._deaf = False  # what comes in is thrown away
-        self._reader: _SlowReaderWatch | None = None
+        self._reader: SlowReaderWatch | None = None
 
     # Connections
 
@@ -194,8 +119,9 @@ class LimitedHttp(HttpConnection):
         connection = transport.get_extra_info("socket")
         if connection is not None:
             bound_send_buffer(connection)
-        self._reader = _SlowReaderWatch(transport, self.limits)
-        super().connection_made(transport)
+        self._reader = SlowReaderWatch(transport, self.limits.rate)
+        outgoing = LenientTransport(transport, lambda: self._close_connection(transport))
+        super().connection_made(cast("asyncio.Transport", outgoing))
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -280,7 +206,8 @@ class LimitedHttp(HttpConnection):
         self._stop_timer()
         super().handle_websocket_upgrade()
 
-    def close_connection(self, transport: asyncio.Transport) -> None:
+    def _close_connection(self, transport: asyncio.Transport) -> None:
+        """Close it, after the last answer or because something is wrong; what was written is still sent."""
         if self._in_head or self._deaf:
             transport.close()
             return
@@ -382,8 +309,11 @@ class LimitedHttp(HttpConnection):
         return url.partition(b"?")[0][:256].decode("ascii", "replace") or "/"
 
 
-class LimitedWebSocket(WebSocketConnection):
-    """uvicorn's WebSocket, whose unread messages count as uploads and must come in at a least rate."""
+class LimitedWebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, whose unread messages count as uploads and must come in at a least rate.
+
+    Text that is not UTF-8 closes it with 1007, without a traceback in the log.
+    """
 
     limits: ClassVar[ConnectionLimits] = ConnectionLimits()
     uploads: ClassVar[ByteBudget]
@@ -394,10 +324,10 @@ class LimitedWebSocket(WebSocketConnection):
         self._queued = 0  # bytes of whole messages that were not taken yet
         self._fragments = 0  # bytes of a message's frames so far
         self._timer: asyncio.TimerHandle | None = None
-        self._reader: _SlowReaderWatch | None = None
+        self._reader: SlowReaderWatch | None = None
 
     def connection_made(self, transport: Any) -> None:
-        self._reader = _SlowReaderWatch(transport, self.limits)
+        self._reader = SlowReaderWatch(transport, self.limits.rate)
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -448,9 +378,20 @@ class LimitedWebSocket(WebSocketConnection):
         self._fragments = 0 if event.fin else self._fragments + len(event.data)
         super().handle_cont(event)
 
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # refused by an HTTP answer, which is an answer
+
     def send_receive_event_to_app(self) -> None:
-        self._queued += sum(map(len, self.frames))
         self._stop_timer()
+        if self.curr_msg_data_type == "text" and not _is_text(self.frames):
+            self.frames = []
+            if not self.close_sent and self.conn.state is State.OPEN:  # else it is being closed already
+                self.conn.send_close(1007)
+                self.handle_parser_exception()
+            return
+        self._queued += sum(map(len, self.frames))
         super().send_receive_event_to_app()
 
     async def receive(self) -> Any:
@@ -466,7 +407,7 @@ class LimitedWebSocket(WebSocketConnection):
 
     def _allowed_s(self) -> float:
         partial = len(self.conn.reader.buffer) + self._fragments
-        return self.limits.body_timeout_s + partial / self.limits.min_bytes_per_s
+        return self.limits.rate.allowed_s(partial)
 
     def _message_is_late(self, since: float) -> None:
         if self.loop.time() < since + self._allowed_s():
@@ -488,89 +429,9 @@ class LimitedWebSocket(WebSocketConnection):
             self._timer = None
 
 
-class UploadGuard:
-    """ASGI: bodies are received within the budget of all uploads, and at a least rate.
-
-    What was received stays accounted for until the request has its answer, because until then it is held. Whoever makes
-    a large answer can have it accounted for, too, with `count_answer`: it goes out in pieces, so that the request lasts
-    until the other end has taken all but the last of them.
-
-    Args:
-        app: the application.
-        limits: time-out and rate.
-        uploads: the budget.
-    """
-
-    def __init__(self, app: ASGIApp, *, limits: ConnectionLimits, uploads: ByteBudget) -> None:
-        self._app = app
-        self._limits = limits
-        self._uploads = uploads
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        with self._uploads.hold() as hold:
-            body = _Body(scope, receive, hold, self._limits, self._uploads.check_room)
-
-            async def sending(message: Message) -> None:
-                body.answered = True
-                if message["type"] == "http.response.body":
-                    await _send_in_pieces(message, send)
-                else:
-                    await send(message)
-
-            scope[_HOLD] = hold
-            await self._app(scope, body.receive, sending)
-
-
-def count_answer(scope: Scope, size: int) -> None:
-    """Have an answer of so many bytes count as an upload does, until it is sent. Raises OverloadedError."""
-    hold: Hold | None = scope.get(_HOLD)
-    if hold is not None:
-        hold.grow(size)
-
-
-async def _send_in_pieces(message: Message, send: Send) -> None:
-    """uvicorn waits for the other end only between pieces; one large piece would lie in its buffer uncounted."""
-    content: bytes = message.get("body", b"")
-    rest = (max(len(content), 1) - 1) // _PIECE_BYTES * _PIECE_BYTES
-    for start in range(0, rest, _PIECE_BYTES):
-        await send({"type": message["type"], "body": content[start : start + _PIECE_BYTES], "more_body": True})
-    await send({**message, "body": content[rest:]})
-
-
-class _Body:
-    """One request's body on its way to the application."""
-
-    def __init__(
-        self, scope: Scope, receive: Receive, hold: Hold, limits: ConnectionLimits, check_room: Callable[[int], None]
-    ) -> None:
-        self._receive = receive
-        self._hold = hold
-        self._limits = limits
-        self._check_room = check_room
-        self._since = asyncio.get_running_loop().time()
-        announced = Headers(scope=scope).get("content-length", "")
-        self._announced = int(announced[:18]) if announced.isascii() and announced.isdecimal() else 0
-        self._complete = False
-        self.answered = False
-
-    async def receive(self) -> Message:
-        """The next part. Raises OverloadedError or TooSlowError, until the answer has begun."""
-        if self._complete or self.answered:
-            return await self._receive()
-        if self._hold.size == 0 and self._announced:
-            self._check_room(self._announced)
-        allowed_s = self._limits.body_timeout_s + self._hold.size / self._limits.min_bytes_per_s
-        try:
-            async with asyncio.timeout_at(self._since + allowed_s):
-                message = await self._receive()
-        except TimeoutError as error:
-            raise TooSlowError(
-                f"of the body, {self._hold.size} bytes came within {allowed_s:.3g} seconds, and then no more",
-                code="body_too_slow",
-            ) from error
-        self._hold.grow(len(message.get("body", b"")))
-        self._complete = message["type"] != "http.request" or not message.get("more_body", False)
-        return message
+def _is_text(parts: list[Any]) -> bool:
+    try:
+        b"".join(parts).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
