@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import uvicorn
@@ -30,15 +31,16 @@ from service import heap
 from service.access.key_file import KeyFile, KeyFileError
 from service.access.tls import TlsFileError, TlsFiles
 from service.backends.embedded import EmbeddedBackend, Run
-from service.backends.native_log import native_chatter_dropped
+from service.backends.native_log import native_log_filtered
 from service.backends.processor import multiplies_bfloat16
 from service.backends.repository import ModelRepository, Servable, ServableError
-from service.backends.tensorflow_serving.backend import TensorFlowServingBackend
-from service.backends.threads import own_threads
+from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
+from service.backends.tensorflow_serving.management import ManagedServers
 from service.inference.access import Doorkeeper
 from service.inference.byte_budget import ByteBudget
 from service.inference.decoding import ImageDecoder
 from service.inference.errors import ServiceError
+from service.inference.models import Variant
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
 from service.inference.routing import Router
@@ -235,8 +237,8 @@ def _models(
     servables = repository.newest(settings.versions_in_memory)
     backend = EmbeddedBackend(
         open_servable=open_servable or _TensorFlow(settings.tensorflow_threads, settings.tensorflow_precision),
-        inference=resources.enter_context(own_threads("inference", BATCHES_AT_ONCE)),
-        loading=resources.enter_context(own_threads("loading", 1)),
+        inference=resources.enter_context(_threads("inference", BATCHES_AT_ONCE)),
+        loading=resources.enter_context(_threads("loading", 1)),
         warm_up_sizes=[size for size in _WARM_UP_SIZES if size <= settings.max_batch_size],
         on_let_go=heap.settle,
     )
@@ -244,11 +246,22 @@ def _models(
 
 
 def _remote_models(settings: Settings, clock: Clock) -> _RemoteModels:
-    return _RemoteModels(
-        TensorFlowServingBackend(
-            settings.tfs_addresses, repository=settings.model_repo, clock=clock, traceparent=traceparent
-        )
+    backend = TensorFlowServingBackend(
+        settings.tfs_addresses, repository=settings.model_repo, clock=clock, traceparent=traceparent
     )
+    return _RemoteModels(backend)
+
+
+def managed_servers(
+    addresses: tuple[str, ...], *, config_file: Path, repository: Path, patience_s: float = 300.0
+) -> ManagedServers:
+    """What `python -m service models` lists, promotes and rolls back; the arguments are those of `ManagedServers`."""
+
+    def backend_on(address: str, variant: Variant) -> TensorFlowServingBackend:
+        names, clock = {variant: MODEL_NAMES[variant]}, asyncio.get_running_loop()
+        return TensorFlowServingBackend([address], repository=repository, clock=clock, names=names, labels=())
+
+    return ManagedServers(addresses, config_file, repository, backend_on, patience_s)
 
 
 @dataclass(slots=True)
@@ -594,7 +607,7 @@ class _TensorFlow:
     def __call__(self, servable: Servable) -> Run:
         if not self._is_configured:
             logger.info("starting TensorFlow")
-            with native_chatter_dropped():
+            with native_log_filtered():
                 from service.backends import savedmodel
 
                 savedmodel.configure(threads=self._threads, at_once=BATCHES_AT_ONCE)

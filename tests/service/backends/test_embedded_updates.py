@@ -13,7 +13,7 @@ from service.backends.repository import ModelRepository, Servable, ServableError
 from service.inference.errors import UnavailableError, UnknownModelError
 from service.inference.models import ModelReference
 from tests.support.clock import settle
-from tests.support.executor import NoThreads
+from tests.support.executor import InlineExecutor
 from tests.support.models import INPUT_SIZE
 from tests.support.servables import write_card
 
@@ -47,7 +47,7 @@ class Opener:
 
 
 async def up(opener: Opener, root: Path, *, versions: int = 1, linger_s: float = 60.0) -> EmbeddedBackend:
-    backend = EmbeddedBackend(open_servable=opener, inference=NoThreads(), linger_s=linger_s)
+    backend = EmbeddedBackend(open_servable=opener, inference=InlineExecutor(), linger_s=linger_s)
     await backend.load(ModelRepository(root).newest(versions))
     return backend
 
@@ -111,7 +111,7 @@ async def test_once_an_old_version_is_gone_its_memory_is_looked_for(tmp_path: Pa
     write_card(tmp_path, "lightweight", version=1)
     opener = Opener()
     backend = EmbeddedBackend(
-        open_servable=opener, inference=NoThreads(), linger_s=0.0, on_let_go=lambda: let_go.append(opener.alive)
+        open_servable=opener, inference=InlineExecutor(), linger_s=0.0, on_let_go=lambda: let_go.append(opener.alive)
     )
     await backend.load(ModelRepository(tmp_path).newest(1))
     await settle()
