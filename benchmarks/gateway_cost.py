@@ -19,8 +19,9 @@ import uvloop
 from benchmarks.load import Answer, Client, Target, closed_loop
 from benchmarks.peers import EXAMPLE
 from benchmarks.servers import Running, gateway, running
+from deploy.stand_in.process import StandIn
+from deploy.stand_in.repository import add_version, config_text
 from service.inference.models import VARIANTS
-from tests.support.stand_in import StandIn, add_version, config_text
 
 
 @dataclass(frozen=True, slots=True)

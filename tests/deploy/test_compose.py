@@ -10,11 +10,11 @@ import pytest
 import yaml
 from google.protobuf import text_format
 
+from deploy.stand_in.tensorflow_model_server import batching_parameters, monitoring_path, parser
 from service.backends.tensorflow_serving.backend import MODEL_NAMES
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
 from service.routing_file import read_rules
 from service.settings import Settings
-from tests.support.tensorflow_model_server import batching_parameters, monitoring_path, parser
 from trainer.export import WARM_UP_BATCH_SIZES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
