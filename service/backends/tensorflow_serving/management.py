@@ -14,9 +14,7 @@ import asyncio
 import base64
 import binascii
 import json
-import os
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -35,6 +33,7 @@ from service.backends.tensorflow_serving.breaker import CircuitBreaker
 from service.backends.tensorflow_serving.catalogue import CANARY_LABEL, DEFAULT_LABEL, PollPolicy
 from service.backends.tensorflow_serving.client import Endpoint
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
+from service.files import replace
 from service.inference.batching import BatchingPolicy
 from service.inference.errors import ServiceError
 from service.inference.models import ModelReference, ServedModel
@@ -170,21 +169,6 @@ def read_config(path: Path) -> wire.ModelServerConfig:
         raise ManagementError(f"{path} is not a configuration that can be changed here: {error}") from error
 
 
-def _write_config(path: Path, config: wire.ModelServerConfig) -> None:
-    """Write it whole: the model servers may look at any moment."""
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text_format.MessageToString(config))
-            file.flush()
-            os.fsync(file.fileno())
-        Path(unfinished).chmod(path.stat().st_mode)  # a model server runs as another user
-        Path(unfinished).replace(path)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
-
-
 def _model(config: wire.ModelServerConfig, name: str) -> wire.ModelConfig:
     for model in config.model_config_list.config:
         if model.name == name:
@@ -231,7 +215,7 @@ async def _versions_now(servers: Servers, model: wire.ModelConfig) -> set[int]:
 
 
 async def _apply(servers: Servers, config: wire.ModelServerConfig) -> None:
-    _write_config(servers.config_file, config)
+    replace(servers.config_file, text_format.MessageToString(config).encode())
     for address in servers.addresses:
         async with _endpoint(address) as endpoint:
             try:
