@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainer import run_record, weights
+from trainer.atomic_files import write_text_atomically
 from trainer.errors import RefusedError
 from trainer.run_log import VALIDATION_COLUMN, read_log
 from trainer.run_record import RUNS_FOLDER, RunRecord
 from trainer.weights import StoredWeights, WeightsInfo
-from trainer.atomic_files import write_text_atomically
 
 _FIGURES: Final = {
     "samples": "hands",

@@ -28,13 +28,13 @@ from service.pose.geometry import Box
 from service.pose.heatmaps import STRIDE, decode
 from service.pose.keypoints import KEYPOINT_NAMES
 from trainer import metrics, model_card
+from trainer.atomic_files import write_text_atomically
 from trainer.data.pipeline import ImageStore, evaluation_crops, make_crop, readable, to_model_input
 from trainer.data.rhd import paper_split
 from trainer.data.sample import DataError, OnBad, Sample, SkippedSamples, refuse_bad
 from trainer.data.sources import Source, read_sources, split_by_name
 from trainer.errors import RefusedError
 from trainer.export import served_size
-from trainer.atomic_files import write_text_atomically
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Crops uint8 RGB [N, S, S, 3] to the last stage's belief maps float32 [N, S/8, S/8, 22]."""

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.errors import RefusedError
 from trainer.atomic_files import replaced_atomically
+from trainer.errors import RefusedError
 
 if TYPE_CHECKING:
     import keras
