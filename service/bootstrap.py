@@ -6,6 +6,7 @@ have them; ready. Stop: not ready, refuse what is new, finish what was accepted,
 
 import asyncio
 import errno
+import gc
 import logging
 import math
 import os
@@ -17,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import uvicorn
@@ -26,19 +28,20 @@ from prometheus_client import CollectorRegistry
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import heap
 from service.access.key_file import KeyFile, KeyFileError
 from service.access.tls import TlsFileError, TlsFiles
 from service.backends.embedded import EmbeddedBackend, Run
-from service.backends.native_log import native_chatter_dropped
+from service.backends.native_log import native_log_filtered
 from service.backends.processor import multiplies_bfloat16
 from service.backends.repository import ModelRepository, Servable, ServableError
-from service.backends.tensorflow_serving.backend import TensorFlowServingBackend
-from service.backends.threads import own_threads
+from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
+from service.backends.tensorflow_serving.management import ManagedServers
+from service.files import follow
 from service.inference.access import Doorkeeper
 from service.inference.byte_budget import ByteBudget
 from service.inference.decoding import ImageDecoder
 from service.inference.errors import ServiceError
+from service.inference.models import Variant
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
 from service.inference.routing import Router
@@ -94,7 +97,6 @@ async def serve(
     clock = _PreciseClock(asyncio.get_running_loop())
     try:
         with ExitStack() as resources:
-            resources.enter_context(heap.unsettled_at_the_end())
             observer = _observer(settings, resources.enter_context(_tracer(settings)))
             models = _models(settings, clock, resources, open_servable)
             access = _access(settings, clock)
@@ -192,19 +194,17 @@ class _EmbeddedModels:
         await self.backend.load(self.servables)
 
     async def follow(self) -> None:
-        trouble = None
-        while True:
-            await asyncio.sleep(_LOOK_FOR_MODELS_EVERY_S)
-            try:
-                found = await asyncio.to_thread(self.repository.newest, self.versions)
-                if found != self.servables:
-                    await self.backend.load(found)
-                    self.servables = found
-                trouble = None
-            except (ServableError, ServiceError) as error:
-                if str(error) != trouble:
-                    logger.error("the models stay as they were: %s", error)
-                trouble = str(error)
+        async def load() -> bool:
+            found = await asyncio.to_thread(self.repository.newest, self.versions)
+            if found == self.servables:
+                return False
+            await self.backend.load(found)
+            self.servables = found
+            return True
+
+        await follow(
+            load, every_s=_LOOK_FOR_MODELS_EVERY_S, what="model repository", expected=(ServableError, ServiceError)
+        )
 
     async def close(self) -> None: ...
 
@@ -235,20 +235,30 @@ def _models(
     servables = repository.newest(settings.versions_in_memory)
     backend = EmbeddedBackend(
         open_servable=open_servable or _TensorFlow(settings.tensorflow_threads, settings.tensorflow_precision),
-        inference=resources.enter_context(own_threads("inference", BATCHES_AT_ONCE)),
-        loading=resources.enter_context(own_threads("loading", 1)),
+        inference=resources.enter_context(_threads("inference", BATCHES_AT_ONCE)),
+        loading=resources.enter_context(_threads("loading", 1)),
         warm_up_sizes=[size for size in _WARM_UP_SIZES if size <= settings.max_batch_size],
-        on_let_go=heap.settle,
     )
     return _EmbeddedModels(backend, repository, settings.versions_in_memory, servables)
 
 
 def _remote_models(settings: Settings, clock: Clock) -> _RemoteModels:
-    return _RemoteModels(
-        TensorFlowServingBackend(
-            settings.tfs_addresses, repository=settings.model_repo, clock=clock, traceparent=traceparent
-        )
+    backend = TensorFlowServingBackend(
+        settings.tfs_addresses, repository=settings.model_repo, clock=clock, traceparent=traceparent
     )
+    return _RemoteModels(backend)
+
+
+def managed_servers(
+    addresses: tuple[str, ...], *, config_file: Path, repository: Path, patience_s: float = 300.0
+) -> ManagedServers:
+    """What `python -m service models` lists, promotes and rolls back; the arguments are those of `ManagedServers`."""
+
+    def backend_on(address: str, variant: Variant) -> TensorFlowServingBackend:
+        names, clock = {variant: MODEL_NAMES[variant]}, asyncio.get_running_loop()
+        return TensorFlowServingBackend([address], repository=repository, clock=clock, names=names, labels=())
+
+    return ManagedServers(addresses, config_file, repository, backend_on, patience_s)
 
 
 @dataclass(slots=True)
@@ -419,7 +429,6 @@ async def _live(
         await asyncio.wait((loading, stop, serving), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             await loading
-            heap.settle()
             following.append(loop.create_task(service.models.follow()))
             following.append(loop.create_task(_follow_models(service)))
             if service.routing_file is not None:
@@ -594,10 +603,11 @@ class _TensorFlow:
     def __call__(self, servable: Servable) -> Run:
         if not self._is_configured:
             logger.info("starting TensorFlow")
-            with native_chatter_dropped():
+            with native_log_filtered():
                 from service.backends import savedmodel
 
                 savedmodel.configure(threads=self._threads, at_once=BATCHES_AT_ONCE)
+            gc.freeze()  # TensorFlow's 470,000 objects stay; to search them for garbage would stop requests for 0.2 s
             self._is_configured = True
         from service.backends import savedmodel
 

@@ -28,7 +28,8 @@ import uvloop
 
 from deploy.stand_in.process import StandIn
 from deploy.stand_in.repository import add_version, config_text
-from service.backends.tensorflow_serving.management import Servers, promote
+from service.backends.tensorflow_serving.management import promote
+from service.bootstrap import managed_servers
 from service.inference.models import VARIANTS, ModelReference
 from tests.support.gateway_process import GatewayProcess
 from tests.support.images import image_bytes, picture
@@ -197,7 +198,8 @@ class Chaos:
         await self._timed(f"{name}: ready again", lambda: self._ready_is(True))
 
     async def _swapped(self, _name: str, pause_s: float) -> None:
-        servers = Servers((self.stand_in.address,), self.stand_in.config_file, self.stand_in.config_file.parent)
+        config_file = self.stand_in.config_file
+        servers = managed_servers((self.stand_in.address,), config_file=config_file, repository=config_file.parent)
         for variant in VARIANTS:
             await promote(servers, ModelReference(variant, version=2), "stable", check=False)
         await until(lambda: all(self.verdict.versions[f"{variant}@2"] for variant in VARIANTS))

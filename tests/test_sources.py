@@ -16,7 +16,6 @@ PROTOCOL_WORDS: Final = re.compile(
 )
 
 
-@pytest.mark.xfail(reason="access.py and keys.py still know of bearer keys, streaming.py names protocols")
 def test_the_core_speaks_of_no_protocol() -> None:
     sources = sorted((ROOT / "service" / "inference").rglob("*.py"))
     assert sources

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -35,7 +36,7 @@ class StandIn:
         """Start it, and return when its port is open. Raises ChildProcessError if it ends instead."""
         command = [
             *(sys.executable, "-m", "deploy.stand_in.server", "--config", str(self.config_file)),
-            *("--port", str(self.port), "--poll-s", "0.05", *self._arguments),
+            *("--port", str(self.port), "--poll-s", "0.05", "--load-retry-interval-s", "0.05", *self._arguments),
         ]
         self._process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
@@ -48,13 +49,13 @@ class StandIn:
         return self._say({"set": faults})
 
     def report(self) -> dict[str, Any]:
-        """What it has counted: "counts" by call and refusal, "traceparents" in order."""
+        """What it has counted ("counts" by call and refusal, "traceparents" in order), and batches that run or wait."""
         return self._say({"report": True})
 
-    def kill(self) -> None:
+    def kill(self, *, signal: int = SIGKILL) -> None:
         """End it as a crash would."""
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(signal)
             self._finish()
 
     def stop(self) -> None:

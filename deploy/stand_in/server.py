@@ -1,9 +1,10 @@
 """This is no product: a stand-in for TensorFlow Serving, for tests and benchmarks only.
 
 It speaks TensorFlow Serving's gRPC interface through the official messages (`tensorflow-serving-api`) and behaves, as
-far as a client can tell, as the original does: versions, labels, the polled model folder, the configuration that is
-swapped whole, the port that opens only when every model is there, the bounded batch queue, the status code and message
-of each failure. It does it in Python, in no hurry, and nothing that users start ever starts it.
+far as a client can tell, as the original does: versions, labels, the polled model folder and configuration file, the
+configuration that is swapped whole, loads that are tried again, the port that opens only when every version is there,
+the limit on threads, the bounded batch queue, the status code and message of each failure, as a real server of version
+2.19.1 gave them. It does it in Python, in no hurry, and nothing that users start ever starts it.
 
     python -m deploy.stand_in.server --config models.config [--model tensorflow]
 
@@ -11,13 +12,15 @@ Two kinds of model: `numpy` (default) needs only version folders, answers a poin
 `MarkedModel`) and starts in a fraction of a second; `tensorflow` runs the SavedModels that are in the folders.
 
 Control: one JSON object a line on stdin, answered by one on stdout: {"set": {"slow_s": 0.2}} throws switches of
-`Faults`, {"report": true} returns what has been counted, {"die": true} ends the process without a word. The first line
+`Faults`, {"report": true} returns what has been counted and
+runs, {"die": true} ends the process without a word. The first line
 on stdout is {"port": N}. When stdin ends, so does the process, so that none outlives its test.
 """
 
 import argparse
 import importlib.util
 import json
+import math
 import os
 import queue
 import sys
@@ -26,6 +29,7 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
@@ -61,6 +65,7 @@ class Faults:
     Attributes:
         slow_s: every batch takes this much longer.
         loading_s: a version stays in LOADING for so long.
+        threads_message: what a call is told that finds all threads at work; with the gRPC of the image, nothing.
         hang: "predict" or "all": these calls get no answer until the switch is thrown back.
         unavailable: every call is refused with UNAVAILABLE.
         labels_unknown: labels are not known yet.
@@ -69,6 +74,7 @@ class Faults:
 
     slow_s: float = 0.0
     loading_s: float = 0.0
+    threads_message: str = ""
     hang: str = ""
     unavailable: bool = False
     labels_unknown: bool = False
@@ -94,7 +100,10 @@ class MarkedModel:
 
     def __init__(self, folder: Path) -> None:
         if (folder / "unloadable").exists():
-            raise OSError(f"{folder} holds no model")
+            raise OSError(
+                f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {folder}.\n\t Check that"
+                " the directory exists and that you have the right permissions for accessing it."
+            )
         self.version = int(folder.name)
 
     def signatures(self) -> Any:
@@ -178,6 +187,7 @@ class BatchScheduler:
         self._faults = faults
         self._tasks: queue.Queue[_Task | None] = queue.Queue()
         self._rows = 0
+        self.running = 0
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(parameters.num_batch_threads)]
         for thread in self._threads:
@@ -194,8 +204,9 @@ class BatchScheduler:
             if self._rows + len(images) > largest * self._parameters.max_enqueued_batches:
                 raise Refusal(
                     grpc.StatusCode.UNAVAILABLE,
-                    "The batch scheduling queue to which this task was submitted is full; currently there are"
-                    f" {self._rows} tasks enqueued",
+                    "The batch scheduling queue to which this task was submitted is full; currently"
+                    f" {self._parameters.max_enqueued_batches} batches enqueued and max_enqueued_batches is"
+                    f" {self._parameters.max_enqueued_batches}",
                 )
             self._rows += len(images)
         task = _Task(images, time.monotonic() + timeout_s)
@@ -224,8 +235,7 @@ class BatchScheduler:
                     self._tasks.put(None)
                     break
                 rows = sum(len(task.images) for task in batch)
-                same_shape = following.images.shape[1:] == first.images.shape[1:]
-                if rows + len(following.images) > self._parameters.max_batch_size or not same_shape:
+                if rows + len(following.images) > self._parameters.max_batch_size:
                     held = following
                 else:
                     batch.append(following)
@@ -234,6 +244,19 @@ class BatchScheduler:
     def _run(self, batch: list[_Task]) -> None:
         with self._lock:
             self._rows -= sum(len(task.images) for task in batch)
+            self.running += 1
+        try:
+            self._run_together(batch)
+        finally:
+            with self._lock:
+                self.running -= 1
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that no batch has taken yet."""
+        return self._tasks.qsize()
+
+    def _run_together(self, batch: list[_Task]) -> None:
         try:
             # A batch is given up only when nobody in it waits any more.
             if all(time.monotonic() >= task.expires for task in batch):
@@ -241,7 +264,22 @@ class BatchScheduler:
                     grpc.StatusCode.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue"
                 )
             if self._faults.out_of_memory:
-                raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "OOM when allocating tensor with shape[8,64,256,256]")
+                raise Refusal(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    "2 root error(s) found.\n  (0) RESOURCE_EXHAUSTED: OOM when allocating tensor with"
+                    " shape[8,64,256,256] and type float\n\t [[{{node StatefulPartitionedCall}}]]",
+                )
+            if len({task.images.shape[1:] for task in batch}) > 1:
+                raise Refusal(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    "Tensors with name 'image' from different tasks have different shapes and padding is turned off."
+                    "Set pad_variable_length_inputs to true, or ensure that all tensors with the same name have equal"
+                    " dimensions starting with the first dim.",
+                )
+            if min(batch[0].images.shape[1:3]) < STRIDE:
+                raise Refusal(
+                    grpc.StatusCode.ABORTED, "Computed output size would be negative\n\t [[{{node pool/MaxPool}}]]"
+                )
             time.sleep(self._faults.slow_s)
             maps = self._model.run(np.concatenate([task.images for task in batch]))
         except Exception as error:  # noqa: BLE001 -- every waiting call has to learn of it
@@ -257,12 +295,22 @@ class BatchScheduler:
 # Models and versions
 
 
+@dataclass(frozen=True, slots=True)
+class LoadParameters:
+    """How often and how soon a load that failed is tried again, and how often the folders are looked at."""
+
+    max_num_load_retries: int = 5
+    load_retry_interval_s: float = 60.0
+    poll_s: float = 1.0
+
+
 @dataclass
 class _Version:
     state: int
     scheduler: BatchScheduler | None = None
     model: Model | None = None
     error: str = ""
+    wanted: bool = True
 
 
 class Manager:
@@ -277,12 +325,12 @@ class Manager:
         *,
         parameters: BatchingParameters,
         faults: Faults,
-        poll_s: float,
+        loading: LoadParameters,
     ) -> None:
         self._load = load
         self._parameters = parameters
         self._faults = faults
-        self._poll_s = poll_s
+        self._loading = loading
         self._lock = threading.RLock()
         self._config = config
         self._versions: dict[str, dict[int, _Version]] = {}
@@ -293,7 +341,18 @@ class Manager:
         """Poll the folders for ever."""
         while True:
             self.poll()
-            time.sleep(self._poll_s)
+            time.sleep(self._loading.poll_s)
+
+    def follow(self, config_file: Path, every_s: float) -> NoReturn:
+        """Take over the configuration file again and again, whether or not it has changed."""
+        from tensorflow_serving.config import model_server_config_pb2
+
+        while True:
+            time.sleep(every_s)
+            try:
+                self.reload(text_format.Parse(config_file.read_text(), model_server_config_pb2.ModelServerConfig()))
+            except (Refusal, text_format.ParseError) as error:
+                print(f"{config_file} is not taken over: {error}", file=sys.stderr, flush=True)
 
     def poll(self) -> None:
         """Load what is wanted and not there, then unload what is there and not wanted."""
@@ -306,7 +365,8 @@ class Manager:
         with self._lock:
             for name, known in self._versions.items():
                 for version, each in known.items():
-                    if version not in wanted.get(name, ()) and each.state == self.AVAILABLE:
+                    each.wanted = version in wanted.get(name, ())
+                    if not each.wanted and each.state == self.AVAILABLE:
                         each.state = self.END
                         if each.scheduler is not None:
                             each.scheduler.close()
@@ -315,31 +375,48 @@ class Manager:
     def _load_version(self, name: str, version: int, folder: Path) -> None:
         with self._lock:
             known = self._versions.setdefault(name, {})
-            if version in known and known[version].state != self.END:
-                return
-            if version in known and known[version].error:
-                return  # a failed load is not tried again
-            entry = known[version] = _Version(self.LOADING)
+            if version in known and (known[version].state != self.END or known[version].wanted):
+                return  # a failed load is tried again only after a configuration without the version
+            entry = known[version] = _Version(self.START)
+        time.sleep(min(0.1, self._loading.poll_s / 10))
+        entry.state = self.LOADING
         time.sleep(self._faults.loading_s)
-        try:
-            model = self._load(folder)
-        except Exception as error:  # noqa: BLE001 -- the state says it, as in the original
+        for retries_left in reversed(range(self._loading.max_num_load_retries + 1)):
+            try:
+                model = self._load(folder)
+            except Exception as error:  # noqa: BLE001 -- the state says it, as in the original
+                if retries_left and self._is_wanted(name, version):
+                    time.sleep(self._loading.load_retry_interval_s)
+                    continue
+                with self._lock:
+                    entry.state, entry.error = self.END, str(error)
+                return
             with self._lock:
-                entry.state, entry.error = self.END, str(error)
+                entry.model = model
+                entry.scheduler = BatchScheduler(model, self._parameters, self._faults)
+                entry.state = self.AVAILABLE
             return
-        with self._lock:
-            entry.model = model
-            entry.scheduler = BatchScheduler(model, self._parameters, self._faults)
-            entry.state = self.AVAILABLE
 
-    def missing(self) -> list[str]:
-        """Configured models of which no version is available."""
+    def _is_wanted(self, name: str, version: int) -> bool:
         with self._lock:
-            return [
-                model.name
-                for model in self._config.model_config_list.config
-                if not any(each.state == self.AVAILABLE for each in self._versions.get(model.name, {}).values())
+            models = [each for each in self._config.model_config_list.config if each.name == name]
+        return any(version in _wanted(model) for model in models)
+
+    def why_not_up(self) -> str | None:
+        """What keeps the port closed for good: a version that did not load, or a model without any; else None."""
+        with self._lock:
+            failed = [
+                f"{{{{name: {name} version: {version}}} due to error: {each.error}}}"
+                for name, known in self._versions.items()
+                for version, each in known.items()
+                if each.error
             ]
+            empty = [
+                model.name for model in self._config.model_config_list.config if not self._versions.get(model.name)
+            ]
+        if failed:
+            return f"{len(failed)} servable(s) did not become available: {{{', '.join(failed)}}}"
+        return f"no versions of {', '.join(empty)} were found" if empty else None
 
     def reload(self, config: Any) -> None:
         """Put another configuration in the place of the whole old one."""
@@ -362,11 +439,16 @@ class Manager:
                 if moved and (found is None or found.state != self.AVAILABLE):
                     raise Refusal(
                         grpc.StatusCode.FAILED_PRECONDITION,
-                        f"Request to assign label to version {version} of model {model.name}, which is not currently"
-                        " available for inference",
+                        f"Request to assign label {label} to version {version} of model {model.name}, which is not"
+                        " currently available for inference",
                     )
                 labels.setdefault(model.name, {})[label] = version
         self._labels = labels
+
+    def schedulers(self) -> list[BatchScheduler]:
+        with self._lock:
+            entries = [each for known in self._versions.values() for each in known.values()]
+        return [each.scheduler for each in entries if each.scheduler is not None]
 
     def states(self, name: str) -> dict[int, _Version]:
         with self._lock:
@@ -377,6 +459,8 @@ class Manager:
 
     def find(self, spec: Any) -> tuple[int, Model, BatchScheduler]:
         """The version that a request means."""
+        if not spec.name:
+            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "Missing ModelSpec")
         with self._lock:
             choice = spec.WhichOneof("version_choice")
             versions = self._versions.get(spec.name, {})
@@ -395,7 +479,7 @@ class Manager:
 
     def _version_of(self, name: str, label: str) -> int:
         if self._faults.labels_unknown:
-            raise Refusal(grpc.StatusCode.UNAVAILABLE, "Labels of the model versions are not known yet")
+            raise Refusal(grpc.StatusCode.UNAVAILABLE, "Model labels does not init yet....")
         try:
             return self._labels[name][label]
         except KeyError:
@@ -409,6 +493,8 @@ def _wanted(model: Any) -> list[int]:
     policy = model.model_version_policy
     match policy.WhichOneof("policy_choice"):
         case "specific":
+            for version in set(policy.specific.versions) - set(there):
+                print(f"W version {version} of servable {model.name} is not in {folder}", file=sys.stderr, flush=True)
             return [version for version in policy.specific.versions if version in there]
         case "all":
             return there
@@ -422,9 +508,10 @@ def _wanted(model: Any) -> list[int]:
 class Server:
     """The four calls, with the faults in front of them."""
 
-    def __init__(self, manager: Manager, faults: Faults) -> None:
+    def __init__(self, manager: Manager, faults: Faults, *, max_threads: int = 256) -> None:
         self._manager = manager
         self._faults = faults
+        self._free_threads = max_threads - 1  # one is the server's own
         self._lock = threading.Lock()
         self._released = threading.Condition()
         self.counts: dict[str, int] = {}
@@ -471,13 +558,27 @@ class Server:
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
             self._count(method)
             try:
-                self._stumble(method, context)
-                return function(request, context)
+                with self._thread():
+                    self._stumble(method, context)
+                    return function(request, context)
             except Refusal as refusal:
                 self._count(f"{method}:{refusal.code.name}")
                 context.abort(refusal.code, refusal.details)
 
         return answer
+
+    @contextmanager
+    def _thread(self) -> Iterator[None]:
+        """A call holds a thread until it is answered."""
+        with self._lock:
+            if not self._free_threads:
+                raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, self._faults.threads_message)
+            self._free_threads -= 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._free_threads += 1
 
     def _count(self, what: str) -> None:
         with self._lock:
@@ -499,18 +600,14 @@ class Server:
             if key == "traceparent" and isinstance(value, str):
                 self.traceparents.append(value)
         version, model, scheduler = self._manager.find(request.model_spec)
-        signature = model.signatures().signature_def[request.model_spec.signature_name or SIGNATURE]
-        for given, known, what in (
-            (set(request.inputs), set(signature.inputs), "input"),
-            (set(request.output_filter), set(signature.outputs), "output"),
-        ):
-            if not given <= known:
-                raise Refusal(
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                    f"{what} tensor alias not found in signature: {min(given - known)}. {what.title()}s expected to be"
-                    f" in the set {{{','.join(sorted(known))}}}.",
-                )
-        maps = scheduler.run(_images(request.inputs["image"]), context.time_remaining() or _FOREVER_S)
+        signature = _signature(model, request.model_spec.signature_name or SIGNATURE)
+        images = _images(request, signature)
+        unknown = set(request.output_filter) - set(signature.outputs)
+        if unknown:
+            raise _unknown_alias("output", min(unknown), signature.outputs)
+        if not len(images):  # never returns, and holds its thread
+            self._sleep_while_asked(context)
+        maps = scheduler.run(images, context.time_remaining() or _FOREVER_S)
         reply = predict_pb2.PredictResponse()
         reply.model_spec.name = request.model_spec.name
         reply.model_spec.version.value = version
@@ -519,8 +616,12 @@ class Server:
         output.dtype = 1
         for size in maps.shape:
             output.tensor_shape.dim.add(size=size)
-        output.tensor_content = maps.tobytes()
+        output.float_val.extend(maps.ravel().tolist())
         return reply
+
+    def _sleep_while_asked(self, context: grpc.ServicerContext) -> None:
+        with self._released:
+            self._released.wait_for(lambda: not context.is_active(), timeout=60)
 
     def _metadata(self, request: Any, _context: grpc.ServicerContext) -> Any:
         from tensorflow_serving.apis import get_model_metadata_pb2
@@ -537,11 +638,19 @@ class Server:
     def _status(self, request: Any, _context: grpc.ServicerContext) -> Any:
         from tensorflow_serving.apis import get_model_status_pb2
 
+        spec = request.model_spec
+        states = self._manager.states(spec.name)
+        if spec.HasField("version"):
+            if spec.version.value not in states:
+                raise Refusal(
+                    grpc.StatusCode.NOT_FOUND, f"Could not find version {spec.version.value} of model {spec.name}"
+                )
+            states = {spec.version.value: states[spec.version.value]}
         reply = get_model_status_pb2.GetModelStatusResponse()
-        for version, entry in sorted(self._manager.states(request.model_spec.name).items(), reverse=True):
+        for version, entry in sorted(states.items(), reverse=True):
             status = reply.model_version_status.add(version=version, state=entry.state)
             if entry.error:
-                status.status.error_code, status.status.error_message = 2, entry.error
+                status.status.error_code, status.status.error_message = 11, entry.error
         return reply
 
     def _reload(self, request: Any, _context: grpc.ServicerContext) -> Any:
@@ -551,9 +660,42 @@ class Server:
         return model_management_pb2.ReloadConfigResponse()
 
 
-def _images(tensor: Any) -> Images:
+def _signature(model: Model, name: str) -> Any:
+    signatures = model.signatures().signature_def
+    if name not in signatures:
+        raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+    return signatures[name]
+
+
+def _images(request: Any, signature: Any) -> Images:
+    """The images of a request, or the refusal that one of another kind gets."""
+    invalid = grpc.StatusCode.INVALID_ARGUMENT
+    if unknown := set(request.inputs) - set(signature.inputs):
+        raise _unknown_alias("input", min(unknown), signature.inputs)
+    if missing := set(signature.inputs) - set(request.inputs):
+        raise Refusal(
+            invalid,
+            f"Request inputs do not match required inputs for model `{request.model_spec.name}`. Send extra: {{}}."
+            f" Missing but required: {{{','.join(sorted(missing))}}}.",
+        )
+    ((name, expected),) = signature.inputs.items()
+    tensor = request.inputs[name]
     shape = [dim.size for dim in tensor.tensor_shape.dim]
+    if tensor.dtype != expected.dtype:
+        raise Refusal(invalid, f"Expects arg[0] to be uint8 but {tensor.dtype} is provided\n\t [[{{{{node {name}}}}}]]")
+    if len(shape) != 4 or shape[-1] != expected.tensor_shape.dim[-1].size:
+        raise Refusal(invalid, f"input depth must be divisible by filter depth: {shape}\n\t [[{{{{node conv}}}}]]")
+    if len(tensor.tensor_content) != math.prod(shape):
+        raise Refusal(invalid, f"Tensor proto has {len(tensor.tensor_content)} bytes, expected {math.prod(shape)}")
     return np.frombuffer(tensor.tensor_content, np.uint8).reshape(shape)
+
+
+def _unknown_alias(what: str, name: str, known: Any) -> Refusal:
+    return Refusal(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        f"{what} tensor alias not found in signature: {name}. {what.title()}s expected to be in the set"
+        f" {{{','.join(sorted(known))}}}.",
+    )
 
 
 def _leave_tensorflow_out() -> None:
@@ -569,7 +711,7 @@ def _say(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
 
 
-def _obey(server: Server) -> None:
+def _obey(server: Server, manager: Manager) -> None:
     """Answer control lines until there are no more."""
     for line in sys.stdin:
         order = json.loads(line)
@@ -577,7 +719,15 @@ def _obey(server: Server) -> None:
             os._exit(137)
         if "set" in order:
             server.set_faults(order["set"])
-        _say({"counts": dict(server.counts), "traceparents": list(server.traceparents)})
+        schedulers = manager.schedulers()
+        _say(
+            {
+                "counts": dict(server.counts),
+                "traceparents": list(server.traceparents),
+                "running": sum(each.running for each in schedulers),
+                "waiting": sum(each.waiting for each in schedulers),
+            }
+        )
 
 
 def main() -> int:
@@ -587,6 +737,11 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--model", choices=("numpy", "tensorflow"), default="numpy")
     parser.add_argument("--poll-s", type=float, default=1.0, help="seconds between looks at the folders")
+    parser.add_argument("--config-poll-s", type=float, default=0.0, help="seconds between looks at --config; 0: none")
+    parser.add_argument("--max-num-load-retries", type=int, default=5)
+    parser.add_argument("--load-retry-interval-s", type=float, default=60.0)
+    parser.add_argument("--grpc-max-threads", type=int, default=256)
+    parser.add_argument("--max-connection-age-ms", type=int, default=2**31 - 1)
     parser.add_argument("--max-batch-size", type=int, default=16)
     parser.add_argument("--max-enqueued-batches", type=int, default=4)
     parser.add_argument("--num-batch-threads", type=int, default=1)
@@ -605,14 +760,14 @@ def main() -> int:
             arguments.max_batch_size, arguments.max_enqueued_batches, arguments.num_batch_threads
         ),
         faults=faults,
-        poll_s=arguments.poll_s,
+        loading=LoadParameters(arguments.max_num_load_retries, arguments.load_retry_interval_s, arguments.poll_s),
     )
     manager.poll()
-    if missing := manager.missing():
-        print(f"no version of {', '.join(missing)} became available", file=sys.stderr)
+    if (reason := manager.why_not_up()) is not None:
+        print(reason, file=sys.stderr)
         return 1
-    server = Server(manager, faults)
-    threads = ThreadPoolExecutor(max_workers=128)
+    server = Server(manager, faults, max_threads=arguments.grpc_max_threads)
+    threads = ThreadPoolExecutor(max_workers=arguments.grpc_max_threads + 64)  # those that are refused need one, too
     rpc = grpc.server(
         threads,
         handlers=list(server.handlers()),
@@ -620,13 +775,17 @@ def main() -> int:
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
+            ("grpc.max_connection_age_ms", arguments.max_connection_age_ms),
         ],
     )
     port = rpc.add_insecure_port(f"127.0.0.1:{arguments.port}")
     rpc.start()
     threading.Thread(target=manager.watch, daemon=True).start()
+    if arguments.config_poll_s:
+        following = (arguments.config, arguments.config_poll_s)
+        threading.Thread(target=manager.follow, args=following, daemon=True).start()
     _say({"port": port})
-    _obey(server)
+    _obey(server, manager)
     os._exit(0)
 
 

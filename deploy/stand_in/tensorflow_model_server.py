@@ -10,6 +10,7 @@ over HTTP what Prometheus and a curious person ask. Its speed says nothing about
 import argparse
 import bisect
 import json
+import os
 import re
 import sys
 import threading
@@ -29,6 +30,7 @@ from deploy.stand_in.server import (
     BatchingParameters,
     Faults,
     Images,
+    LoadParameters,
     Manager,
     Maps,
     Refusal,
@@ -50,6 +52,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model_config_file_poll_wait_seconds", type=int, default=0)
     made.add_argument("--allow_version_labels_for_unavailable_models", type=_flag, nargs="?", const=True, default=False)
     made.add_argument("--num_load_threads", type=int, default=1)
+    made.add_argument("--max_num_load_retries", type=int, default=5)
+    made.add_argument("--load_retry_interval_micros", type=int, default=60_000_000)
+    made.add_argument("--grpc_max_threads", type=int, default=4 * (os.cpu_count() or 1))
+    made.add_argument("--grpc_channel_arguments", default="")
     made.add_argument("--enable_batching", type=_flag, nargs="?", const=True, default=False)
     made.add_argument("--batching_parameters_file", type=Path)
     made.add_argument("--monitoring_config_file", type=Path)
@@ -120,7 +126,7 @@ class Metrics:
                 )
                 # Roughly: with two batch threads, the run that ended last may be another's.
                 waited = max(0.0, seconds - self._last_run_s[model])
-                self._observe("serving:batching_session:queuing_latency", 'thread_pool_name="batch_threads"', waited)
+                self._observe("serving:batching_session:queuing_latency", 'thread_pool_name=""', waited)
 
     def _count(self, name: str, labels: str, more: float) -> None:
         self._counters[name][labels] += more
@@ -154,12 +160,15 @@ class MeasuredModel:
     def __init__(self, folder: Path, metrics: Metrics) -> None:
         self._name = folder.parent.name
         self._metrics = metrics
+        if not (folder / "saved_model.pb").exists():  # which is not counted at all
+            raise OSError(f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {folder}")
         try:
             self._model = SavedModel(folder)
         except Exception:
             metrics.version_loaded(folder, "fail")
             raise
         metrics.version_loaded(folder, "success")
+        _read_warm_up(folder / "assets.extra" / "tf_serving_warmup_requests")
 
     def signatures(self) -> Any:
         return self._model.signatures()
@@ -169,6 +178,15 @@ class MeasuredModel:
         maps = self._model.run(images)
         self._metrics.batch_ran(self._name, time.monotonic() - begun)
         return maps
+
+
+def _read_warm_up(path: Path) -> None:
+    """Read the warm-up records. Raises tensorflow.errors.DataLossError if they are broken."""
+    if path.exists():
+        import tensorflow as tf
+
+        for _ in tf.data.TFRecordDataset(str(path)):
+            pass
 
 
 class Measuring(grpc.ServerInterceptor):
@@ -234,19 +252,6 @@ def http_server(port: int, pages: Mapping[str, Callable[[], str]], manager: Mana
     return ThreadingHTTPServer(("0.0.0.0", port), Handler)
 
 
-def follow(path: Path, manager: Manager, every_s: float) -> None:
-    """Take over the configuration file whenever it changes."""
-    before = path.read_text()
-    while True:
-        time.sleep(every_s)
-        if (now := path.read_text()) != before:
-            before = now
-            try:
-                manager.reload(_config(now))
-            except (Refusal, text_format.ParseError) as error:
-                print(f"{path} is not taken over: {error}", file=sys.stderr, flush=True)
-
-
 def _config(text: str) -> Any:
     from tensorflow_serving.config import model_server_config_pb2
 
@@ -266,19 +271,19 @@ def main() -> None:
         lambda folder: MeasuredModel(folder, metrics),
         parameters=parameters,
         faults=faults,
-        poll_s=1.0,
+        loading=LoadParameters(given.max_num_load_retries, given.load_retry_interval_micros / 1e6),
     )
     manager.poll()
-    if missing := manager.missing():
-        sys.exit(f"no version of {', '.join(missing)} became available")
+    if (reason := manager.why_not_up()) is not None:
+        sys.exit(reason)
     if given.rest_api_port:
         pages = {}
         if given.monitoring_config_file is not None:
             pages[monitoring_path(given.monitoring_config_file.read_text())] = metrics.exposition
         threading.Thread(target=http_server(given.rest_api_port, pages, manager).serve_forever, daemon=True).start()
     rpc = grpc.server(
-        ThreadPoolExecutor(max_workers=128),
-        handlers=list(Server(manager, faults).handlers()),
+        ThreadPoolExecutor(max_workers=given.grpc_max_threads + 64),
+        handlers=list(Server(manager, faults, max_threads=given.grpc_max_threads).handlers()),
         interceptors=[Measuring(metrics)],
         options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
     )
@@ -287,8 +292,8 @@ def main() -> None:
     rpc.start()
     if given.model_config_file_poll_wait_seconds:
         threading.Thread(
-            target=follow,
-            args=(given.model_config_file, manager, given.model_config_file_poll_wait_seconds),
+            target=manager.follow,
+            args=(given.model_config_file, given.model_config_file_poll_wait_seconds),
             daemon=True,
         ).start()
     manager.watch()

@@ -130,10 +130,7 @@ class ImageDecoder:
     ) -> OpenedImage:
         self._check_time(deadline)
         with _image_errors():
-            opened = open_image(data, max_pixels=self._max_pixels)
-        if longest_side is not None:
-            opened.shrink(longest_side((opened.width, opened.height)))
-        return opened
+            return open_image(data, max_pixels=self._max_pixels, longest_side=longest_side)
 
     def _decode(self, opened: OpenedImage, deadline: float) -> DecodedImage:
         self._check_time(deadline)

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 
 from service.inference.estimates import Estimate
 from service.inference.estimates import Hand as FoundHand
-from service.inference.models import ModelReference, ServedModel
+from service.inference.models import STABLE_LABEL, ModelReference, ServedModel
 from service.pose.drawing import FINGER_COLOURS, draw_hand
 from service.pose.keypoints import KEYPOINT_NAMES, SKELETON_EDGES, finger_of
 from service.rest.problems import HttpError
@@ -170,7 +170,7 @@ def _answers(model: ServedModel, default: ModelReference) -> bool:
         return False
     if default.version is not None:
         return model.version == default.version
-    return (default.label or "stable") in model.labels
+    return (default.label or STABLE_LABEL) in model.labels
 
 
 def _hand_values(hand: FoundHand, width: int, height: int) -> dict[str, Any]:

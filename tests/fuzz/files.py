@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from service.backends.repository import CARD_NAME, ModelRepository, ServableError
-from service.backends.tensorflow_serving.management import ManagementError, read_config
+from service.backends.tensorflow_serving.config_file import ManagementError, read_config
 from service.routing_file import RoutingFileError, parse_rules
 from service.settings import PREFIX, Settings, SettingsError
 from tests.fuzz.reading import Reader

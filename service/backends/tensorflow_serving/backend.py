@@ -3,37 +3,33 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
-import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from service.backends.tensorflow_serving.breaker import CircuitBreaker
-from service.backends.tensorflow_serving.catalogue import (
+from service.backends.tensorflow_serving.catalogue import Catalogue, PollPolicy
+from service.backends.tensorflow_serving.client import Endpoint, NoEndpointError, Pool, RetryPolicy
+from service.backends.tensorflow_serving.failures import CallError, translate
+from service.backends.tensorflow_serving.tensors import from_tensor, predict_request
+from service.inference.errors import DeadlineExceededError, InternalError, UnavailableError, UnknownModelError
+from service.inference.models import (
     CANARY_LABEL,
-    DEFAULT_LABEL,
-    Catalogue,
-    PollPolicy,
-    predict_request,
+    OUTPUT_NAME,
+    STABLE_LABEL,
+    VARIANTS,
+    ModelReference,
+    ServedModel,
+    Variant,
 )
-from service.backends.tensorflow_serving.client import Endpoint, Metadata, NoEndpointError, Pool, RetryPolicy
-from service.backends.tensorflow_serving.failures import translate
-from service.backends.tensorflow_serving.tensors import from_tensor
-from service.inference.errors import (
-    DeadlineExceededError,
-    InternalError,
-    UnavailableError,
-    UnknownModelError,
-)
-from service.inference.models import OUTPUT_NAME, VARIANTS, ModelReference, ServedModel, Variant
 from service.inference.ports import Clock
 
 MODEL_NAMES: Final[Mapping[Variant, str]] = {variant: f"cpm_{variant}" for variant in VARIANTS}
 """The names of the servables, as `python -m trainer export` gives them."""
 
-_MAX_MESSAGE_BYTES: Final = 256 * 1024 * 1024
+_LOOK_EVERY_S: Final = 0.05
 
 
 class TensorFlowServingBackend:
@@ -49,6 +45,7 @@ class TensorFlowServingBackend:
         labels: version labels that requests may name.
         poll: how often and how patiently the servers' state is asked for.
         retry: what happens to a call that found no server.
+        traceparent: the trace that a call belongs to, as W3C's header has it; None: to none.
     """
 
     def __init__(
@@ -58,43 +55,43 @@ class TensorFlowServingBackend:
         repository: Path,
         clock: Clock,
         names: Mapping[Variant, str] = MODEL_NAMES,
-        labels: Sequence[str] = (DEFAULT_LABEL, CANARY_LABEL),
+        labels: Sequence[str] = (STABLE_LABEL, CANARY_LABEL),
         poll: PollPolicy | None = None,
         retry: RetryPolicy | None = None,
         traceparent: Callable[[], str | None] = lambda: None,
     ) -> None:
+        if not addresses:
+            raise ValueError("at least one model server's address is needed")
         self._traceparent = traceparent
-        endpoints = [
-            Endpoint(address, max_message_bytes=_MAX_MESSAGE_BYTES, breaker=CircuitBreaker()) for address in addresses
-        ]
+        self._endpoints = [Endpoint(address) for address in addresses]
         self._catalogue = Catalogue(
-            endpoints,
+            self._endpoints,
             names=names,
             repository=repository,
             labels=labels,
             clock=clock,
             policy=poll or PollPolicy(),
         )
-        self._pool = Pool(endpoints, clock=clock, retry=retry or RetryPolicy(), on_unreachable=self._catalogue.look_now)
-        self._watch: asyncio.Task[None] | None = None
+        self._pool = Pool(clock=clock, retry=retry or RetryPolicy(), on_unreachable=self._catalogue.poll_now)
+        self._polling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to follow the model servers; returns at once, whether or not any of them answers yet."""
-        self._watch = asyncio.get_running_loop().create_task(self._catalogue.watch(), name="model servers' state")
+        self._polling = asyncio.get_running_loop().create_task(self._catalogue.watch(), name="model servers' state")
 
     async def wait_until_ready(self) -> None:
         """Return once every variant has a version to run."""
-        while await self.not_ready() is not None:
-            await self._catalogue.news()
+        while await self.not_ready() is not None:  # noqa: ASYNC110 -- a poll sets no event
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def stop(self) -> None:
         """Stop following the servers and close the connections. Calls that are under way fail."""
-        if self._watch is not None:
-            self._watch.cancel()
+        if self._polling is not None:
+            self._polling.cancel()
             with suppress(asyncio.CancelledError):
-                await self._watch
+                await self._polling
         await self._catalogue.close()
-        await self._pool.close()
+        await asyncio.gather(*(endpoint.close() for endpoint in self._endpoints))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -114,8 +111,6 @@ class TensorFlowServingBackend:
         return self._catalogue.refusal(reference)
 
     async def not_ready(self) -> str | None:
-        if self._watch is not None and self._watch.done():
-            return "the model servers' state is not being followed any more; see the log"
         return self._catalogue.not_ready()
 
     async def predict(
@@ -124,22 +119,23 @@ class TensorFlowServingBackend:
         if timeout_s <= 0:
             raise DeadlineExceededError("the request's time was up before it could be sent to the model server")
         name = f"{model.name} version {model.version}"
+        traceparent = self._traceparent()
         try:
             reply = await self._pool.predict(
-                predict_request(model.card, crops),
-                among=self._catalogue.holders(model),
+                predict_request(model.name, model.version, crops),
+                among=partial(self._catalogue.holders, model),
                 timeout_s=timeout_s,
-                metadata=self._trace(),
+                metadata=(("traceparent", traceparent),) if traceparent is not None else (),
             )
         except NoEndpointError as error:
-            self._catalogue.look_now()
+            self._catalogue.poll_now()
             raise UnavailableError("no model server can be reached at the moment", retry_after_s=1.0) from error
-        except grpc.aio.AioRpcError as error:
+        except CallError as error:
             failure = translate(error, name)
             if isinstance(failure, UnknownModelError):
                 # It was there when the request was routed. What a label or no version at all stands for has changed
                 # since, so that the same request has an answer; one for this very version is then told so.
-                self._catalogue.look_now()
+                self._catalogue.poll_now()
                 raise UnavailableError(f"{name} has just been unloaded", retry_after_s=0.5) from error
             raise failure from error
         if OUTPUT_NAME not in reply.outputs:
@@ -150,7 +146,3 @@ class TensorFlowServingBackend:
             return from_tensor(reply.outputs[OUTPUT_NAME])
         except ValueError as error:
             raise InternalError(f"{name} returned belief maps that cannot be read: {error}") from error
-
-    def _trace(self) -> Metadata:
-        traceparent = self._traceparent()
-        return (("traceparent", traceparent),) if traceparent is not None else ()

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from deploy.stand_in.process import ROOT, StandIn
 from deploy.stand_in.repository import add_version, config_text
 from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
-from service.backends.tensorflow_serving.breaker import CircuitBreaker
 from service.backends.tensorflow_serving.catalogue import PollPolicy
 from service.backends.tensorflow_serving.client import Endpoint, RetryPolicy
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
@@ -285,7 +284,7 @@ async def is_down(backend: TensorFlowServingBackend) -> bool:
     return "does not answer" in (await backend.not_ready() or "")
 
 
-async def test_an_open_breaker_refuses_at_once_and_closes_by_itself(stand_in: StandIn) -> None:
+async def test_a_server_that_is_known_to_be_down_is_not_called_until_it_answers_polls_again(stand_in: StandIn) -> None:
     one_try = RetryPolicy(attempts=1)
     async with connected(stand_in, poll=PollPolicy(every_s=0.5), retry=one_try) as backend:
         model = backend.resolve(LIGHTWEIGHT)
@@ -381,7 +380,7 @@ async def test_a_version_unloaded_behind_our_back_is_a_retry_not_a_wrong_answer(
         async with connected(server, poll=PollPolicy(every_s=30.0)) as backend:
             model = backend.resolve(LIGHTWEIGHT)
             assert model.version == 2
-            endpoint = Endpoint(server.address, max_message_bytes=1 << 20, breaker=CircuitBreaker())
+            endpoint = Endpoint(server.address)
             request = wire.ReloadConfigRequest(config=text_format.Parse(latest, wire.ModelServerConfig()))
             await endpoint.reload(request, 5)
             await endpoint.close()
@@ -407,7 +406,7 @@ async def test_a_version_unloaded_behind_our_back_is_a_retry_not_a_wrong_answer(
     ("spoil", "reason"),
     [
         (lambda card: card.update(keypoints=card["keypoints"][::-1]), "keypoints"),
-        (lambda card: card.update(version=7), "version 7"),
+        (lambda card: card.update(version=7), "cpm_lightweight/7"),
         (lambda card: card.update(input_size=100), "input_size"),
     ],
 )

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from deploy.stand_in.repository import add_version
-from service.backends.tensorflow_serving.breaker import CircuitBreaker
 from service.backends.tensorflow_serving.catalogue import Catalogue, PollPolicy
 from service.backends.tensorflow_serving.client import Endpoint, Metadata
+from service.backends.tensorflow_serving.failures import CallError
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
 from service.inference.errors import UnavailableError
 from service.inference.models import ModelReference
@@ -35,11 +35,10 @@ class Server(Endpoint):
 
     def __init__(self, address: str, *versions: int, stable: int | None = None) -> None:
         self.address = address
-        self.breaker = CircuitBreaker()
         self.versions = list(versions)
         self.stable = stable
         self.held: set[int] = set()
-        self.failure: grpc.StatusCode | None = None
+        self.failure: CallError | None = None
         self.predictions: list[int] = []
         self.cancelled = 0
         self._released = asyncio.Condition()
@@ -52,19 +51,9 @@ class Server(Endpoint):
     async def metadata(self, request: wire.GetModelMetadataRequest, timeout_s: float) -> wire.GetModelMetadataResponse:
         version = self.stable if request.model_spec.version_label else request.model_spec.version.value
         if version is None:
-            raise rpc_error(grpc.StatusCode.NOT_FOUND)
-        signatures = wire.SignatureDefMap()
-        signature = signatures.signature_def["serving_default"]
-        for tensors, name, dtype, channels in (
-            (signature.inputs, "image", wire.DT_UINT8, 3),
-            (signature.outputs, "belief_maps", wire.DT_FLOAT, 22),
-        ):
-            tensors[name].dtype = dtype
-            for size in (-1, -1, -1, channels):
-                tensors[name].tensor_shape.dim.add(size=size)
+            raise CallError(grpc.StatusCode.NOT_FOUND)
         reply = wire.GetModelMetadataResponse()
         reply.model_spec.version.value = version
-        reply.metadata["signature_def"].value = signatures.SerializeToString()
         return reply
 
     async def predict(self, request: wire.PredictRequest, timeout_s: float, metadata: Metadata) -> wire.PredictResponse:
@@ -77,7 +66,7 @@ class Server(Endpoint):
             self.cancelled += 1
             raise
         if self.failure is not None:
-            raise rpc_error(self.failure)
+            raise self.failure
         maps = np.zeros((1, INPUT_SIZE // 8, INPUT_SIZE // 8, 22), np.float32)
         reply = wire.PredictResponse()
         reply.outputs["belief_maps"].dtype = wire.DT_FLOAT
@@ -90,10 +79,6 @@ class Server(Endpoint):
         self.held.clear()
         async with self._released:
             self._released.notify_all()
-
-
-def rpc_error(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details="as the test says")
 
 
 class Scene:
@@ -190,15 +175,22 @@ async def test_the_newest_version_does_not_stand_in_for_a_labelled_one_that_is_b
     await until(serves(catalogue, 1))
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED])
-async def test_a_version_whose_first_inference_failed_is_tried_again(scene: Scene, code: grpc.StatusCode) -> None:
+@pytest.mark.parametrize(
+    "failure",
+    [
+        CallError(grpc.StatusCode.RESOURCE_EXHAUSTED, "OOM when allocating tensor with shape[1,64,256,256]"),
+        CallError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"),
+        CallError(grpc.StatusCode.INVALID_ARGUMENT, "input tensor alias not found in signature: image."),
+    ],
+)
+async def test_a_version_whose_first_inference_failed_is_tried_again(scene: Scene, failure: CallError) -> None:
     server = Server("one:1", 1)
-    server.failure = code
+    server.failure = failure
     catalogue = scene.catalogue(server)
     await catalogue.poll()
     await until(lambda: len(server.predictions) > 2)
-    assert code.name in (catalogue.not_ready() or "")
-    assert code.name in (catalogue.refusal(ModelReference("lightweight", version=1)) or "")
+    assert str(failure) in (catalogue.not_ready() or "")
+    assert str(failure) in (catalogue.refusal(ModelReference("lightweight", version=1)) or "")
 
     server.failure = None
 

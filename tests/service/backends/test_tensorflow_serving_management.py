@@ -12,7 +12,8 @@ import pytest
 
 from deploy.stand_in.process import StandIn
 from deploy.stand_in.repository import add_version, config_text
-from service.backends.tensorflow_serving.management import Servers, add_arguments, list_versions, run
+from service.backends.tensorflow_serving.management import add_arguments, list_versions, run
+from service.bootstrap import managed_servers
 from service.pose.keypoints import KEYPOINT_COUNT
 from tests.support.images import image_bytes, picture
 
@@ -51,7 +52,12 @@ def stand_in(tmp_path: Path) -> Iterator[StandIn]:
 def models(stand_in: StandIn, *words: str, patience_s: float = 20.0) -> int:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    servers = Servers((stand_in.address,), stand_in.config_file, stand_in.config_file.parent, patience_s)
+    servers = managed_servers(
+        (stand_in.address,),
+        config_file=stand_in.config_file,
+        repository=stand_in.config_file.parent,
+        patience_s=patience_s,
+    )
     return run(parser.parse_args(words), servers)
 
 
@@ -84,7 +90,8 @@ def test_a_label_is_promoted_rolled_back_and_promoted_again(
 
 def labels(stand_in: StandIn) -> dict[str, str]:
     """The labels of each lightweight version that is loaded."""
-    servers = Servers((stand_in.address,), stand_in.config_file, stand_in.config_file.parent)
+    repository = stand_in.config_file.parent
+    servers = managed_servers((stand_in.address,), config_file=stand_in.config_file, repository=repository)
     rows = asyncio.run(list_versions(servers))
     return {
         row["version"]: row["labels"]
@@ -128,7 +135,7 @@ def test_a_candidate_that_does_not_load_is_not_promoted(stand_in: StandIn, capsy
 
     assert models(stand_in, "promote", "lightweight@5") == 1
 
-    assert "it could not be loaded" in capsys.readouterr().err
+    assert "could not be loaded" in capsys.readouterr().err
     assert labels(stand_in) == {"1": "stable"}
 
 

@@ -55,7 +55,7 @@ def test_a_picture_gets_its_keypoints(client: HandPoseClient) -> None:
 
 def test_mistakes_and_failures_are_the_clients_errors(client: HandPoseClient) -> None:
     with pytest.raises(RejectedError) as rejected:
-        client.estimate(PHOTO, rois=[Box(100, 0, 60, 60)])
+        client.estimate(PHOTO, rois=[Box(1000, 0, 60, 60)])
     with pytest.raises(ServerFailedError) as failed:
         client.estimate(image_bytes(picture(INPUT_SIZE, INPUT_SIZE, (0, 0, 0))))
 
