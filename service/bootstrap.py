@@ -14,7 +14,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ from service.backends.native_log import native_log_filtered
 from service.backends.processor import multiplies_bfloat16
 from service.backends.repository import ModelRepository, Servable, ServableError
 from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
+from service.backends.tensorflow_serving.config_file import ManagementError, largest_batch
 from service.backends.tensorflow_serving.management import ManagedServers
 from service.files import follow
 from service.inference.access import Doorkeeper
@@ -98,7 +99,7 @@ async def serve(
     try:
         with ExitStack() as resources:
             observer = _observer(settings, resources.enter_context(_tracer(settings)))
-            models = _models(settings, clock, resources, open_servable)
+            models = _models(settings, clock, resources, open_servable, observer)
             access = _access(settings, clock)
             listener = resources.enter_context(
                 _listen("REST", settings.rest_host, settings.rest_port, reuse_port=settings.reuse_port)
@@ -110,7 +111,7 @@ async def serve(
             workers = resources.enter_context(_threads("worker", _worker_threads(settings)))
             service = _build(settings, clock, workers, models, observer, access)
             await _live(service, listener, settings, on_ready)
-    except (ServableError, RoutingFileError, KeyFileError, TlsFileError) as error:
+    except (ServableError, ManagementError, RoutingFileError, KeyFileError, TlsFileError) as error:
         raise StartError(str(error)) from error
     logger.info("stopped")
 
@@ -131,15 +132,16 @@ async def local_service(
     clock = _PreciseClock(asyncio.get_running_loop())
     try:
         with ExitStack() as resources:
-            models = _models(settings, clock, resources, open_servable)
+            observer = _observer(settings, None)
+            models = _models(settings, clock, resources, open_servable, observer)
             workers = resources.enter_context(_threads("worker", _worker_threads(settings)))
-            service = _build(settings, clock, workers, models, _observer(settings, None), _Access())
+            service = _build(settings, clock, workers, models, observer, _Access())
             try:
                 await models.come_up()
                 yield LocalService(service.predictor, service.streams, models.backend, clock)
             finally:
                 await models.close()
-    except (ServableError, RoutingFileError) as error:
+    except (ServableError, ManagementError, RoutingFileError) as error:
         raise StartError(str(error)) from error
 
 
@@ -178,6 +180,10 @@ class _Models(Protocol):
         """Serve later versions as they appear, for ever."""
         ...
 
+    async def unavailable(self) -> Collection[tuple[str, int | None, str]]:
+        """The versions that cannot be asked though they should: variant, version (None: no version at all), reason."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -206,6 +212,9 @@ class _EmbeddedModels:
             load, every_s=_LOOK_FOR_MODELS_EVERY_S, what="model repository", expected=(ServableError, ServiceError)
         )
 
+    async def unavailable(self) -> Collection[tuple[str, int | None, str]]:
+        return ()
+
     async def close(self) -> None: ...
 
 
@@ -222,15 +231,22 @@ class _RemoteModels:
     async def follow(self) -> None:
         """Nothing to do: the backend has followed the model servers since it was started."""
 
+    async def unavailable(self) -> Collection[tuple[str, int | None, str]]:
+        return await self.backend.unavailable()
+
     async def close(self) -> None:
         await self.backend.stop()
 
 
 def _models(
-    settings: Settings, clock: Clock, resources: ExitStack, open_servable: Callable[[Servable], Run] | None
+    settings: Settings,
+    clock: Clock,
+    resources: ExitStack,
+    open_servable: Callable[[Servable], Run] | None,
+    observer: PrometheusObserver,
 ) -> _Models:
     if settings.backend == "tensorflow_serving":
-        return _remote_models(settings, clock)
+        return _remote_models(settings, clock, observer)
     repository = ModelRepository(settings.model_repo)
     servables = repository.newest(settings.versions_in_memory)
     backend = EmbeddedBackend(
@@ -242,9 +258,21 @@ def _models(
     return _EmbeddedModels(backend, repository, settings.versions_in_memory, servables)
 
 
-def _remote_models(settings: Settings, clock: Clock) -> _RemoteModels:
+def _remote_models(settings: Settings, clock: Clock, observer: PrometheusObserver) -> _RemoteModels:
+    if settings.tfs_batching_file is not None:
+        largest = largest_batch(settings.tfs_batching_file)
+        if settings.max_batch_size > largest:
+            raise StartError(
+                f"HANDPOSE_MAX_BATCH_SIZE={settings.max_batch_size}: must not be above max_batch_size={largest} in"
+                f" {settings.tfs_batching_file}, which is all that TensorFlow Serving takes"
+            )
     backend = TensorFlowServingBackend(
-        settings.tfs_addresses, repository=settings.model_repo, clock=clock, traceparent=traceparent
+        settings.tfs_addresses,
+        repository=settings.model_repo,
+        clock=clock,
+        traceparent=traceparent,
+        config_file=settings.tfs_config_file,
+        on_batch_too_large=observer.batch_too_large,
     )
     return _RemoteModels(backend)
 
@@ -424,13 +452,13 @@ async def _live(
     serving = loop.create_task(server.serve(sockets=[listener]))
     loading = loop.create_task(service.models.come_up())
     stop = loop.create_task(signals.first.wait())
-    following = [loop.create_task(each) for each in access.followers()]
+    following = [loop.create_task(each) for each in (*access.followers(), _follow_models(service))]
     try:
         await asyncio.wait((loading, stop, serving), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             await loading
+            await _tell_of_models(service)
             following.append(loop.create_task(service.models.follow()))
-            following.append(loop.create_task(_follow_models(service)))
             if service.routing_file is not None:
                 following.append(loop.create_task(service.routing_file.watch()))
             host, port = listener.getsockname()[:2]
@@ -473,9 +501,14 @@ async def _live(
 async def _follow_models(service: _Service) -> None:
     """Keep the metrics about models those of the models that are there."""
     while True:
-        service.observer.models_are(service.models.backend.models())
-        service.observer.backend_is(up=await service.models.backend.not_ready() is None)
+        await _tell_of_models(service)
         await asyncio.sleep(_FOLLOW_MODELS_EVERY_S)
+
+
+async def _tell_of_models(service: _Service) -> None:
+    service.observer.models_are(service.models.backend.models())
+    service.observer.models_unavailable(await service.models.unavailable())
+    service.observer.backend_is(up=await service.models.backend.not_ready() is None)
 
 
 async def _start_rpc(server: RpcServer, settings: Settings) -> int:

@@ -74,7 +74,13 @@ class Settings(BaseModel):
         description="TensorFlow Serving's gRPC addresses host:port, by commas; a DNS name may stand for many servers",
     )
     tfs_config_file: Path | None = Field(
-        None, description="TensorFlow Serving's model configuration, for python -m service models"
+        None,
+        description="TensorFlow Serving's model configuration, for python -m service models; a"
+        " gateway that can read it too tells which of its versions are not there",
+    )
+    tfs_batching_file: Path | None = Field(
+        None,
+        description="TensorFlow Serving's batching parameters; a MAX_BATCH_SIZE above theirs ends the start",
     )
     routing_file: Path | None = Field(None, description="YAML file of routing rules, followed when it changes")
 

@@ -9,7 +9,7 @@ chooses when it is imported. It keeps no exemplars and nothing about a single pr
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -65,7 +65,7 @@ class PrometheusObserver(Traces):
         super().__init__(tracer)
         self._registry = registry
         self._shared = _SharedCounts() if values.ValueClass is not values.MutexValue else None
-        self._listed: set[tuple[str, str, str, str]] = set()
+        self._listed: dict[Gauge, Sequence[tuple[str, ...]]] = {}
         self._requests = Counter(
             "handpose_requests",
             "Requests by outcome: ok, or the code of the problem.",
@@ -164,6 +164,18 @@ class PrometheusObserver(Traces):
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._unavailable = Gauge(
+            "handpose_model_unavailable",
+            "1 for each version that a model server should have and that cannot be asked: load_failed, not_available.",
+            (*_MODEL, "reason"),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._batches_too_large = Counter(
+            "handpose_batches_too_large",
+            "Batches that a model server refused as too large; smaller ones are sent from then on.",
+            registry=registry,
+        )
         if self._shared is None:  # else whichever process answers would speak for all
             ProcessCollector(registry=registry)
             PlatformCollector(registry=registry)
@@ -237,17 +249,29 @@ class PrometheusObserver(Traces):
 
     def models_are(self, models: Sequence[ServedModel]) -> None:
         """The models served from now on."""
-        listed = {(model.name, *_of(model), ",".join(model.labels)) for model in models}
-        for gone in self._listed - listed:
-            if self._shared is None:
-                self._models.remove(*gone)
-            else:  # shared counts cannot be removed
-                self._models.labels(*gone).set(0)
-        for labels in listed:
-            self._models.labels(*labels).set(1)
-        self._listed = listed
+        self._list(self._models, [(model.name, *_of(model), ",".join(model.labels)) for model in models])
         for model in models:
             self._begin_at_zero(model)
+
+    def models_unavailable(self, versions: Collection[tuple[str, int | None, str]]) -> None:
+        """The versions that cannot be asked though they should: variant, version (None: no version at all), reason."""
+        named = [(variant, "none" if version is None else str(version), why) for variant, version, why in versions]
+        self._list(self._unavailable, named)
+
+    def batch_too_large(self) -> None:
+        """A model server refused a batch as larger than it takes."""
+        self._batches_too_large.inc()
+
+    def _list(self, gauge: Gauge, listed: Sequence[tuple[str, ...]]) -> None:
+        """Have a gauge show 1 for each of these labels, and nothing else."""
+        for gone in set(self._listed.get(gauge, ())) - set(listed):
+            if self._shared is None:
+                gauge.remove(*gone)
+            else:  # shared counts cannot be removed
+                gauge.labels(*gone).set(0)
+        for labels in listed:
+            gauge.labels(*labels).set(1)
+        self._listed[gauge] = listed
 
     def _begin_at_zero(self, model: ServedModel) -> None:
         """A counter that appeared with its first event would hide that event from `rate`."""

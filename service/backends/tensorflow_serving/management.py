@@ -43,6 +43,9 @@ _State = wire.ModelVersionStatus.State
 
 _CALL_S: Final = 30.0
 _POLL_S: Final = 0.2
+_FOLDERS_S: Final = 1.5
+"""A little more than the pause between two looks of a server at its folders. A load that has failed is tried again only
+after a look at which the version was not wanted."""
 _STALE_S: Final = 5.0
 """How long a server may go on telling how an earlier load ended, after a configuration that names the version again."""
 
@@ -183,6 +186,8 @@ async def _load(servers: ManagedServers, config: wire.ModelServerConfig, name: s
     for address in servers.addresses:
         async with _endpoint(address) as endpoint:
             statuses.append((await _versions(endpoint, name)).get(version))
+    if any(before is not None and before.status.error_code for before in statuses):
+        await asyncio.sleep(_FOLDERS_S)
     await _send(servers, config)
     for address, before in zip(servers.addresses, statuses, strict=True):
         async with _endpoint(address) as endpoint:

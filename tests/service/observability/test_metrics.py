@@ -101,7 +101,7 @@ def test_names_and_units_are_prometheus_own() -> None:
     registry = CollectorRegistry()
     PrometheusObserver(registry)
     families = [family for family in registry.collect() if not family.name.startswith(("process_", "python_"))]
-    assert len(families) == 17
+    assert len(families) == 19
     for family in families:
         assert re.fullmatch(r"handpose_[a-z]+(_[a-z]+)*", family.name), family.name
         assert family.documentation.endswith("."), family.name
