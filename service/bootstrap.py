@@ -651,7 +651,7 @@ def _traces(settings: Settings) -> Iterator[Tracer]:
     try:
         from service.observability.otlp import OtlpTracer
     except ImportError as error:
-        raise StartError(f"HANDPOSE_TRACE_ENDPOINT needs pip install 'handpose[tracing]': {error}") from error
+        raise StartError(f"HANDPOSE_TRACE_ENDPOINT needs pip install '.[tracing]' in a checkout: {error}") from error
     tracer = OtlpTracer(url, sample_ratio=settings.trace_sample_ratio)
     try:
         yield tracer
