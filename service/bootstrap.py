@@ -698,7 +698,7 @@ def _tracer(settings: Settings) -> Iterator[Tracer | None]:
     try:
         from service.observability.otlp import OtlpExport
     except ImportError as error:
-        raise StartError(f"HANDPOSE_TRACE_ENDPOINT needs pip install 'handpose[tracing]': {error}") from error
+        raise StartError(f"HANDPOSE_TRACE_ENDPOINT needs pip install '.[tracing]' in a checkout: {error}") from error
     export = OtlpExport(url, sample_ratio=settings.trace_sample_ratio)
     try:
         yield export.tracer
