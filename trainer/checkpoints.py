@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.errors import RefusedError, TrainerError
 from trainer.atomic_files import replaced_atomically
+from trainer.errors import RefusedError, TrainerError
 
 if TYPE_CHECKING:
     import keras
