@@ -16,7 +16,6 @@ with it less the lag without it.
 
 import argparse
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -26,11 +25,10 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from benchmarks.moving_hand import FRAME_S, HEIGHT, WIDTH, Video, load_or_render
+from benchmarks.report import add_json, show, write_json
 from service.client import Frame, HandPoseClient, OneEuro, StreamOptions
 from service.inference.errors import InvalidInputError
 from service.inference.estimates import Estimate, EstimateRequest, Hand, Timings
@@ -243,24 +241,24 @@ def run(video: Video, client: HandPoseClient | None) -> list[Row]:
     return rows
 
 
-def show(rows: Sequence[Row], console: Console) -> None:
+def show_rows(rows: Sequence[Row]) -> None:
     """Print the table."""
-    table = Table(box=None)
-    for heading in ("source", "way", "tracked", "box on hand", "near", "error/size", "jitter px", "lag frames", "fps"):
-        table.add_column(heading, justify="left" if heading in ("source", "way") else "right")
-    for row in rows:
-        table.add_row(
-            row.source,
-            row.way,
-            f"{row.tracked:.1%}",
-            "-" if row.box_on_hand is None else f"{row.box_on_hand:.1%}",
-            f"{row.near:.1%}",
-            f"{row.error_share:.3f}",
-            f"{row.jitter_px:.2f}",
-            "-" if row.lag_frames is None else f"{row.lag_frames:.2f}",
-            "-" if row.frames_per_second is None else f"{row.frames_per_second:.1f}",
-        )
-    console.print(table)
+    show(
+        ["source, way", "tracked", "box on hand", "near", "error/size", "jitter px", "lag frames", "fps"],
+        [
+            [
+                f"{row.source}, {row.way}",
+                f"{row.tracked:.1%}",
+                "-" if row.box_on_hand is None else f"{row.box_on_hand:.1%}",
+                f"{row.near:.1%}",
+                f"{row.error_share:.3f}",
+                f"{row.jitter_px:.2f}",
+                "-" if row.lag_frames is None else f"{row.lag_frames:.2f}",
+                "-" if row.frames_per_second is None else f"{row.frames_per_second:.1f}",
+            ]
+            for row in rows
+        ],
+    )
 
 
 def main() -> None:
@@ -272,7 +270,7 @@ def main() -> None:
     parser.add_argument("--url", help="a service to measure; without it the models run in this process")
     parser.add_argument("--variant", default="lightweight")
     parser.add_argument("--no-model", action="store_true", help="measure tracker and filter only")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
+    add_json(parser)
     arguments = parser.parse_args()
 
     video = load_or_render(arguments.work, arguments.frames, arguments.seed)
@@ -281,9 +279,8 @@ def main() -> None:
         if not arguments.no_model:
             client = stack.enter_context(_client(arguments.url, arguments.variant))
         rows = run(video, client)
-    show(rows, Console())
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    show_rows(rows)
+    write_json([asdict(row) for row in rows], arguments.json)
 
 
 def _client(url: str | None, variant: str) -> HandPoseClient:

@@ -6,6 +6,7 @@ have them; ready. Stop: not ready, refuse what is new, finish what was accepted,
 
 import asyncio
 import errno
+import gc
 import logging
 import math
 import os
@@ -27,7 +28,6 @@ from prometheus_client import CollectorRegistry
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import heap
 from service.access.key_file import KeyFile, KeyFileError
 from service.access.tls import TlsFileError, TlsFiles
 from service.backends.embedded import EmbeddedBackend, Run
@@ -37,6 +37,7 @@ from service.backends.repository import ModelRepository, Servable, ServableError
 from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
 from service.backends.tensorflow_serving.config_file import ManagementError, largest_batch
 from service.backends.tensorflow_serving.management import ManagedServers
+from service.files import follow
 from service.inference.access import Doorkeeper
 from service.inference.byte_budget import ByteBudget
 from service.inference.decoding import ImageDecoder
@@ -97,7 +98,6 @@ async def serve(
     clock = _PreciseClock(asyncio.get_running_loop())
     try:
         with ExitStack() as resources:
-            resources.enter_context(heap.unsettled_at_the_end())
             observer = _observer(settings, resources.enter_context(_tracer(settings)))
             models = _models(settings, clock, resources, open_servable, observer)
             access = _access(settings, clock)
@@ -200,19 +200,17 @@ class _EmbeddedModels:
         await self.backend.load(self.servables)
 
     async def follow(self) -> None:
-        trouble = None
-        while True:
-            await asyncio.sleep(_LOOK_FOR_MODELS_EVERY_S)
-            try:
-                found = await asyncio.to_thread(self.repository.newest, self.versions)
-                if found != self.servables:
-                    await self.backend.load(found)
-                    self.servables = found
-                trouble = None
-            except (ServableError, ServiceError) as error:
-                if str(error) != trouble:
-                    logger.error("the models stay as they were: %s", error)
-                trouble = str(error)
+        async def load() -> bool:
+            found = await asyncio.to_thread(self.repository.newest, self.versions)
+            if found == self.servables:
+                return False
+            await self.backend.load(found)
+            self.servables = found
+            return True
+
+        await follow(
+            load, every_s=_LOOK_FOR_MODELS_EVERY_S, what="model repository", expected=(ServableError, ServiceError)
+        )
 
     async def unavailable(self) -> Collection[tuple[str, int | None, str]]:
         return ()
@@ -256,7 +254,6 @@ def _models(
         inference=resources.enter_context(_threads("inference", BATCHES_AT_ONCE)),
         loading=resources.enter_context(_threads("loading", 1)),
         warm_up_sizes=[size for size in _WARM_UP_SIZES if size <= settings.max_batch_size],
-        on_let_go=heap.settle,
     )
     return _EmbeddedModels(backend, repository, settings.versions_in_memory, servables)
 
@@ -460,7 +457,6 @@ async def _live(
         await asyncio.wait((loading, stop, serving), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             await loading
-            heap.settle()
             await _tell_of_models(service)
             following.append(loop.create_task(service.models.follow()))
             if service.routing_file is not None:
@@ -644,6 +640,7 @@ class _TensorFlow:
                 from service.backends import savedmodel
 
                 savedmodel.configure(threads=self._threads, at_once=BATCHES_AT_ONCE)
+            gc.freeze()  # TensorFlow's 470,000 objects stay; to search them for garbage would stop requests for 0.2 s
             self._is_configured = True
         from service.backends import savedmodel
 
@@ -701,7 +698,7 @@ def _tracer(settings: Settings) -> Iterator[Tracer | None]:
     try:
         from service.observability.otlp import OtlpExport
     except ImportError as error:
-        raise StartError(f"HANDPOSE_TRACE_ENDPOINT needs pip install 'handpose[tracing]': {error}") from error
+        raise StartError(f"HANDPOSE_TRACE_ENDPOINT needs pip install '.[tracing]' in a checkout: {error}") from error
     export = OtlpExport(url, sample_ratio=settings.trace_sample_ratio)
     try:
         yield export.tracer

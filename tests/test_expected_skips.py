@@ -17,7 +17,18 @@ def run_with_skips(folder: Path, *reasons: str, ci: str = "") -> subprocess.Comp
     tests = [f"def test_{number}():\n    pytest.skip({reason!r})\n" for number, reason in enumerate(reasons)]
     file = folder / "test_skips.py"
     file.write_text("import pytest\n\ndef test_passes():\n    pass\n" + "".join(tests))
-    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", os.devnull, "--rootdir", folder, file]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "tests.conftest",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(folder),
+        str(file),
+    ]
     environment = {**os.environ, "CI": ci}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 

@@ -12,18 +12,17 @@ its entry. An empty list lets nobody in.
 """
 
 import asyncio
-import logging
-import os
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Final, Self
 
 import yaml
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from service import yaml_files
+from service.files import follow, read_at_most, replace
 from service.inference.access import MAX_KEYS, Allowance, ApiKey, Doorkeeper
 from service.inference.keys import digest_of, new_key
 
@@ -32,8 +31,6 @@ SECONDS_OF_BURST: Final = 2.0
 """The burst of a rate that names none: so many seconds' worth."""
 
 _NEW_FILE: Final = "# API keys: see docs/access.md. The keys themselves are not here, only their SHA-256.\n"
-
-_log = logging.getLogger(__name__)
 
 
 class KeyFileError(ValueError):
@@ -55,22 +52,23 @@ def parse_keys(content: bytes, name: str = "key file") -> list[ApiKey]:
     Raises:
         KeyFileError: if they are not right.
     """
+    return [entry.key() for entry in _entries(_document(content, name), name)]
+
+
+def _document(content: bytes, name: str) -> yaml_files.Document:
     if len(content) > MAX_BYTES:
         raise KeyFileError(f"{name}: longer than {MAX_BYTES} bytes")
     try:
-        data = yaml.load(content, Loader=_Loader)  # which is a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise KeyFileError(f"{name}{where}: no YAML: {error.problem or error.context}") from error
-    except Exception as error:  # a value that is not what its tag says breaks PyYAML with errors of any kind
-        raise KeyFileError(f"{name}: no YAML") from error
+        return yaml_files.parse(content)
+    except yaml_files.YamlError as error:
+        raise KeyFileError(f"{name}{error}") from error
+
+
+def _entries(document: yaml_files.Document, name: str) -> "list[_Entry]":
     try:
-        entries = _ENTRIES.validate_python([] if data is None else data)
+        entries = _ENTRIES.validate_python([] if document.data is None else document.data)
     except ValidationError as error:
         raise KeyFileError(_in_one_line(error, name)) from error
-    except Exception as error:
-        raise KeyFileError(f"{name}: a list of entries with name and sha256 is expected") from error
     for what in ("name", "sha256"):
         values = [getattr(entry, what) for entry in entries]
         for index, value in enumerate(values):
@@ -78,11 +76,11 @@ def parse_keys(content: bytes, name: str = "key file") -> list[ApiKey]:
                 raise KeyFileError(
                     f"{name}, entry {index + 1}: {what} {value!r} is that of entry {values.index(value) + 1}, too"
                 )
-    return [entry.key() for entry in entries]
+    return entries
 
 
 class KeyFile:
-    """Keeps a doorkeeper's keys those of a file.
+    """Hands the keys in a file to a doorkeeper, again whenever the file changes.
 
     Args:
         path: the file.
@@ -95,30 +93,20 @@ class KeyFile:
         self._content: bytes | None = None
 
     def load(self) -> bool:
-        """Follow the file as it is now; whether it has changed since.
+        """Read the file if it has changed; whether it had.
 
         Raises:
-            KeyFileError: if it is not right. The doorkeeper keeps its keys.
+            KeyFileError: it is wrong. The doorkeeper keeps its keys.
         """
-        return self._follow(self._changed())
+        return self._use(self._changed())
 
     async def watch(self, every_s: float = 1.0) -> None:
-        """Follow the file for ever. A file that is not right, or is gone, changes nothing, and is logged once."""
-        trouble: str | None = None
-        while True:
-            await asyncio.sleep(every_s)
-            try:
-                if self._follow(await asyncio.to_thread(self._changed)):
-                    _log.info("the keys in %s hold as they are now: %d", self._path, len(self._doorkeeper.names))
-                trouble = None
-            except KeyFileError as error:
-                if str(error) != trouble:
-                    _log.error("the keys stay as they were: %s", error)
-                trouble = str(error)
-            except Exception as error:  # noqa: BLE001 -- whatever it is: were this to end, no key would be revoked again
-                if repr(error) != trouble:
-                    _log.exception("the keys stay as they were")
-                trouble = repr(error)
+        """Follow the file for ever. A file that is wrong, or is gone, changes nothing, and is logged once."""
+
+        async def load() -> bool:
+            return self._use(await asyncio.to_thread(self._changed))  # the doorkeeper belongs to the event loop
+
+        await follow(load, every_s=every_s, what=f"keys in {self._path}", expected=(KeyFileError,))
 
     def _changed(self) -> tuple[bytes, list[ApiKey]] | None:
         # The content is compared, not the time: a mounted file changes by a link that now leads elsewhere.
@@ -127,7 +115,7 @@ class KeyFile:
             raise KeyFileError(f"{self._path}: is empty; write [] into it to let nobody in")
         return None if content == self._content else (content, parse_keys(content, str(self._path)))
 
-    def _follow(self, changed: tuple[bytes, list[ApiKey]] | None) -> bool:
+    def _use(self, changed: tuple[bytes, list[ApiKey]] | None) -> bool:
         if changed is None:
             return False
         content, keys = changed
@@ -166,7 +154,7 @@ def add_key(
     parse_keys(before.encode(), str(path))
     after = before + ("" if before.endswith("\n") else "\n") + text
     parse_keys(after.encode(), str(path))
-    _replace(path, after)
+    _write(path, after)
     return key
 
 
@@ -181,30 +169,25 @@ def remove_key(path: Path, name: str) -> None:
     if index is None:
         raise KeyFileError(f"{path}: there is no key named {name!r}; there are {', '.join(_names(keys)) or 'none'}")
     text = _text_of(path)
-    begins = _lines_where_entries_begin(text)
-    lines = text.splitlines(keepends=True)
-    end = begins[index + 1] if index + 1 < len(begins) else len(lines)
-    after = "".join(lines[: begins[index]] + lines[end:])
+    document, lines = _document(text.encode(), str(path)), text.splitlines(keepends=True)
+    begin, end = document.line_of((index,)) - 1, document.lines.get((index + 1,), len(lines) + 1) - 1
+    after = "".join(lines[:begin] + lines[end:])
     if _names(parse_keys(after.encode(), str(path))) != [each for each in _names(keys) if each != name]:
         raise KeyFileError(f"{path}: the entry cannot be told from the others; remove it with an editor")
-    _replace(path, after)
+    _write(path, after)
 
 
 def _names(keys: Sequence[ApiKey]) -> list[str]:
     return [key.name for key in keys]
 
 
-def _lines_where_entries_begin(text: str) -> list[int]:
-    root = yaml.compose(text, Loader=_Loader)
-    return [entry.start_mark.line for entry in root.value] if isinstance(root, yaml.SequenceNode) else []
-
-
 def _content_of(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+        return read_at_most(path, MAX_BYTES)
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise KeyFileError(f"{path}: {error}") from error
 
 
 def _text_of(path: Path) -> str:
@@ -214,48 +197,11 @@ def _text_of(path: Path) -> str:
         raise KeyFileError(f"{path}: must be in UTF-8 to be edited") from error
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file in one step, so that whoever follows it never sees half of it."""
-    path = path.resolve()  # a link stays one
+def _write(path: Path, text: str) -> None:
     try:
-        before = path.stat() if path.exists() else None
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if before is not None:
-            _give_to(Path(file.name), before)
-        Path(file.name).chmod(0o600 if before is None else before.st_mode & 0o777)
-        Path(file.name).replace(path)
+        replace(path, text.encode())
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _give_to(path: Path, before: os.stat_result) -> None:
-    """Keep owner and group as far as one may: a file that root has edited is still the service's to read."""
-    for owner, group in ((before.st_uid, before.st_gid), (-1, before.st_gid)):
-        try:
-            os.chown(path, owner, group)
-        except OSError:  # not permitted, or its file system knows no owners
-            continue
-        return
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose dates stay text, which pydantic reads strictly; and a name that is given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
-        twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 class _Entry(BaseModel):

@@ -16,6 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
+from service.files import follow, read_at_most
+
 _log = logging.getLogger(__name__)
 
 _MAX_BYTES: Final = 1024 * 1024
@@ -87,26 +89,17 @@ class TlsFiles:
         if self._contents() == self._contents_of(self.current):
             return False
         self.current, self._inner = self._read()
+        self.warn()
         return True
 
     async def watch(self, every_s: float = 2.0) -> None:
-        """Follow the files for ever. What is not right changes nothing, and is logged once."""
-        trouble: str | None = None
-        while True:
-            await asyncio.sleep(every_s)
-            try:
-                if await asyncio.to_thread(self.load):
-                    _log.info("new connections get the certificate in %s as it is now", self._cert_file)
-                    self.warn()
-                trouble = None
-            except TlsFileError as error:
-                if str(error) != trouble:
-                    _log.error("the certificate stays as it was: %s", error)
-                trouble = str(error)
-            except Exception as error:  # noqa: BLE001 -- whatever it is, the next change is to be followed
-                if repr(error) != trouble:
-                    _log.exception("the certificate stays as it was")
-                trouble = repr(error)
+        """Follow the files for ever. Files that are wrong change nothing, and are logged once."""
+        await follow(
+            lambda: asyncio.to_thread(self.load),
+            every_s=every_s,
+            what=f"certificate in {self._cert_file}",
+            expected=(TlsFileError,),
+        )
 
     def warn(self, now: datetime | None = None) -> None:
         """Log what is allowed and yet probably not meant: a certificate that has expired, or soon will."""
@@ -195,10 +188,8 @@ def _public(key: PublicKeyTypes) -> bytes:
 
 def _content_of(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+        return read_at_most(path, _MAX_BYTES)
     except OSError as error:
         raise TlsFileError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(content) > _MAX_BYTES:
-        raise TlsFileError(f"{path}: longer than {_MAX_BYTES} bytes")
-    return content
+    except ValueError as error:
+        raise TlsFileError(f"{path}: {error}") from error

@@ -53,7 +53,6 @@ class EmbeddedBackend:
             is slower.
         loading: the thread that later versions are opened in, so that requests do not wait for it; None: `inference`.
         linger_s: how long a version that is no longer served stays in memory, for requests that were routed to it.
-        on_let_go: called when versions have left this object's hands, and their memory can be looked for.
     """
 
     def __init__(
@@ -64,14 +63,12 @@ class EmbeddedBackend:
         warm_up_sizes: Sequence[int] = (1,),
         loading: Executor | None = None,
         linger_s: float = 10.0,
-        on_let_go: Callable[[], None] = lambda: None,
     ) -> None:
         self._open_servable = open_servable
         self._inference = inference
         self._warm_up_sizes = tuple(warm_up_sizes)
         self._loading = loading or inference
         self._linger_s = linger_s
-        self._on_let_go = on_let_go
         self._loaded: dict[Key, _Loaded] = {}
         self._retired: dict[Key, _Loaded] = {}
         self._state: str | None = "no model has been loaded yet"
@@ -148,7 +145,6 @@ class EmbeddedBackend:
     def _let_go_of(self, outgoing: Set[Key]) -> None:
         for key in outgoing:
             self._retired.pop(key, None)
-        self._on_let_go()
 
     def _open_and_warm_up(self, servable: Servable) -> Run:
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Streams of frames: in order, a bounded number at a time, ended cleanly. Shared by gRPC and WebSocket.
+"""Streams of frames: in order, a bounded number at a time, ended cleanly. Shared by all protocols.
 
 Contract of `Streams.run`
     * Answers leave in the order of the frames, one for each frame that was not skipped.

@@ -35,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from service.offline.command import run
     except ImportError as error:
-        print(f"{error.name} is missing: pip install 'handpose[service,embedded,ray]'", file=sys.stderr)
+        print(
+            f"{error.name} is missing: pip install '.[service,embedded,ray]' in a checkout of the project",
+            file=sys.stderr,
+        )
         return 1
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: Ray is taken down in order
     try:

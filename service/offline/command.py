@@ -20,6 +20,7 @@ from service.offline.storage import StorageError
 from service.settings import Settings
 
 _LINE_EVERY_S: Final = 5.0
+_NAMED: Final = 10
 
 
 def run(parsed: argparse.Namespace, settings: Settings) -> int:
@@ -34,7 +35,7 @@ def run(parsed: argparse.Namespace, settings: Settings) -> int:
             form=parsed.format,
             shard_size=parsed.shard_size,
         )
-        _say(_what_it_is(job))
+        _say(summary(job))
         if not job.to_do:
             _say("nothing is left to do")
             return 0
@@ -47,10 +48,15 @@ def run(parsed: argparse.Namespace, settings: Settings) -> int:
     return _verdict(job, progress)
 
 
-def _what_it_is(job: Job) -> str:
+def summary(job: Job) -> str:
+    """What a job is about, and what it leaves out."""
     about = job.work.description
     before = f", {job.images_done} of them done before" if job.images_done else ""
-    return f"{about.images} pictures in {len(job.shards)} shards{before}; {about.model}, {job.work.settings.backend}"
+    text = f"{about.images} pictures in {len(job.shards)} shards{before}; {about.model}, {job.work.settings.backend}"
+    if not job.left_out:
+        return text
+    named, more = ", ".join(job.left_out[:_NAMED]), len(job.left_out) - _NAMED
+    return f"{text}\nleft out {len(job.left_out)} hidden files: {named}{f' and {more} more' if more > 0 else ''}"
 
 
 def _verdict(job: Job, progress: engine.Progress) -> int:

@@ -147,7 +147,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         if self._doorkeeper is None:
             return nullcontext()
         try:
-            caller: Caller = self._doorkeeper.admit(metadata.get("authorization"), host_of(context.peer()))
+            caller: Caller = self._doorkeeper.admit(_key_in(metadata), host_of(context.peer()))
             if method.endswith(_COSTS_AN_IMAGE):
                 caller.take()
         except ServiceError as error:
@@ -212,6 +212,11 @@ def host_of(peer: str) -> str:
     """The address in gRPC's name of a peer, "ipv4:192.0.2.1:50000" or "ipv6:%5B::1%5D:50000"; else the name itself."""
     kind, _, rest = unquote(peer).partition(":")
     return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else peer
+
+
+def _key_in(metadata: dict[str, str]) -> str | None:
+    scheme, _, key = metadata.get("authorization", "").strip().partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else None
 
 
 def _parse(handler: Handler, data: bytes) -> Any:

@@ -18,9 +18,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from deploy.stand_in.tensorflow_model_server import parser
 from service.routing_file import parse_rules
 from service.settings import PREFIX, Settings, unknown_names
-from tests.support.tensorflow_model_server import parser
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 MANIFESTS: Final = ROOT / "deploy" / "kubernetes"
@@ -400,7 +400,9 @@ def test_the_files_that_are_named_are_in_the_folders_that_are_mounted(overlay: t
 
 
 def test_services_reach_pods_that_listen_there(overlay: tuple[str, list[Manifest]]) -> None:
-    for service in (each for each in overlay[1] if each["kind"] == "Service"):
+    services = [each for each in overlay[1] if each["kind"] == "Service"]
+    assert services
+    for service in services:
         (template,) = (
             template
             for _, template in pods(overlay[1])
@@ -432,6 +434,7 @@ def test_the_gateway_listens_where_probes_and_services_look() -> None:
 def test_budgets_and_autoscalers_mean_something_that_is_there(overlay: tuple[str, list[Manifest]]) -> None:
     labels = [template["metadata"]["labels"] for _, template in pods(overlay[1])]
     workloads = {(workload["kind"], workload["metadata"]["name"]) for workload, _ in pods(overlay[1])}
+    assert {"PodDisruptionBudget", "HorizontalPodAutoscaler", "ScaledObject"} <= {each["kind"] for each in overlay[1]}
     for each in overlay[1]:
         if each["kind"] == "PodDisruptionBudget":
             assert sum(selects(each["spec"]["selector"], these) for these in labels) == 1

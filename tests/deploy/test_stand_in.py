@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.servables import write_card, write_painting_model
-from tests.support.tensorflow_model_server import (
+from deploy.stand_in.tensorflow_model_server import (
     MeasuredModel,
     Metrics,
     batching_parameters,
     monitoring_path,
     parser,
 )
+from tests.support.servables import write_card, write_painting_model
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

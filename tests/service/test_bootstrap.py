@@ -1,7 +1,6 @@
 """The life of the whole service, from listening to the last answer, on real sockets and models that are functions."""
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -215,15 +214,6 @@ async def test_signal_while_models_load_stops_the_start(repository: Path) -> Non
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.wait_for(running.task, 20)
         assert not running.ready.is_set()
-
-
-async def test_what_stays_is_set_apart_from_garbage_while_it_serves(repository: Path) -> None:
-    models = GatedModels()
-    models.gate.set()
-    async with service(repository, models) as running:
-        await running.ready.wait()
-        assert gc.get_freeze_count() > 0
-    assert gc.get_freeze_count() == 0
 
 
 async def test_port_in_use_is_told_before_any_model_is_loaded(repository: Path) -> None:

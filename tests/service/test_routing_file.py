@@ -45,9 +45,15 @@ def test_every_rule_is_read() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["", "# nothing yet\n", "weights:\ncanary:\nshadow:\n", "{}"])
+@pytest.mark.parametrize("text", ["weights:\ncanary:\nshadow:\n", "{}"])
 def test_parts_that_are_left_out_or_empty_mean_no_rule(text: str) -> None:
     assert parse_rules(text.encode()) == RoutingRules()
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing yet\n", "---\n"])
+def test_an_empty_file_is_an_error_and_not_the_end_of_all_rules(text: str) -> None:
+    with pytest.raises(RoutingFileError, match=r"f\.yaml: is empty; for no rules, write \{\}"):
+        parse_rules(text.encode(), "f.yaml")
 
 
 @pytest.mark.parametrize(
@@ -115,6 +121,8 @@ async def test_a_changed_file_is_followed_and_a_wrong_one_changes_nothing(
     path.write_text("default: lightweight@2\n")
     await until(lambda: router.route(None).reference == ModelReference("lightweight", version=2))
 
+    path.write_text("")  # as an editor or `cp` leaves it for a moment
+    await until(lambda: "is empty" in caplog.text)
     path.write_text("default: heavyweight\n")
     await until(lambda: "line 1: default" in caplog.text)
     path.unlink()

@@ -11,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from deploy.stand_in.process import StandIn
+from deploy.stand_in.repository import config_text
 from service.backends.tensorflow_serving.management import add_arguments, run
 from service.bootstrap import managed_servers
 from service.pose.heatmaps import STRIDE, encode
 from service.pose.keypoints import KEYPOINT_COUNT
-from tests.support.stand_in import StandIn, config_text
 from trainer import export, model_card, weights
 from trainer.errors import RefusedError
 from trainer.golden import TOLERANCE, example_pictures, golden_answers

@@ -4,14 +4,13 @@ The servers read the configuration when they start, and look at it again every f
 whole one, renamed into place.
 """
 
-import os
 import re
-import tempfile
 from pathlib import Path
 
 from google.protobuf import text_format
 
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
+from service.files import replace
 
 
 class ManagementError(Exception):
@@ -34,18 +33,8 @@ def read_config(path: Path) -> wire.ModelServerConfig:
 
 
 def write_config(path: Path, config: wire.ModelServerConfig) -> None:
-    """Write a configuration whole: the model servers may look at any moment."""
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text_format.MessageToString(config))
-            file.flush()
-            os.fsync(file.fileno())
-        Path(unfinished).chmod(path.stat().st_mode)  # a model server runs as another user
-        Path(unfinished).replace(path)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
+    """Write a configuration in one step: the model servers may read it at any moment."""
+    replace(path, text_format.MessageToString(config).encode())
 
 
 def largest_batch(path: Path) -> int:

@@ -70,7 +70,7 @@ def test_file_without_entries_has_no_keys(content: str) -> None:
         ("- name: a\n  name: b", "name is given twice"),
         ("- &x [*x]", "no YAML|entry 1"),
         ("\x00", "no YAML"),
-        (entry("a", expires="!!timestamp x"), "no YAML"),
+        (entry("a", expires="!!timestamp x"), "entry 1: expires: must be a date and time with its zone"),
         (entry("a", burst="!!int ''"), "no YAML"),
         (entry("a", burst=9), "entry 1: burst: needs images_per_second above 0"),
         (entry("a", images_per_second=0, burst=9), "entry 1: burst: needs images_per_second above 0"),
@@ -108,7 +108,7 @@ class Followed:
 
     def lets_in(self, key: str) -> bool:
         try:
-            self.doorkeeper.admit(f"Bearer {key}", "192.0.2.1")
+            self.doorkeeper.admit(key, "192.0.2.1")
         except UnauthenticatedError:
             return False
         return True
@@ -165,7 +165,7 @@ async def test_following_goes_on_after_a_file_that_breaks_the_parser(
     followed.file.load()
     followed.path.write_text(entry("stays", stays, expires="!!timestamp x"))
     following = asyncio.create_task(followed.file.watch(every_s=0))
-    await until(lambda: following.done() or "the keys stay as they were" in caplog.text)
+    await until(lambda: following.done() or "the previous stays in use" in caplog.text)
     followed.path.write_text(entry("stays", stays))
     await until(lambda: following.done() or (not followed.lets_in(gone) and followed.lets_in(stays)))
     assert not following.done()
@@ -193,7 +193,7 @@ async def test_following_goes_on_after_a_defect_and_the_log_tells_of_it(
     following = asyncio.create_task(KeyFile(path, doorkeeper).watch(every_s=0))
     await until(lambda: following.done() or doorkeeper.names == ("a",))
     assert not following.done()
-    assert "the keys stay as they were" in caplog.text
+    assert "the previous stays in use" in caplog.text
     following.cancel()
 
 

@@ -1,7 +1,6 @@
 """New versions in the model repository are taken in while requests are answered, and old ones let go."""
 
 import asyncio
-import weakref
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +26,6 @@ class Opener:
     def __init__(self) -> None:
         self.opened: list[str] = []
         self.broken: set[int] = set()
-        self._functions: weakref.WeakSet[Run] = weakref.WeakSet()
-
-    @property
-    def alive(self) -> int:
-        """How many functions somebody still holds."""
-        return len(self._functions)
 
     def __call__(self, servable: Servable) -> Run:
         if servable.card.version in self.broken:
@@ -42,7 +35,6 @@ class Opener:
         def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
             return np.full((len(crops), 1), servable.card.version, np.float32)
 
-        self._functions.add(run)
         return run
 
 
@@ -104,23 +96,6 @@ async def test_an_old_version_is_let_go_after_a_while(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError) as caught:  # routed again, the same request has an answer
         await backend.predict(routed, CROPS, timeout_s=1)
     assert caught.value.retry_after_s is not None
-
-
-async def test_once_an_old_version_is_gone_its_memory_is_looked_for(tmp_path: Path) -> None:
-    let_go: list[int] = []
-    write_card(tmp_path, "lightweight", version=1)
-    opener = Opener()
-    backend = EmbeddedBackend(
-        open_servable=opener, inference=InlineExecutor(), linger_s=0.0, on_let_go=lambda: let_go.append(opener.alive)
-    )
-    await backend.load(ModelRepository(tmp_path).newest(1))
-    await settle()
-    assert let_go == []
-
-    write_card(tmp_path, "lightweight", version=2)
-    await backend.load(ModelRepository(tmp_path).newest(1))
-    await settle()
-    assert let_go == [1]
 
 
 async def test_a_version_that_does_not_open_leaves_everything_as_it_was(tmp_path: Path) -> None:

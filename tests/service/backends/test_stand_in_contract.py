@@ -11,12 +11,13 @@ import pytest
 from google.protobuf import text_format
 from grpc import StatusCode
 
+from deploy.stand_in.process import StandIn
+from deploy.stand_in.repository import add_version, config_text
 from service.backends.tensorflow_serving.client import Endpoint
 from service.backends.tensorflow_serving.failures import CallError
 from service.backends.tensorflow_serving.tensors import from_tensor, predict_request
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
 from tests.support.models import INPUT_SIZE
-from tests.support.stand_in import StandIn, add_version, config_text
 from tests.support.waiting import until
 
 LIGHTWEIGHT = "cpm_lightweight"

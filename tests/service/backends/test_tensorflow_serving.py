@@ -14,6 +14,8 @@ import pytest
 from google.protobuf import text_format
 from numpy.typing import NDArray
 
+from deploy.stand_in.process import ROOT, StandIn
+from deploy.stand_in.repository import add_version, config_text
 from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
 from service.backends.tensorflow_serving.catalogue import PollPolicy
 from service.backends.tensorflow_serving.client import Endpoint, RetryPolicy
@@ -28,7 +30,6 @@ from service.inference.errors import (
 from service.inference.models import ModelReference
 from service.pose.heatmaps import decode
 from tests.support.models import INPUT_SIZE
-from tests.support.stand_in import ROOT, StandIn, add_version, config_text
 from tests.support.waiting import until
 
 LIGHTWEIGHT = ModelReference("lightweight")

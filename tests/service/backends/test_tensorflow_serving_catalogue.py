@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
+from deploy.stand_in.repository import add_version
 from service.backends.tensorflow_serving.catalogue import Catalogue, PollPolicy
 from service.backends.tensorflow_serving.client import Endpoint, Metadata
 from service.backends.tensorflow_serving.failures import CallError
@@ -16,7 +17,6 @@ from service.inference.errors import UnavailableError
 from service.inference.models import ModelReference
 from tests.support.clock import ManualClock, settle
 from tests.support.models import INPUT_SIZE
-from tests.support.stand_in import add_version
 from tests.support.waiting import until
 
 LIGHTWEIGHT = ModelReference("lightweight")

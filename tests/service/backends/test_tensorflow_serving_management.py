@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deploy.stand_in.process import StandIn
+from deploy.stand_in.repository import add_version, config_text
 from service.backends.tensorflow_serving.management import ManagedServers, add_arguments, list_versions, run
 from service.bootstrap import managed_servers
 from service.pose.keypoints import KEYPOINT_COUNT
 from tests.support.images import image_bytes, picture
-from tests.support.stand_in import StandIn, add_version, config_text
 from tests.support.waiting import until
 
 SIDE = 256

@@ -10,9 +10,9 @@ import pytest
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.wrappers_pb2 import Int64Value
 
+from deploy.stand_in.process import ROOT
 from service.backends.tensorflow_serving.tensors import from_tensor, predict_request, to_tensor
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
-from tests.support.stand_in import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from deploy.stand_in.process import StandIn
+from deploy.stand_in.repository import add_version, config_text
 from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
 from service.inference.errors import ServiceError
 from service.inference.estimates import EstimateRequest
@@ -16,7 +18,6 @@ from service.inference.predictor import Predictor
 from service.settings import Settings
 from tests.support.images import image_bytes
 from tests.support.predictor import make_predictor
-from tests.support.stand_in import StandIn, add_version, config_text
 from tests.support.waiting import until
 
 GATEWAYS, CLIENTS, SECONDS = 4, 6, 6.0

@@ -104,3 +104,10 @@ def test_keys_are_in_no_line_wherever_they_came_from(style: LogFormat) -> None:
     assert stream.getvalue().count("[key]") == 4
     if style == "json":
         assert json.loads(stream.getvalue())["message"] == "GET /v1/[key] failed"
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_tokens_of_other_services_are_in_no_line(style: LogFormat) -> None:
+    line = logged(style, "refused", client="authorization: bearer eyJhbGciOi.J9.x")
+    assert "eyJ" not in line
+    assert "authorization: [key]" in line

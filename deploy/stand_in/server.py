@@ -6,7 +6,7 @@ configuration that is swapped whole, loads that are tried again, the port that o
 the limit on threads, the bounded batch queue, the status code and message of each failure, as a real server of version
 2.19.1 gave them. It does it in Python, in no hurry, and nothing that users start ever starts it.
 
-    python -m tests.support.tfs_stand_in --config models.config [--model tensorflow]
+    python -m deploy.stand_in.server --config models.config [--model tensorflow]
 
 Two kinds of model: `numpy` (default) needs only version folders, answers a point that tells whose picture it was (see
 `MarkedModel`) and starts in a fraction of a second; `tensorflow` runs the SavedModels that are in the folders.
@@ -731,6 +731,7 @@ def _obey(server: Server, manager: Manager) -> None:
 
 
 def main() -> int:
+    """Serve until stdin ends."""
     parser = argparse.ArgumentParser(description="A stand-in for TensorFlow Serving, for tests only.")
     parser.add_argument("--config", type=Path, required=True, help="model server configuration, text format")
     parser.add_argument("--port", type=int, default=0)

@@ -1,8 +1,8 @@
 """Everything that can happen to a gateway while it is under load, and what became of every single request.
 
-    python -m benchmarks.chaos --seconds 60 [--json FILE]
+    python -m tests.chaos --seconds 60 [--json FILE]
 
-A gateway serves models of a stand-in for TensorFlow Serving (see tests/support/tfs_stand_in.py, whose answers tell
+A gateway serves models of a stand-in for TensorFlow Serving (see deploy/stand_in/server.py, whose answers tell
 whose picture they belong to). Under load the stand-in answers late, refuses, hangs, is killed and comes back, and swaps
 versions; at last the gateway gets SIGTERM. Each request ends as `answered` (right model, right picture), as a `problem`
 with a code, or not at all, if the gateway had stopped listening before it was sent. Anything else is `wrong` or `lost`,
@@ -23,15 +23,16 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import httpx
 import uvloop
 
-from benchmarks.load import Answer, Client, Target
+from deploy.stand_in.process import StandIn
+from deploy.stand_in.repository import add_version, config_text
 from service.backends.tensorflow_serving.management import promote
 from service.bootstrap import managed_servers
 from service.inference.models import VARIANTS, ModelReference
 from tests.support.gateway_process import GatewayProcess
 from tests.support.images import image_bytes, picture
-from tests.support.stand_in import StandIn, add_version, config_text
 from tests.support.waiting import until
 
 SIDE: Final = 128
@@ -94,26 +95,30 @@ class Chaos:
     async def client(self, number: int) -> None:
         """Ask and check until the gateway is gone."""
         variant = VARIANTS[number % 2]
-        target = Target("127.0.0.1", self.gateway.port, "/v1/hand-pose")
-        connection = Client(target, timeout_s=15.0, keep_bodies=True)
-        turn = 0
-        while not self._stopping.is_set():
-            turn += 1
-            colour = (80 + (number * 37 + turn * 11) % 96, 80 + (number * 53 + turn * 7) % 96, 0)
-            body = image_bytes(picture(SIDE, SIDE, colour))
-            headers = (("Content-Type", "image/png"), ("X-Model-Variant", variant))
-            answer = await connection.send(target.request(body, headers))
-            if answer.failure == "refused" and self._sigterm_at is not None:
-                break  # it has stopped listening: nothing was sent
-            outcome = self._judge(answer, variant, colour)
-            self.verdict.outcomes[outcome] += 1
-            if answer.status in _PROBLEMS:
-                await asyncio.sleep(0.02)
-        connection.close()
+        headers = {"Content-Type": "image/png", "X-Model-Variant": variant}
+        async with httpx.AsyncClient(timeout=15.0, trust_env=False) as connection:
+            turn = 0
+            while not self._stopping.is_set():
+                turn += 1
+                colour = (80 + (number * 37 + turn * 11) % 96, 80 + (number * 53 + turn * 7) % 96, 0)
+                body = image_bytes(picture(SIDE, SIDE, colour))
+                try:
+                    answer = await connection.post(f"{self.gateway.url}/v1/hand-pose", content=body, headers=headers)
+                except httpx.ConnectError as error:
+                    if self._sigterm_at is not None:
+                        break  # it has stopped listening: nothing was sent
+                    outcome = self._lost(repr(error))
+                except httpx.TransportError as error:
+                    outcome = self._lost(repr(error))
+                else:
+                    outcome = self._judge(answer, variant, colour)
+                    if answer.status_code in _PROBLEMS:
+                        await asyncio.sleep(0.02)
+                self.verdict.outcomes[outcome] += 1
 
-    def _judge(self, answer: Answer, variant: str, colour: tuple[int, int, int]) -> str:
-        if answer.status == 200:
-            content = json.loads(answer.body)
+    def _judge(self, answer: httpx.Response, variant: str, colour: tuple[int, int, int]) -> str:
+        if answer.status_code == 200:
+            content = answer.json()
             point = content["hands"][0]["keypoints"][0]
             here = (colour[0] / 256 * SIDE, colour[1] / 256 * SIDE)
             right = abs(point["x"] - here[0]) < 1 and abs(point["y"] - here[1]) < 1
@@ -122,13 +127,17 @@ class Chaos:
                 return self._offence("wrong", f"{variant} {colour}: {content['model']} {point}")
             self.verdict.versions[f"{variant}@{tip}"] += 1
             return "answered"
-        if answer.status in _PROBLEMS:
-            content = json.loads(answer.body)
-            if content["status"] != answer.status or (answer.status != 504 and answer.retry_after_s is None):
+        if answer.status_code in _PROBLEMS:
+            content = answer.json()
+            told_when = answer.status_code == 504 or "Retry-After" in answer.headers
+            if content["status"] != answer.status_code or not told_when:
                 return self._offence("wrong", f"a problem that is none: {content}")
             return str(content["code"])
+        return self._lost(f"{answer.status_code}: {answer.content[:200]!r}")
+
+    def _lost(self, what: str) -> str:
         since = f", {time.perf_counter() - self._sigterm_at:.3f} s after SIGTERM" if self._sigterm_at else ""
-        return self._offence("lost", f"{answer.failure or answer.status}{since}: {answer.body[:200]!r}")
+        return self._offence("lost", what + since)
 
     def _offence(self, kind: str, what: str) -> str:
         self.verdict.offences.append(f"{kind}: {what}")
@@ -202,11 +211,12 @@ class Chaos:
         self.verdict.readiness_s[event] = round(time.perf_counter() - start, 3)
 
     async def _ready_is(self, ready: bool) -> bool:
-        target = Target("127.0.0.1", self.gateway.port, "/readyz")
-        client = Client(target, timeout_s=5.0)
-        answer = await client.send(target.request(b"", method="GET"))
-        client.close()
-        return (answer.status == 200) is ready
+        async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
+            try:
+                answered = (await client.get(f"{self.gateway.url}/readyz")).status_code == 200
+            except httpx.TransportError:
+                answered = False
+        return answered is ready
 
 
 async def run_chaos(folder: Path, seconds: float) -> Verdict:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainer import run_record, weights
+from trainer.atomic_files import write_text_atomically
 from trainer.errors import RefusedError
 from trainer.run_log import VALIDATION_COLUMN, read_log
 from trainer.run_record import RUNS_FOLDER, RunRecord
 from trainer.weights import StoredWeights, WeightsInfo
-from trainer.whole_files import write_whole
 
 _FIGURES: Final = {
     "samples": "hands",
@@ -320,7 +320,7 @@ def run(arguments: argparse.Namespace) -> int:
         pictures["overlays"] = f"{arguments.variant}-overlays.jpg"
         draw_overlays(out / pictures["overlays"], path, arguments.overlays, arguments.overlay_count)
     text = document(stored.info, stored.sha256, count(stored), record, results, pictures)
-    write_whole(out / f"{arguments.variant}.md", text)
+    write_text_atomically(out / f"{arguments.variant}.md", text)
     print(f"{out / arguments.variant}.md")
     return 0
 

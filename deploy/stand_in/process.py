@@ -1,4 +1,4 @@
-"""Starts, orders about and ends the stand-in for TensorFlow Serving, and makes the folders that it serves."""
+"""One stand-in as a process: started, switched to fail, asked what it counted, ended."""
 
 import json
 import subprocess
@@ -8,33 +8,7 @@ from pathlib import Path
 from signal import SIGKILL
 from typing import Any, Self
 
-from service.inference.models import Variant
-from tests.support.models import INPUT_SIZE, model_card
-
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-def add_version(repository: Path, variant: Variant, version: int, *, input_size: int = INPUT_SIZE) -> Path:
-    """A version folder that appears whole, as exporting makes it, with a card and no model."""
-    card = model_card(variant, version=version, input_size=input_size)
-    folder = repository / card.name
-    unfinished = folder / f".export-{version}"
-    unfinished.mkdir(parents=True)
-    (unfinished / "model_card.json").write_text(card.model_dump_json())
-    return unfinished.rename(folder / str(version))
-
-
-def config_text(repository: Path, models: Mapping[Variant, tuple[Sequence[int], Mapping[str, int]]]) -> str:
-    """A model server's configuration: for each variant its versions and its labels."""
-    text = ""
-    for variant, (versions, labels) in models.items():
-        specific = " ".join(f"versions: {version}" for version in versions)
-        labelled = " ".join(f'version_labels {{ key: "{key}" value: {value} }}' for key, value in labels.items())
-        text += (
-            f'config {{ name: "cpm_{variant}" base_path: "{repository / f"cpm_{variant}"}" model_platform: "tensorflow"'
-            f" model_version_policy {{ specific {{ {specific} }} }} {labelled} }}\n"
-        )
-    return f"model_config_list {{\n{text}}}\n"
 
 
 class StandIn:
@@ -61,7 +35,7 @@ class StandIn:
     def start(self) -> Self:
         """Start it, and return when its port is open. Raises ChildProcessError if it ends instead."""
         command = [
-            *(sys.executable, "-m", "tests.support.tfs_stand_in", "--config", str(self.config_file)),
+            *(sys.executable, "-m", "deploy.stand_in.server", "--config", str(self.config_file)),
             *("--port", str(self.port), "--poll-s", "0.05", "--load-retry-interval-s", "0.05", *self._arguments),
         ]
         self._process = subprocess.Popen(
@@ -71,7 +45,7 @@ class StandIn:
         return self
 
     def order(self, **faults: Any) -> dict[str, Any]:
-        """Throw switches; see `tests.support.tfs_stand_in.Faults`."""
+        """Throw switches; see `deploy.stand_in.server.Faults`."""
         return self._say({"set": faults})
 
     def report(self) -> dict[str, Any]:

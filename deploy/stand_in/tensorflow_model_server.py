@@ -1,10 +1,10 @@
 """This is no product: `tensorflow_model_server` for the stack check, where the real image cannot be pulled.
 
 It takes the command line of the real server, and no flag that we do not know the real one to have; reads the same three
-files; runs the real SavedModels with TensorFlow behind the same gRPC calls (`tests.support.tfs_stand_in`), and answers
+files; runs the real SavedModels with TensorFlow behind the same gRPC calls (`deploy.stand_in.server`), and answers
 over HTTP what Prometheus and a curious person ask. Its speed says nothing about TensorFlow Serving's.
 
-    python -m tests.support.tensorflow_model_server --port=8500 --rest_api_port=8501 --model_config_file=models.config
+    python -m deploy.stand_in.tensorflow_model_server --port=8500 --rest_api_port=8501 --model_config_file=models.config
 """
 
 import argparse
@@ -26,7 +26,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf import text_format
 
-from tests.support.tfs_stand_in import (
+from deploy.stand_in.server import (
     BatchingParameters,
     Faults,
     Images,
@@ -155,7 +155,7 @@ class Metrics:
 
 
 class MeasuredModel:
-    """Implements `tests.support.tfs_stand_in.Model` by a SavedModel, and tells how long it loads and runs."""
+    """Implements `deploy.stand_in.server.Model` by a SavedModel, and tells how long it loads and runs."""
 
     def __init__(self, folder: Path, metrics: Metrics) -> None:
         self._name = folder.parent.name

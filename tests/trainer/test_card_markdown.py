@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.trainer.data.miniature_rhd import write_miniature_rhd
 from trainer import cli, weights
-from trainer.card import Counts, document
+from trainer.card_markdown import Counts, document
 from trainer.configs import load_config
 from trainer.models import build
 from trainer.run_log import RunLog

@@ -1,7 +1,7 @@
 """Keeps TensorFlow's start-up messages off the terminal without hiding errors.
 
-TensorFlow's native code writes to file descriptor 2 before its own log level can take effect, so the
-environment variable alone does not silence it.
+TensorFlow's native code writes to file descriptor 2 before its own log level takes effect, so setting that level is not
+enough.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def native_messages_held_back() -> Iterator[None]:
-    """Drops what the block writes to file descriptor 2; if the block fails, it is written after all."""
+def native_stderr_held_back() -> Iterator[None]:
+    """Drops what the block writes to file descriptor 2, or prints it after all if the block fails."""
     sys.stderr.flush()
     terminal = os.dup(2)
     try:
