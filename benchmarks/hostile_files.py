@@ -32,29 +32,6 @@ def jpeg_that_says(width: int, height: int) -> bytes:
     return bytes(data)
 
 
-def tiff_with_tags(count: int = 1_000_000) -> bytes:
-    """A BigTIFF whose only directory has so many tags, 20 bytes each."""
-    tag = struct.pack("<HHQQ", 65_000, 1, 1, 0)
-    return b"II" + struct.pack("<HHHQQ", 43, 8, 0, 16, count) + tag * count + bytes(8)
-
-
-def tiff_with_pages(count: int = 1_000_000) -> bytes:
-    """A TIFF of so many directories, each of which says where the next one is."""
-    size = 2 + 12 + 4
-    pages = (
-        struct.pack("<HHHIII", 1, 256, 4, 1, 8, 8 + size * (number + 1) if number + 1 < count else 0)
-        for number in range(count)
-    )
-    return b"II*\0" + struct.pack("<I", 8) + b"".join(pages)
-
-
-def gif_with_frames(count: int = 10_000) -> bytes:
-    """An animation of so many frames of one pixel."""
-    head = b"GIF89a" + struct.pack("<HHBBB", 64, 64, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
-    frame = b"\x21\xf9\x04\0\0\0\0\0" + b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x4c\x01\0"
-    return head + frame * count + b";"
-
-
 def png_with_texts(count: int = 500, unpacked: int = 1 << 20) -> bytes:
     """A small PNG with compressed texts that unpack to a thousand times their size."""
     text = b"Comment\0\0" + zlib.compress(b"a" * unpacked, 9)

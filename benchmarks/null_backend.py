@@ -15,12 +15,12 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.peer_servers.work import input_size, open_model
+from deploy.stand_in.repository import add_version
 from service.backends.embedded import Run
 from service.backends.repository import Servable
 from service.bootstrap import serve
 from service.observability.logs import configure_logging
 from service.settings import Settings
-from tests.support.stand_in import add_version
 
 
 def main() -> int:

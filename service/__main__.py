@@ -21,7 +21,7 @@ from prometheus_client import disable_created_metrics
 
 from service.access import commands as key_commands
 from service.backends.tensorflow_serving import management
-from service.bootstrap import Addresses, StartError, serve
+from service.bootstrap import Addresses, StartError, managed_servers, serve
 from service.observability.logs import configure_logging
 from service.settings import PREFIX, Settings, SettingsError, unknown_names
 
@@ -82,7 +82,9 @@ def _manage_models(arguments: argparse.Namespace, settings: Settings) -> int:
     if settings.tfs_config_file is None:
         print(f"{PREFIX}TFS_CONFIG_FILE must name the model servers' configuration file", file=sys.stderr)
         return 2
-    servers = management.Servers(settings.tfs_addresses, settings.tfs_config_file, settings.model_repo)
+    servers = managed_servers(
+        settings.tfs_addresses, config_file=settings.tfs_config_file, repository=settings.model_repo
+    )
     return management.run(arguments, servers)
 
 

@@ -13,9 +13,9 @@ from typing import Any, Final
 import numpy as np
 
 from service.inference.errors import ErrorKind, ServiceError
-from service.inference.failures import detail_of
+from service.inference.estimates import Estimate, Hand
 from service.inference.keys import without_keys
-from service.inference.predictor import Estimate, Hand
+from service.inference.requests import detail_of
 from service.pose.keypoints import KEYPOINT_NAMES
 
 _STEPS: Final = np.array((1e2, 1e2, 1e5, 1e5, 1e4, 1e2))
@@ -48,7 +48,7 @@ PROBLEM_TYPES: Final[Mapping[ErrorKind, ProblemType]] = {
 def estimate_values(estimate: Estimate, request_id: str) -> dict[str, Any]:
     """The answer for one image."""
     model, timings = estimate.model, estimate.timings
-    width, height = estimate.picture.width, estimate.picture.height
+    width, height = estimate.image_size
     return {
         "request_id": request_id,
         "model": {

@@ -14,14 +14,16 @@ import select
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import uvicorn
 from fastapi import FastAPI
+from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,28 +31,30 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.access.key_file import KeyFile, KeyFileError
 from service.access.tls import TlsFileError, TlsFiles
 from service.backends.embedded import EmbeddedBackend, Run
-from service.backends.native_log import native_chatter_dropped
+from service.backends.native_log import native_log_filtered
 from service.backends.processor import multiplies_bfloat16
 from service.backends.repository import ModelRepository, Servable, ServableError
-from service.backends.tensorflow_serving.backend import TensorFlowServingBackend
-from service.backends.threads import own_threads
+from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
+from service.backends.tensorflow_serving.config_file import ManagementError, largest_batch
+from service.backends.tensorflow_serving.management import ManagedServers
 from service.files import follow
 from service.inference.access import Doorkeeper
+from service.inference.byte_budget import ByteBudget
+from service.inference.decoding import ImageDecoder
 from service.inference.errors import ServiceError
-from service.inference.memory import ByteBudget, DecodingRoom
+from service.inference.models import Variant
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
 from service.inference.routing import Router
 from service.inference.shadow import Shadow
 from service.inference.streaming import Streams
-from service.inference.tracing import NoTracer, Tracer
-from service.observability.afterwards import Afterwards
 from service.observability.metrics import PrometheusObserver
+from service.observability.tracing import traceparent
 from service.rest.app import create_admin_app, create_app
-from service.rest.limits import LimitedServer, UploadGuard, protocols
 from service.rest.stream import stream_routes
+from service.rest.uploads import UploadGuard
+from service.rest.uvicorn_limits import LimitedServer, protocols
 from service.routing_file import RoutingFile, RoutingFileError
-from service.rpc.access import AccessInterceptor
 from service.rpc.health import HealthServicer
 from service.rpc.server import SERVICE_NAME, RpcServer
 from service.rpc.servicer import HandPoseServicer
@@ -94,8 +98,8 @@ async def serve(
     clock = _PreciseClock(asyncio.get_running_loop())
     try:
         with ExitStack() as resources:
-            tracer = resources.enter_context(_traces(settings))
-            models = _models(settings, clock, resources, open_servable)
+            observer = _observer(settings, resources.enter_context(_tracer(settings)))
+            models = _models(settings, clock, resources, open_servable, observer)
             access = _access(settings, clock)
             listener = resources.enter_context(
                 _listen("REST", settings.rest_host, settings.rest_port, reuse_port=settings.reuse_port)
@@ -105,9 +109,9 @@ async def serve(
                     _listen("ADMIN", settings.admin_host, settings.admin_port, reuse_port=settings.reuse_port)
                 )
             workers = resources.enter_context(_threads("worker", _worker_threads(settings)))
-            service = _build(settings, clock, workers, models, tracer, access, small_photos_here=True)
+            service = _build(settings, clock, workers, models, observer, access)
             await _live(service, listener, settings, on_ready)
-    except (ServableError, RoutingFileError, KeyFileError, TlsFileError) as error:
+    except (ServableError, ManagementError, RoutingFileError, KeyFileError, TlsFileError) as error:
         raise StartError(str(error)) from error
     logger.info("stopped")
 
@@ -128,16 +132,16 @@ async def local_service(
     clock = _PreciseClock(asyncio.get_running_loop())
     try:
         with ExitStack() as resources:
-            models = _models(settings, clock, resources, open_servable)
+            observer = _observer(settings, None)
+            models = _models(settings, clock, resources, open_servable, observer)
             workers = resources.enter_context(_threads("worker", _worker_threads(settings)))
-            # All the cores are for one job here, and there are no connections that wait.
-            service = _build(settings, clock, workers, models, NoTracer(), _Access(), small_photos_here=False)
+            service = _build(settings, clock, workers, models, observer, _Access())
             try:
                 await models.come_up()
                 yield LocalService(service.predictor, service.streams, models.backend, clock)
             finally:
                 await models.close()
-    except (ServableError, RoutingFileError) as error:
+    except (ServableError, ManagementError, RoutingFileError) as error:
         raise StartError(str(error)) from error
 
 
@@ -176,6 +180,10 @@ class _Models(Protocol):
         """Serve later versions as they appear, for ever."""
         ...
 
+    async def unavailable(self) -> Collection[tuple[str, int | None, str]]:
+        """The versions that cannot be asked though they should: variant, version (None: no version at all), reason."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -204,6 +212,9 @@ class _EmbeddedModels:
             load, every_s=_LOOK_FOR_MODELS_EVERY_S, what="model repository", expected=(ServableError, ServiceError)
         )
 
+    async def unavailable(self) -> Collection[tuple[str, int | None, str]]:
+        return ()
+
     async def close(self) -> None: ...
 
 
@@ -220,28 +231,62 @@ class _RemoteModels:
     async def follow(self) -> None:
         """Nothing to do: the backend has followed the model servers since it was started."""
 
+    async def unavailable(self) -> Collection[tuple[str, int | None, str]]:
+        return await self.backend.unavailable()
+
     async def close(self) -> None:
         await self.backend.stop()
 
 
 def _models(
-    settings: Settings, clock: Clock, resources: ExitStack, open_servable: Callable[[Servable], Run] | None
+    settings: Settings,
+    clock: Clock,
+    resources: ExitStack,
+    open_servable: Callable[[Servable], Run] | None,
+    observer: PrometheusObserver,
 ) -> _Models:
     if settings.backend == "tensorflow_serving":
-        return _remote_models(settings, clock)
+        return _remote_models(settings, clock, observer)
     repository = ModelRepository(settings.model_repo)
     servables = repository.newest(settings.versions_in_memory)
     backend = EmbeddedBackend(
         open_servable=open_servable or _TensorFlow(settings.tensorflow_threads, settings.tensorflow_precision),
-        inference=resources.enter_context(own_threads("inference", BATCHES_AT_ONCE)),
-        loading=resources.enter_context(own_threads("loading", 1)),
+        inference=resources.enter_context(_threads("inference", BATCHES_AT_ONCE)),
+        loading=resources.enter_context(_threads("loading", 1)),
         warm_up_sizes=[size for size in _WARM_UP_SIZES if size <= settings.max_batch_size],
     )
     return _EmbeddedModels(backend, repository, settings.versions_in_memory, servables)
 
 
-def _remote_models(settings: Settings, clock: Clock) -> _RemoteModels:
-    return _RemoteModels(TensorFlowServingBackend(settings.tfs_addresses, repository=settings.model_repo, clock=clock))
+def _remote_models(settings: Settings, clock: Clock, observer: PrometheusObserver) -> _RemoteModels:
+    if settings.tfs_batching_file is not None:
+        largest = largest_batch(settings.tfs_batching_file)
+        if settings.max_batch_size > largest:
+            raise StartError(
+                f"HANDPOSE_MAX_BATCH_SIZE={settings.max_batch_size}: must not be above max_batch_size={largest} in"
+                f" {settings.tfs_batching_file}, which is all that TensorFlow Serving takes"
+            )
+    backend = TensorFlowServingBackend(
+        settings.tfs_addresses,
+        repository=settings.model_repo,
+        clock=clock,
+        traceparent=traceparent,
+        config_file=settings.tfs_config_file,
+        on_batch_too_large=observer.batch_too_large,
+    )
+    return _RemoteModels(backend)
+
+
+def managed_servers(
+    addresses: tuple[str, ...], *, config_file: Path, repository: Path, patience_s: float = 300.0
+) -> ManagedServers:
+    """What `python -m service models` lists, promotes and rolls back; the arguments are those of `ManagedServers`."""
+
+    def backend_on(address: str, variant: Variant) -> TensorFlowServingBackend:
+        names, clock = {variant: MODEL_NAMES[variant]}, asyncio.get_running_loop()
+        return TensorFlowServingBackend([address], repository=repository, clock=clock, names=names, labels=())
+
+    return ManagedServers(addresses, config_file, repository, backend_on, patience_s)
 
 
 @dataclass(slots=True)
@@ -254,8 +299,7 @@ class _Service:
     models: _Models
     routing_file: RoutingFile | None
     predictor: Predictor
-    counts: PrometheusObserver
-    observer: Afterwards
+    observer: PrometheusObserver
     readiness: "_Readiness"
     access: "_Access"
     admin_app: FastAPI
@@ -314,49 +358,49 @@ def _build(
     clock: Clock,
     workers: Executor,
     models: _Models,
-    tracer: Tracer,
+    observer: PrometheusObserver,
     access: _Access,
-    *,
-    small_photos_here: bool,
 ) -> _Service:
-    counts = _observer(settings)
-    observer = Afterwards(counts)
     backend = models.backend
     router = Router(settings.default_reference())
     routing_file = RoutingFile(settings.routing_file, router) if settings.routing_file is not None else None
     if routing_file is not None:
         routing_file.load()
+    decoder = ImageDecoder(
+        workers,
+        clock,
+        threads=_worker_threads(settings),
+        max_pixels=settings.max_pixels,
+        large_images_bytes=settings.decode_bytes,
+    )
     predictor = Predictor(
         backend=backend,
         router=router,
+        decoder=decoder,
         observer=observer,
         clock=clock,
-        workers=workers,
         batching=settings.batching(),
-        limits=settings.limits(),
-        room=DecodingRoom(settings.decode_bytes, clock, threads=_worker_threads(settings)),
-        shadow=Shadow(counts, clock),
+        max_rois=settings.max_rois,
+        shadow=Shadow(observer, clock),
         second_look=settings.second_look,
-        small_photos_here=small_photos_here,
     )
     readiness = _Readiness(backend)
     app = create_app(
         predictor=predictor,
+        decoder=decoder,
         backend=backend,
         observer=observer,
         metrics=observer.exposition,
         not_ready=readiness,
         clock=clock,
-        workers=workers,
         default_model=lambda: router.default,
         policy=settings.rest(),
-        tracer=tracer,
         doorkeeper=access.doorkeeper,
     )
     admin_app = create_admin_app(metrics=observer.exposition, not_ready=readiness, clock=clock)
     uploads = ByteBudget(settings.upload_bytes)
-    streams = Streams(predictor.estimate, clock=clock, limits=settings.streams(), uploads=uploads)
-    app.include_router(stream_routes(streams=streams, observer=observer, clock=clock, tracer=tracer))
+    streams = Streams(predictor.estimate, clock=clock, observer=observer, limits=settings.streams(), uploads=uploads)
+    app.include_router(stream_routes(streams=streams, observer=observer, clock=clock))
     rpc = RpcServer(
         HandPoseServicer(
             estimate=predictor.estimate,
@@ -365,11 +409,11 @@ def _build(
             clock=clock,
             observer=observer,
             policy=settings.rpc(),
-            tracer=tracer,
         ),
         HealthServicer(not_ready=readiness, models=backend.models, service_names=(SERVICE_NAME,)),
         settings.rpc_server(),
-        interceptors=[] if access.doorkeeper is None else [AccessInterceptor(access.doorkeeper, observer)],
+        observer=observer,
+        doorkeeper=access.doorkeeper,
         credentials=None if access.tls is None else server_credentials(access.tls.now),
         uploads=uploads,
     )
@@ -380,7 +424,6 @@ def _build(
         models=models,
         routing_file=routing_file,
         predictor=predictor,
-        counts=counts,
         observer=observer,
         readiness=readiness,
         access=access,
@@ -409,13 +452,13 @@ async def _live(
     serving = loop.create_task(server.serve(sockets=[listener]))
     loading = loop.create_task(service.models.come_up())
     stop = loop.create_task(signals.first.wait())
-    following = [loop.create_task(each) for each in access.followers()]
+    following = [loop.create_task(each) for each in (*access.followers(), _follow_models(service))]
     try:
         await asyncio.wait((loading, stop, serving), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             await loading
+            await _tell_of_models(service)
             following.append(loop.create_task(service.models.follow()))
-            following.append(loop.create_task(_follow_models(service)))
             if service.routing_file is not None:
                 following.append(loop.create_task(service.routing_file.watch()))
             host, port = listener.getsockname()[:2]
@@ -434,7 +477,7 @@ async def _live(
             task.cancel()
         logger.info("stopping: finishing what was accepted")
         service.readiness.stopping = True
-        service.counts.backend_is(up=False)
+        service.observer.backend_is(up=False)
         deadline = loop.time() + settings.grace_period_s
         await service.rpc.not_serving()
         drained = await _drain(service, signals, settings.grace_period_s)
@@ -452,16 +495,20 @@ async def _live(
         if administering is not None:  # to the last, so that whoever watches sees how it ends
             admin.should_exit = admin.force_exit = True
             await administering
-        service.observer.catch_up()
-        service.counts.stopped()
+        service.observer.stopped()
 
 
 async def _follow_models(service: _Service) -> None:
     """Keep the metrics about models those of the models that are there."""
     while True:
-        service.counts.models_are(service.models.backend.models())
-        service.counts.backend_is(up=await service.models.backend.not_ready() is None)
+        await _tell_of_models(service)
         await asyncio.sleep(_FOLLOW_MODELS_EVERY_S)
+
+
+async def _tell_of_models(service: _Service) -> None:
+    service.observer.models_are(service.models.backend.models())
+    service.observer.models_unavailable(await service.models.unavailable())
+    service.observer.backend_is(up=await service.models.backend.not_ready() is None)
 
 
 async def _start_rpc(server: RpcServer, settings: Settings) -> int:
@@ -561,7 +608,7 @@ def _server(app: ASGIApp, settings: Settings, uploads: ByteBudget, tls: TlsFiles
     limits = settings.connections()
     return _Server(
         uvicorn.Config(
-            UploadGuard(app, limits=limits, uploads=uploads),
+            UploadGuard(app, rate=limits.rate, uploads=uploads),
             **protocols(limits, uploads, max_message_bytes=settings.max_frame_bytes),
             lifespan="off",
             log_config=None,
@@ -589,7 +636,7 @@ class _TensorFlow:
     def __call__(self, servable: Servable) -> Run:
         if not self._is_configured:
             logger.info("starting TensorFlow")
-            with native_chatter_dropped():
+            with native_log_filtered():
                 from service.backends import savedmodel
 
                 savedmodel.configure(threads=self._threads, at_once=BATCHES_AT_ONCE)
@@ -642,26 +689,26 @@ def _threads(name: str, number: int) -> Iterator[ThreadPoolExecutor]:
 
 
 @contextmanager
-def _traces(settings: Settings) -> Iterator[Tracer]:
-    """Traces as the settings want them; on leaving, what has not been sent is sent. Raises StartError."""
+def _tracer(settings: Settings) -> Iterator[Tracer | None]:
+    """What keeps spans, if the settings ask for it; on leaving, what has not been sent is sent. Raises StartError."""
     url = settings.trace_url()
     if url is None:
-        yield NoTracer()
+        yield None
         return
     try:
-        from service.observability.otlp import OtlpTracer
+        from service.observability.otlp import OtlpExport
     except ImportError as error:
         raise StartError(f"HANDPOSE_TRACE_ENDPOINT needs pip install '.[tracing]' in a checkout: {error}") from error
-    tracer = OtlpTracer(url, sample_ratio=settings.trace_sample_ratio)
+    export = OtlpExport(url, sample_ratio=settings.trace_sample_ratio)
     try:
-        yield tracer
+        yield export.tracer
     finally:
-        tracer.close(_LAST_TRACES_S)
+        export.close(_LAST_TRACES_S)
 
 
-def _observer(settings: Settings) -> PrometheusObserver:
+def _observer(settings: Settings, tracer: Tracer | None) -> PrometheusObserver:
     try:
-        observer = PrometheusObserver(CollectorRegistry())
+        observer = PrometheusObserver(CollectorRegistry(), tracer)
     except OSError as error:
         raise StartError(f"PROMETHEUS_MULTIPROC_DIR cannot be used: {error}") from error
     observer.backend_named(settings.backend, max_queue=settings.max_queue)

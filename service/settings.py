@@ -17,14 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from service.access.key_file import allowance_of
 from service.inference.access import AccessPolicy
-from service.inference.batching import BatchingPolicy
+from service.inference.byte_budget import UPLOAD_BYTES
+from service.inference.decoding import LARGE_IMAGES_BYTES, SMALL_IMAGE_BYTES
 from service.inference.errors import UnknownModelError
-from service.inference.memory import DECODING_BYTES, SMALL_IMAGE_BYTES, UPLOAD_BYTES
+from service.inference.model_queue import BatchingPolicy
 from service.inference.models import ModelReference
-from service.inference.predictor import Limits
 from service.inference.streaming import StreamLimits
-from service.rest.limits import ConnectionLimits
-from service.rest.policy import RestPolicy
+from service.rest.policy import ConnectionLimits, RestPolicy, TransferRate
 from service.rpc.server import ServerOptions
 from service.rpc.servicer import RpcPolicy
 
@@ -75,7 +74,13 @@ class Settings(BaseModel):
         description="TensorFlow Serving's gRPC addresses host:port, by commas; a DNS name may stand for many servers",
     )
     tfs_config_file: Path | None = Field(
-        None, description="TensorFlow Serving's model configuration, for python -m service models"
+        None,
+        description="TensorFlow Serving's model configuration, for python -m service models; a"
+        " gateway that can read it too tells which of its versions are not there",
+    )
+    tfs_batching_file: Path | None = Field(
+        None,
+        description="TensorFlow Serving's batching parameters; a MAX_BATCH_SIZE above theirs ends the start",
     )
     routing_file: Path | None = Field(None, description="YAML file of routing rules, followed when it changes")
 
@@ -115,7 +120,7 @@ class Settings(BaseModel):
         " it is spent, requests get 429",
     )
     decode_bytes: Count = Field(
-        DECODING_BYTES,
+        LARGE_IMAGES_BYTES,
         description="memory for decoding large images, all together, in bytes; they wait for their turn. Images that"
         f" take less than {SMALL_IMAGE_BYTES >> 20} MiB are bounded by WORKER_THREADS instead",
     )
@@ -297,9 +302,6 @@ class Settings(BaseModel):
             max_running=BATCHES_AT_ONCE,
         )
 
-    def limits(self) -> Limits:
-        return Limits(max_pixels=self.max_pixels, max_rois=self.max_rois)
-
     def rest(self) -> RestPolicy:
         return RestPolicy(
             max_body_bytes=self.max_body_bytes,
@@ -357,8 +359,7 @@ class Settings(BaseModel):
             max_url_bytes=self.max_url_bytes,
             max_headers=self.max_headers,
             head_timeout_s=self.head_timeout_s,
-            body_timeout_s=self.body_timeout_s,
-            min_bytes_per_s=self.min_bytes_per_s,
+            rate=TransferRate(self.body_timeout_s, self.min_bytes_per_s),
         )
 
     def streams(self) -> StreamLimits:

@@ -68,4 +68,4 @@ def test_pose_imports_only_numpy_and_pillow_outside_the_standard_library() -> No
 
     imported = set().union(*(graph.find_modules_directly_imported_by(module) for module in pose))
 
-    assert imported - pose - sys.stdlib_module_names == {"numpy", "PIL"}
+    assert imported - pose - sys.stdlib_module_names == {"numpy", "PIL", "pi_heif"}

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.atomic_files import replaced_atomically
 from trainer.errors import RefusedError, TrainerError
-from trainer.whole_files import replaced
 
 if TYPE_CHECKING:
     import keras
@@ -174,7 +174,7 @@ def _assign(path: Path, kind: str, variables: Sequence[Any], arrays: Mapping[str
 
 
 def _write(path: Path, arrays: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    with replaced(path) as (temporary,), temporary.open("wb") as file:
+    with replaced_atomically(path) as (temporary,), temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **{_STATE: np.array(json.dumps(state)), **arrays})
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from trainer.errors import TrainerError
-from trainer.quiet import native_messages_held_back
+from trainer.native_stderr import native_stderr_held_back
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ COMMANDS = (
     Command("train", "train a network from a configuration, or go on with a run", "trainer.train"),
     Command("finish", "turn a run into weights for serving, measured on held-out pictures", "trainer.finish"),
     Command("evaluate", "measure a network on labelled hands", "trainer.evaluate"),
-    Command("card", "write the document of a trained network from its weights and its run", "trainer.card"),
+    Command("card", "write the document of a trained network from its weights and its run", "trainer.card_markdown"),
     Command("reproduce", "go the whole path from nothing to measured weights", "trainer.reproduce"),
     Command("profile", "count both networks' parameters and operations beside the paper's", "trainer.profile"),
     Command("export", "write SavedModels for serving from trained weights", "trainer.export"),
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command] = COMMAN
             )
             if argv and argv[0] == command.name:
                 extra = command.extra
-                with native_messages_held_back():
+                with native_stderr_held_back():
                     chosen = cast(CommandModule, importlib.import_module(command.module))
                 chosen.add_arguments(subparser)
         arguments = parser.parse_args(argv)

@@ -28,13 +28,13 @@ from service.pose.geometry import Box
 from service.pose.heatmaps import STRIDE, decode
 from service.pose.keypoints import KEYPOINT_NAMES
 from trainer import metrics, model_card
+from trainer.atomic_files import write_text_atomically
 from trainer.data.pipeline import ImageStore, evaluation_crops, make_crop, readable, to_model_input
 from trainer.data.rhd import paper_split
 from trainer.data.sample import DataError, OnBad, Sample, SkippedSamples, refuse_bad
 from trainer.data.sources import Source, read_sources, split_by_name
 from trainer.errors import RefusedError
 from trainer.export import served_size
-from trainer.whole_files import write_whole
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Crops uint8 RGB [N, S, S, 3] to the last stage's belief maps float32 [N, S/8, S/8, 22]."""
@@ -429,7 +429,7 @@ def run(arguments: argparse.Namespace) -> int:
         "command": _command(arguments),
     }
     if arguments.out:
-        write_whole(arguments.out, json.dumps(content, indent=2) + "\n")
+        write_text_atomically(arguments.out, json.dumps(content, indent=2) + "\n")
     if skipped.reasons:
         print(skipped.summary(), file=sys.stderr)
     print(json.dumps(content, indent=2) if arguments.json else table(content))

@@ -339,11 +339,11 @@ def _print_step(name: str, step: str) -> None:
 
 
 def _import_tensorflow() -> None:
-    from trainer.quiet import native_messages_held_back
+    from trainer.native_stderr import native_stderr_held_back
 
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend == "tensorflow":
-        with native_messages_held_back():
+        with native_stderr_held_back():
             import keras
             import tensorflow  # noqa: F401
             import tensorflow_serving.apis  # noqa: F401

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import service.pose
-from service.pose.geometry import Affine, Box
-from service.pose.heatmaps import STRIDE, decode
+from service.pose.geometry import Box
+from service.pose.heatmaps import decode
 from service.pose.images import ImageError, decode_image
-from service.pose.preprocessing import crop
+from service.pose.preprocessing import Crop, crop
 from trainer.errors import RefusedError
 
 TOLERANCE: Final = 0.02
@@ -60,11 +60,10 @@ def golden_answers(predict: Predict, pictures: Sequence[Path], input_size: int) 
     images = []
     for path in pictures:
         data = _small_copy(path)
-        shown, input_to_image, longer_side = _as_shown(data, input_size)
-        noise = np.random.default_rng(0).integers(-_NOISE_LEVELS, _NOISE_LEVELS + 1, shown.shape)
-        disturbed = np.clip(shown.astype(np.int16) + noise, 0, 255).astype(np.uint8)
-        in_heatmap = decode(predict(np.stack((shown, disturbed)))).in_heatmap.astype(np.float64)
-        in_image = [input_to_image.apply(keypoints * STRIDE) for keypoints in in_heatmap]
+        shown, longer_side = _as_shown(data, input_size)
+        noise = np.random.default_rng(0).integers(-_NOISE_LEVELS, _NOISE_LEVELS + 1, shown.pixels.shape)
+        disturbed = np.clip(shown.pixels.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+        in_image = shown.to_image(decode(predict(np.stack((shown.pixels, disturbed)))).in_input)
         moved = float(np.linalg.norm(in_image[0] - in_image[1], axis=-1).max()) / longer_side
         if moved <= TOLERANCE / 2:
             keypoints = [[round(float(x), 3), round(float(y), 3)] for x, y in in_image[0]]
@@ -86,9 +85,8 @@ def _small_copy(path: Path) -> bytes:
     return file.getvalue()
 
 
-def _as_shown(data: bytes, input_size: int) -> tuple[NDArray[np.uint8], Affine, float]:
-    """The model's input for the whole picture, the map from input back to image, and the image's longer side."""
+def _as_shown(data: bytes, input_size: int) -> tuple[Crop, float]:
+    """The whole picture as the model sees it, and the picture's longer side."""
     image = decode_image(data, enough_pixels=input_size)
     whole = Box(0.0, 0.0, float(image.width), float(image.height))
-    shown, image_to_input = crop(image, whole, (input_size, input_size))
-    return shown, image_to_input.inverse(), float(max(image.width, image.height))
+    return crop(image, whole, (input_size, input_size)), float(max(image.width, image.height))

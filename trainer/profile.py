@@ -390,14 +390,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """`python -m trainer profile`: prints the counts, as tables or as JSON."""
-    from trainer.quiet import native_messages_held_back
+    from trainer.native_stderr import native_stderr_held_back
 
     if arguments.size < 8 or arguments.size % 8:
         raise RefusedError(f"--size {arguments.size} is not a positive multiple of 8")
     for folder in arguments.servable:
         if not folder.is_dir():
             raise RefusedError(f"--servable {folder} is no folder")
-    with native_messages_held_back():
+    with native_stderr_held_back():
         from trainer.models import VARIANTS, build
 
     variants: dict[str, NetworkCount] = {
@@ -407,7 +407,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     servables = {}
     if arguments.servable:
-        with native_messages_held_back():
+        with native_stderr_held_back():
             import tensorflow  # noqa: F401  (its start-up messages, where Keras runs on another backend)
         servables = {str(folder): count_servable(folder, arguments.size) for folder in arguments.servable}
     if arguments.json:

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Final
 
 from trainer import weights
+from trainer.atomic_files import replaced_atomically
 from trainer.checkpoints import averages_are_of, read_progress
 from trainer.configs import TrainConfig, load_config
 from trainer.data.worker_process import available_cores
@@ -32,7 +33,6 @@ from trainer.run_log import RunLog
 from trainer.run_record import RUNS_FOLDER
 from trainer.train import EXIT_UNFINISHED
 from trainer.weights import WeightsError
-from trainer.whole_files import replaced
 
 RunCommand = Callable[[Sequence[str]], int]
 """Runs a trainer command, given as its arguments, and returns its exit code."""
@@ -305,7 +305,7 @@ def _is_chosen(final: Path, first: Path, second: Path) -> bool:
 
 def _choose(final: Path, first: Path, second: Path) -> int:
     better = _better(first, second)
-    with replaced(final, weights.info_path(final)) as (archive, description):
+    with replaced_atomically(final, weights.info_path(final)) as (archive, description):
         shutil.copyfile(better, archive)
         shutil.copyfile(weights.info_path(better), description)
     return 0

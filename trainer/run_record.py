@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from trainer import weights
+from trainer.atomic_files import write_text_atomically
 from trainer.checkpoints import read_progress
 from trainer.configs import TrainConfig
 from trainer.data.augment import AugmentConfig
 from trainer.data.sample import Sample
 from trainer.data.sources import WeightedSamples
 from trainer.errors import RefusedError
-from trainer.whole_files import write_whole
 
 RUNS_FOLDER = Path("runs")
 FILE_NAME = "run.json"
@@ -217,7 +217,7 @@ def write(record: RunRecord, folder: Path) -> None:
         "teacher": record.teacher,
         "notes": record.notes,
     }
-    write_whole(folder / FILE_NAME, json.dumps(content, indent=1) + "\n")
+    write_text_atomically(folder / FILE_NAME, json.dumps(content, indent=1) + "\n")
 
 
 def read(folder: Path) -> RunRecord:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.atomic_files import replaced_atomically
 from trainer.errors import RefusedError
-from trainer.whole_files import replaced
 
 if TYPE_CHECKING:
     import keras
@@ -126,7 +126,7 @@ def save(model: keras.Model, path: Path, info: WeightsInfo) -> None:
         model = fold_batch_norm(model)
 
     arrays = {name: _as_float16(name, value) for name, value in _named_weights(model)}
-    with replaced(path, info_path(path)) as (archive, description):
+    with replaced_atomically(path, info_path(path)) as (archive, description):
         with archive.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
         content = {"format": FORMAT, **asdict(info), "weights_sha256": file_sha256(archive)}

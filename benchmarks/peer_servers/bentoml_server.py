@@ -32,5 +32,5 @@ class HandPose:
     @bentoml.api(route="/v1/hand-pose")
     async def estimate(self, image: Annotated[Path, ContentType("image/jpeg")], /) -> dict[str, Any]:
         prepared = prepare(image.read_bytes())
-        maps = await self.model.to_async.predict(prepared.pixels[None])
+        maps = await self.model.to_async.predict(prepared.crop.pixels[None])
         return answer(prepared, maps[0])

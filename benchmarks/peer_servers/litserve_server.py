@@ -32,7 +32,7 @@ class HandPose(ls.LitAPI):
         return inputs
 
     def predict(self, batch: list[Prepared]) -> list[tuple[Prepared, Any]]:
-        return list(zip(batch, self.run(np.stack([each.pixels for each in batch])), strict=True))
+        return list(zip(batch, self.run(np.stack([each.crop.pixels for each in batch])), strict=True))
 
     def unbatch(self, output: list[tuple[Prepared, Any]]) -> list[tuple[Prepared, Any]]:
         return output

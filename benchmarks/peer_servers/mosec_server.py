@@ -38,7 +38,7 @@ class Inference(Worker):
         self.run = open_model()
 
     def forward(self, data: Crops) -> list[tuple[Prepared, NDArray[np.float32]]]:
-        return list(zip(data, self.run(np.stack([each.pixels for each in data])), strict=True))
+        return list(zip(data, self.run(np.stack([each.crop.pixels for each in data])), strict=True))
 
 
 class Postprocess(Worker):

@@ -14,4 +14,4 @@ run = open_model()
 def hand_pose(image: Annotated[bytes, Body(media_type="image/jpeg")]) -> dict[str, Any]:
     """One picture's hand."""
     prepared = prepare(image)
-    return answer(prepared, run(prepared.pixels[None])[0])
+    return answer(prepared, run(prepared.crop.pixels[None])[0])

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.backends.processor import multiplies_bfloat16
-from service.pose.geometry import Affine, Box
+from service.pose.geometry import Box
 from service.pose.heatmaps import STRIDE, decode, encode
 from service.pose.images import decode_image
 from service.pose.keypoints import KEYPOINT_COUNT, KEYPOINT_NAMES
-from service.pose.preprocessing import crop
+from service.pose.preprocessing import Crop, crop
 
 _SIZE: Final = 256  # of the input, in pixels, where there is no model and its name says nothing
 
@@ -92,10 +92,9 @@ def without_model(delay_s: float, size: int = _SIZE) -> Run:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A picture on its way: the crop uint8 [S, S, 3], the way back, and the picture's size."""
+    """A picture on its way: the crop, and the picture's size."""
 
-    pixels: NDArray[np.uint8]
-    input_to_image: Affine
+    crop: Crop
     width: int
     height: int
 
@@ -105,15 +104,14 @@ def prepare(body: bytes) -> Prepared:
     size = input_size()
     picture = decode_image(body, enough_pixels=size)
     whole = Box(0.0, 0.0, float(picture.width), float(picture.height))
-    pixels, image_to_input = crop(picture, whole, (size, size))
-    return Prepared(pixels, image_to_input.inverse(), picture.width, picture.height)
+    return Prepared(crop(picture, whole, (size, size)), picture.width, picture.height)
 
 
 def answer(prepared: Prepared, maps: NDArray[np.float32]) -> dict[str, Any]:
     """The JSON answer from a crop's maps [S / 8, S / 8, 22]."""
     found = decode(maps[None])
-    points = prepared.input_to_image.apply(found.in_heatmap[0] * STRIDE)
-    sigmas = found.sigmas[0] * (STRIDE * prepared.input_to_image.scale)
+    points = prepared.crop.to_image(found.in_input[0])
+    sigmas = found.sigmas[0] * (STRIDE * prepared.crop.image_pixels_per_input_pixel)
     keypoints = [
         {
             "id": index,

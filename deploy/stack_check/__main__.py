@@ -5,7 +5,7 @@ stops the gateway under load, brings it up again, and tries the stack without a 
 removes; the images stay. It uses ports, project and volumes of its own, so a stack that runs already is not disturbed.
 
 It needs Docker and Compose (1.29 or 2) and nothing but Python's standard library. Images that cannot be pulled have
-stand-ins: with `--stand-ins`, TensorFlow Serving is `tests/support/tensorflow_model_server.py` in an image, which runs
+stand-ins: with `--stand-ins`, TensorFlow Serving is `deploy.stand_in.tensorflow_model_server` in an image, which runs
 the same SavedModels, and Prometheus is Debian's. Grafana has none and is left out then. Everything else is what
 docker-compose.yml says.
 """
@@ -83,7 +83,7 @@ class Check:
         self._run([*self._compose, "--profile", "embedded", "build", "models", "gateway", "embedded"], show=True)
         if self._stand_ins:
             self._say("building the stand-ins for TensorFlow Serving and Prometheus")
-            for name, folders in (("tensorflow_serving", ["tests/support"]), ("prometheus", [])):
+            for name, folders in (("tensorflow_serving", ["deploy/stand_in"]), ("prometheus", [])):
                 image = f"handpose-stand-in-{name.replace('_', '-')}"
                 dockerfile = f"{HERE}/{name}.Dockerfile"
                 command = ["docker", "build", "--network", "host", "--quiet", "--tag", image, "--file", dockerfile, "-"]

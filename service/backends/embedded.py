@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence, Set
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.backends.repository import Servable, as_served
-from service.backends.threads import Threads
 from service.inference.errors import (
     DeadlineExceededError,
     InternalError,
@@ -59,9 +59,9 @@ class EmbeddedBackend:
         self,
         *,
         open_servable: Callable[[Servable], Run],
-        inference: Threads,
+        inference: Executor,
         warm_up_sizes: Sequence[int] = (1,),
-        loading: Threads | None = None,
+        loading: Executor | None = None,
         linger_s: float = 10.0,
     ) -> None:
         self._open_servable = open_servable
@@ -90,7 +90,7 @@ class EmbeddedBackend:
                 if first_time:
                     self._state = f"loading {servable}"
                 threads = self._inference if first_time else self._loading
-                run = await threads.call(self._open_and_warm_up, servable)
+                run = await asyncio.get_running_loop().run_in_executor(threads, self._open_and_warm_up, servable)
                 found = _Loaded(model, run)
             wanted[key] = replace(found, model=model)  # its labels may be others now
             if first_time:
@@ -134,7 +134,8 @@ class EmbeddedBackend:
         try:
             # A batch that has begun runs to its end; its thread cannot be stopped, only no longer be waited for.
             async with asyncio.timeout(timeout_s):
-                return await self._inference.call(_run, loaded.run, crops)
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._inference, _run, loaded.run, crops)
         except TimeoutError as error:
             raise DeadlineExceededError("the request's time was up while the model ran") from error
 

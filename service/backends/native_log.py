@@ -1,4 +1,4 @@
-"""Keeps the chatter of TensorFlow's native code off the terminal while it starts.
+"""Filters what TensorFlow's native code writes to standard error while it starts.
 
 That code reports the machine's instruction sets and missing GPUs on file descriptor 2, some of it before its own log
 level can take effect. Everything else that is written there meanwhile, from any thread, passes through.
@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-_CHATTER: Final = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} \d\d:\d\d:\d+\.")
+_INFORMATION: Final = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} \d\d:\d\d:\d+\.")
 
 
 @contextmanager
-def native_chatter_dropped() -> Iterator[None]:
-    """Drops native information and warnings from standard error while the block runs; errors stay."""
+def native_log_filtered() -> Iterator[None]:
+    """Drop native information and warnings from standard error while the block runs; errors stay."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # holds from the moment that it is read
     sys.stderr.flush()
     terminal = os.dup(2)
@@ -36,8 +36,8 @@ def native_chatter_dropped() -> Iterator[None]:
 
 
 def _pass_on(reading: int, terminal: int) -> None:
-    """Copy lines from one file descriptor to another, without the chatter."""
+    """Copy lines from one file descriptor to another, without native information and warnings."""
     with os.fdopen(reading, "rb") as lines:
         for line in lines:
-            if not _CHATTER.match(line):
+            if not _INFORMATION.match(line):
                 os.write(terminal, line)

@@ -11,10 +11,9 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from service.inference.models import ModelCard, ServedModel
+from service.inference.models import STABLE_LABEL, ModelCard, ServedModel
 
 CARD_NAME: Final = "model_card.json"
-STABLE: Final = "stable"
 
 
 class ServableError(Exception):
@@ -44,7 +43,8 @@ class ModelRepository:
         Raises:
             ServableError: if there is none at all, or if one of them has no usable card.
         """
-        chosen = tuple(_read(folder) for folders in self._version_folders().values() for folder in folders[-versions:])
+        folders = [folder for each in self._version_folders().values() for folder in each[-versions:]]
+        chosen = tuple(map(read_servable, folders))
         if not chosen:
             raise ServableError(f"there are no models in {self._root}/; export them with: make models")
         return chosen
@@ -62,14 +62,21 @@ class ModelRepository:
 
 def as_served(servables: tuple[Servable, ...]) -> tuple[ServedModel, ...]:
     """The servables as models that can be asked; of each model the newest version is labelled "stable"."""
-    newest = {each.card.name: each.card.version for each in sorted(servables, key=lambda each: each.card.version)}
+    newest: dict[str, int] = {}
+    for each in servables:
+        newest[each.card.name] = max(each.card.version, newest.get(each.card.name, 0))
     return tuple(
-        ServedModel(each.card.version, (STABLE,) if newest[each.card.name] == each.card.version else (), each.card)
-        for each in servables
+        ServedModel(card.version, (STABLE_LABEL,) if newest[card.name] == card.version else (), card)
+        for card in (each.card for each in servables)
     )
 
 
-def _read(folder: Path) -> Servable:
+def read_servable(folder: Path) -> Servable:
+    """The servable in a version's folder.
+
+    Raises:
+        ServableError: if its card cannot be read, does not fit this gateway, or is that of another servable.
+    """
     path = folder / CARD_NAME
     try:
         card = ModelCard.model_validate_json(path.read_bytes())
@@ -80,7 +87,5 @@ def _read(folder: Path) -> Servable:
         where = ".".join(map(str, first["loc"])) or "the card"
         raise ServableError(f"{path} does not fit this gateway: {where}: {first['msg']}") from error
     if (card.name, str(card.version)) != (folder.parent.name, folder.name):
-        raise ServableError(
-            f"{path} is the card of {card.name}/{card.version}, which is not the folder that it lies in"
-        )
+        raise ServableError(f"{path} is the card of {card.name}/{card.version}, not the folder it lies in")
     return Servable(folder, card)

@@ -7,10 +7,9 @@ from service.answers import error_values, estimate_values
 from service.bootstrap import LocalService
 from service.client import HandPoseError, answers, types
 from service.client.transport import BatchResults, EncodedFrame, Headers
-from service.inference.batching import Priority
 from service.inference.errors import ServiceError
+from service.inference.estimates import Estimate, EstimateRequest, Priority
 from service.inference.models import ServedModel
-from service.inference.predictor import Estimate, EstimateRequest
 from service.inference.streaming import Frame, FrameAnswer, StreamOptions
 from service.inference.tracking import TrackedEstimate
 from service.pose.geometry import Box

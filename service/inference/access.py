@@ -22,7 +22,6 @@ from service.inference.keys import digest_of, is_key
 MAX_KEYS: Final = 1000
 """Every key is compared with every request's, so their number is bounded: a thousand take about half a ms."""
 
-_LONGEST_AUTHORIZATION: Final = 256
 _NOBODY: Final = b"\0" * 32
 
 
@@ -227,25 +226,24 @@ class Doorkeeper:
             same = before is not None and before[0] == allowance
             self._rates[key.digest] = before if before and same else (allowance, TokenBucket(allowance, now))
 
-    def admit(self, authorization: str | None, peer: str) -> Caller:
+    def admit(self, shown: str | None, peer: str) -> Caller:
         """Let somebody in.
 
-        Takes the same, short time whatever is shown. An address that has shown too many wrong keys is told to wait
-        before the next is looked at, unless the key is right and was shown from there before: somebody who guesses from
-        behind a proxy does not lock out those behind it who were let in before, though perhaps those who were not yet.
+        Takes the same, short time whatever is shown. An address that has shown too many wrong keys has to wait, unless
+        the key is right and was shown from there before: guesses from behind a proxy do not lock out the callers behind
+        it that were admitted before.
 
         Args:
-            authorization: what the request says: "Bearer KEY".
+            shown: what the request shows as its key; None or empty: nothing.
             peer: the address that it comes from, without port.
 
         Raises:
             UnauthenticatedError: no key, or none that is valid. Nothing tells the one from the other.
             OverloadedError: too many wrong keys came from this address.
         """
-        shown = _bearer_in(authorization)
         key = self._known(shown)
-        address = self._address(peer, make=shown is not None)
-        if shown is None or address is None:
+        address = self._address(peer, make=bool(shown))
+        if not shown or address is None:
             raise _unauthenticated()
         now = self._time()
         if key is not None and key.digest in address.proven:
@@ -309,14 +307,6 @@ class Doorkeeper:
         return address
 
 
-def _bearer_in(authorization: str | None) -> str | None:
-    """What is shown as a key: None if nothing is."""
-    if authorization is None:
-        return None
-    scheme, _, shown = authorization[:_LONGEST_AUTHORIZATION].strip().partition(" ")
-    return shown.strip() or None if scheme.lower() == "bearer" else None
-
-
 def _network_of(peer: str) -> str:
     """What one person is likely to have: an IPv4 address, or the /64 that an IPv6 address is in."""
     try:
@@ -331,4 +321,4 @@ def _network_of(peer: str) -> str:
 
 
 def _unauthenticated() -> UnauthenticatedError:
-    return UnauthenticatedError("a valid key is needed: Authorization: Bearer KEY")
+    return UnauthenticatedError("a valid API key is needed")

@@ -20,12 +20,12 @@ other libraries are translated where they appear, with the original as the cause
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from service.inference.keys import without_keys
 
-if TYPE_CHECKING:
-    from service.inference.models import ModelReference, ServedModel
+RoutedTo = tuple[str, int | None]
+"""The variant and the version that a request was routed to; None while the version is not known."""
 
 
 class ErrorKind(StrEnum):
@@ -64,8 +64,7 @@ class ServiceError(Exception):
         code: stable identifier for programs; the kind unless something narrower is known ("roi_outside_image").
         errors: the offending parts of the request, where there are several or they have names.
         retry_after_s: seconds after which the same request may succeed; None where repeating it is pointless.
-        routed_to: the model that the request had been routed to, or its name where that could not be resolved; None if
-            it did not get that far. For whoever counts failures; clients are not told.
+        routed_to: the model that the request had been routed to, for metrics; None if it did not get that far.
     """
 
     kind: ClassVar[ErrorKind]
@@ -84,7 +83,7 @@ class ServiceError(Exception):
         self.code = code or self.kind.value
         self.errors = tuple(errors)
         self.retry_after_s = retry_after_s
-        self.routed_to: ServedModel | ModelReference | None = None
+        self.routed_to: RoutedTo | None = None
 
 
 class InvalidInputError(ServiceError):

@@ -16,7 +16,7 @@ PREFIX: Final = "hpk_"
 
 _RANDOM_BYTES: Final = 32
 _FORM: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
-_LOOKS_LIKE_ONE: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{16,}}|(?i:bearer)[ .][^\s\\\"',]{{8,}}")
+_LOOKS_LIKE_ONE: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{16,}}")
 _HIDDEN: Final = "[key]"
 
 

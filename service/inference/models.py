@@ -17,6 +17,12 @@ INPUT_NAME: Final = "image"
 OUTPUT_NAME: Final = "belief_maps"
 SIGNATURE_NAME: Final = "serving_default"
 
+STABLE_LABEL: Final = "stable"
+"""The label that a request without a version means, where the model has it; otherwise the newest version."""
+
+CANARY_LABEL: Final = "canary"
+"""The label that a share of a variant's requests may be routed to."""
+
 
 class ModelCard(BaseModel):
     """What a servable says of itself in its `model_card.json`; only what the gateway relies on or shows is read.

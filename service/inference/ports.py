@@ -6,13 +6,18 @@ with fakes. Nothing here does anything.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from contextvars import Context
 from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.inference.estimates import Estimate
 from service.inference.models import ModelReference, ServedModel
+
+Attribute = str | int | float | bool
 
 
 class Backend(Protocol):
@@ -68,7 +73,7 @@ class RejectReason(StrEnum):
     DEADLINE = "deadline"
 
 
-class Stage(StrEnum):
+class Phase(StrEnum):
     """The parts of a request's time."""
 
     DECODE = "decode"
@@ -78,9 +83,31 @@ class Stage(StrEnum):
 
 
 class Observer(Protocol):
-    """Is told what happens, to count and time it. Must be quick and must not raise."""
+    """Is told what happens, to count, time and trace it. Must be quick and must not raise."""
 
-    def stage_finished(self, model: ServedModel, stage: Stage, seconds: float) -> None: ...
+    def part(self, name: str, **attributes: Attribute) -> AbstractContextManager[None]:
+        """The block is a part of the current request."""
+        ...
+
+    def frame(self, frame_id: int) -> AbstractContextManager[None]:
+        """The block answers one frame of the current stream."""
+        ...
+
+    def batch(
+        self, model: ServedModel, requests: Sequence[tuple[Context, float]], size: int
+    ) -> AbstractContextManager[None]:
+        """The block runs a batch.
+
+        Args:
+            model: what runs.
+            requests: for each request in the batch, the context that it waited in, and for how many seconds.
+            size: crops in the batch.
+        """
+        ...
+
+    def estimated(self, estimate: Estimate) -> None:
+        """The current request has its answer."""
+        ...
 
     def batch_released(self, model: ServedModel, size: int, reason: ReleaseReason) -> None: ...
 
@@ -89,10 +116,6 @@ class Observer(Protocol):
     def request_dropped(self, model: ServedModel, reason: DropReason) -> None: ...
 
     def request_rejected(self, model: ServedModel, reason: RejectReason) -> None: ...
-
-    def hand_found(self, model: ServedModel, scores: NDArray[np.floating]) -> None:
-        """One hand's keypoint scores [21]."""
-        ...
 
 
 class Clock(Protocol):

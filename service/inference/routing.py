@@ -10,13 +10,11 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Literal
 
-from service.inference.models import ModelReference, Variant
+from service.inference.models import CANARY_LABEL, ModelReference, Variant
 
 RoutedBy = Literal["header", "client", "weights", "canary", "default"]
-
-CANARY_LABEL: Final = "canary"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,33 +6,17 @@ its failures are only counted, and there is a bound on how many there are at a t
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.inference.errors import ServiceError
+from service.inference.estimates import Estimate, EstimateRequest, Estimator, Hand, Priority
 from service.inference.models import ModelReference, ServedModel
 from service.inference.ports import Clock
 
 _log = logging.getLogger(__name__)
-
-
-class Answered(Protocol):
-    """What is compared: `service.inference.predictor.Estimate`, seen from here."""
-
-    @property
-    def model(self) -> ServedModel: ...
-
-    def keypoints_over_box(self) -> list[NDArray[np.float64]]:
-        """For each hand float64 [21, 2]: keypoints in the image over the longer side of the hand's box."""
-        ...
-
-    @property
-    def seconds(self) -> float:
-        """How long the answer took."""
-        ...
 
 
 class ShadowObserver(Protocol):
@@ -78,13 +62,14 @@ class Shadow:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
 
-    def send(self, target: ModelReference, answered: Answered, repeat: Callable[[float], Awaitable[Answered]]) -> None:
+    def send(self, target: ModelReference, request: EstimateRequest, answered: Estimate, ask: Estimator) -> None:
         """Have a copy of a request answered by the target.
 
         Args:
             target: the model that gets the copy.
+            request: what was asked.
             answered: the answer that was given.
-            repeat: asks the target; gets the deadline, in the clock's time.
+            ask: asks the target.
         """
         if self._stopped:
             return
@@ -94,7 +79,7 @@ class Shadow:
 
         def start() -> None:
             self._timers.discard(timer)
-            task = asyncio.get_running_loop().create_task(self._compare(target, answered, repeat))
+            task = asyncio.get_running_loop().create_task(self._compare(target, request, answered, ask))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -113,10 +98,12 @@ class Shadow:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _compare(
-        self, target: ModelReference, answered: Answered, repeat: Callable[[float], Awaitable[Answered]]
+        self, target: ModelReference, request: EstimateRequest, answered: Estimate, ask: Estimator
     ) -> None:
+        deadline = self._clock.time() + self._timeout_s
+        copy = replace(request, copy_to=target, deadline=deadline, priority=Priority.BULK)
         try:
-            shadow = await repeat(self._clock.time() + self._timeout_s)
+            shadow = await ask(copy)
         except ServiceError as error:
             self._observer.shadow_failed(target, error.kind.value)
             return
@@ -124,6 +111,12 @@ class Shadow:
             _log.exception("a copy of a request to %s failed", target)
             self._observer.shadow_failed(target, "internal")
             return
-        for ours, theirs in zip(answered.keypoints_over_box(), shadow.keypoints_over_box(), strict=True):
-            distance = float(np.linalg.norm(ours - theirs, axis=-1).mean())
-            self._observer.shadow_compared(answered.model, shadow.model, distance, answered.seconds, shadow.seconds)
+        seconds = answered.timings.total, shadow.timings.total
+        for ours, theirs in zip(answered.hands, shadow.hands, strict=True):
+            self._observer.shadow_compared(answered.model, shadow.model, _distance(ours, theirs), *seconds)
+
+
+def _distance(ours: Hand, theirs: Hand) -> float:
+    """The mean distance between two answers' keypoints, over the longer side of the box."""
+    side = max(ours.box_in_image.width, ours.box_in_image.height)
+    return float(np.linalg.norm(ours.keypoints_in_image - theirs.keypoints_in_image, axis=-1).mean()) / side

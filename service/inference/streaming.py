@@ -1,4 +1,4 @@
-"""Streams of frames: in order, a bounded number at a time, ended cleanly. Shared by gRPC and WebSocket.
+"""Streams of frames: in order, a bounded number at a time, ended cleanly. Shared by all protocols.
 
 Contract of `Streams.run`
     * Answers leave in the order of the frames, one for each frame that was not skipped.
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.inference.access import charge
-from service.inference.batching import Priority
+from service.inference.byte_budget import UPLOAD_BYTES, ByteBudget, Hold
 from service.inference.errors import (
     ErrorKind,
     InternalError,
@@ -31,11 +31,9 @@ from service.inference.errors import (
     ServiceError,
     UnavailableError,
 )
-from service.inference.memory import UPLOAD_BYTES, ByteBudget, Hold
-from service.inference.ports import Clock
-from service.inference.predictor import EstimateRequest
-from service.inference.tracing import SPAN, entered
-from service.inference.tracking import Estimator, HandTracker, TrackedEstimate
+from service.inference.estimates import EstimateRequest, Estimator, Priority
+from service.inference.ports import Clock, Observer
+from service.inference.tracking import HandTracker, TrackedEstimate
 from service.pose.geometry import Box
 from service.pose.tracking import FollowPolicy, OneEuro
 
@@ -130,6 +128,7 @@ class Streams:
     Args:
         estimate: answers one image (`Predictor.estimate`).
         clock: time; frame deadlines are in its time.
+        observer: is told when a frame is answered.
         limits: what streams may hold.
         follow: when a tracked hand counts as lost.
         uploads: what frames may hold, from their arrival to their answer; None: as many bytes as by default.
@@ -140,12 +139,14 @@ class Streams:
         estimate: Estimator,
         *,
         clock: Clock,
+        observer: Observer,
         limits: StreamLimits | None = None,
         follow: FollowPolicy | None = None,
         uploads: ByteBudget | None = None,
     ) -> None:
         self._estimate = estimate
         self._clock = clock
+        self._observer = observer
         self._limits = limits or StreamLimits()
         self._follow = follow
         self._uploads = uploads or ByteBudget(UPLOAD_BYTES)
@@ -174,7 +175,9 @@ class Streams:
                 were answered. Whatever else `frames` or `send` raises ends the stream at once.
         """
         self.check_room()
-        stream = _Stream(self._estimate, options, self._clock, self._limits, self._follow, self._uploads)
+        stream = _Stream(
+            self._estimate, options, self._clock, self._observer, self._limits, self._follow, self._uploads
+        )
         self._open.add(stream)
         self._all_closed.clear()
         try:
@@ -221,6 +224,7 @@ class _Stream:
         estimate: Estimator,
         options: StreamOptions,
         clock: Clock,
+        observer: Observer,
         limits: StreamLimits,
         follow: FollowPolicy | None,
         uploads: ByteBudget,
@@ -229,6 +233,7 @@ class _Stream:
         self._options = options
         self._client_id = options.client_id or uuid.uuid4().hex
         self._clock = clock
+        self._observer = observer
         self._timeout_s = min(options.frame_timeout_s or limits.frame_timeout_s, limits.frame_timeout_s)
         one_by_one = options.tracking or options.smoothing is not None or options.latest_only
         self._max_under_way = 1 if one_by_one else limits.max_under_way
@@ -357,8 +362,7 @@ class _Stream:
         )
         outcome: TrackedEstimate | ServiceError
         try:
-            # A stream may go on for hours: each frame's trace is its own, and points to the stream's.
-            with entered(SPAN.get().linked("frame", frame_id=waiting.frame.id)):
+            with self._observer.frame(waiting.frame.id):
                 charge()
                 if self._options.tracking or self._options.smoothing is not None:
                     outcome = await self._tracker.next(request, time_s=waiting.time_s)

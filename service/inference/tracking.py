@@ -5,17 +5,13 @@ When no hand can be followed any more, the same frame is asked about as a whole,
 nothing of protocols, buffers or connections (`service.inference.streaming`).
 """
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from itertools import count
 
 from service.inference.errors import InvalidInputError
-from service.inference.predictor import Estimate, EstimateRequest, Hand
+from service.inference.estimates import Estimate, EstimateRequest, Estimator, Hand
 from service.pose.geometry import Box
 from service.pose.tracking import FollowPolicy, OneEuro, OneEuroFilter, box_to_follow, next_box
-
-Estimator = Callable[[EstimateRequest], Awaitable[Estimate]]
-"""`Predictor.estimate`, or whatever stands in for it."""
 
 NOT_FOLLOWED = 0
 """The track id of a hand that the next frame will not follow."""
@@ -126,9 +122,8 @@ class HandTracker:
             if track is None:
                 track = _Track(next(self._ids), seen, seen, OneEuroFilter(self._smoothing) if self._smoothing else None)
             elif tracked:
-                size = estimate.picture.width, estimate.picture.height
                 track.look_in_image = next_box(
-                    track.look_in_image, track.seen_in_image, seen, size, policy=self._policy
+                    track.look_in_image, track.seen_in_image, seen, estimate.image_size, policy=self._policy
                 )
             track.seen_in_image = seen
             tracks.append(track)
@@ -138,8 +133,7 @@ class HandTracker:
         return TrackedEstimate(replace(estimate, hands=tuple(hands)), tracked, tuple(ids))
 
     def _box(self, hand: Hand, estimate: Estimate) -> Box | None:
-        size = estimate.picture.width, estimate.picture.height
-        return box_to_follow(hand.keypoints_in_image, hand.scores, size, policy=self._policy)
+        return box_to_follow(hand.keypoints_in_image, hand.scores, estimate.image_size, policy=self._policy)
 
 
 def _smoothed(hand: Hand, track: _Track, time_s: float) -> Hand:

@@ -8,12 +8,15 @@ have put one where it does not belong, such as in a path.
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
 
 from service.inference.keys import without_keys
-from service.inference.tracing import SPAN, trace_id_of
+from service.observability.tracing import trace_id
+
+_TOKEN: Final = re.compile(r"""\bbearer[ .][^\s\\"',]{8,}""", re.IGNORECASE)
 
 LogFormat = Literal["text", "json"]
 
@@ -49,7 +52,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             event["traceback"] = self.formatException(record.exc_info)
-        return without_keys(json.dumps(event, default=str, ensure_ascii=False))
+        return _without_secrets(json.dumps(event, default=str, ensure_ascii=False))
 
 
 class TextFormatter(logging.Formatter):
@@ -59,14 +62,14 @@ class TextFormatter(logging.Formatter):
         fields = "".join(f" {name}={_on_one_line(value)}" for name, value in _fields(record).items())
         message = _on_one_line(record.getMessage())
         line = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower():7} {message}{fields}"
-        return without_keys(f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line)
+        return _without_secrets(f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     """What was passed as `extra`, without what is None, and the trace that the event belongs to."""
     fields = {name: value for name, value in vars(record).items() if _is_ours(name) and value is not None}
-    if (trace_id := trace_id_of(SPAN.get().traceparent)) is not None:
-        fields.setdefault("trace_id", trace_id)
+    if (current := trace_id()) is not None:
+        fields.setdefault("trace_id", current)
     return fields
 
 
@@ -79,3 +82,8 @@ def _on_one_line(value: object) -> str:
     """A value as text that cannot begin a line of its own: paths and headers are a stranger's words."""
     text = str(value)
     return text if text.isprintable() else repr(text)
+
+
+def _without_secrets(line: str) -> str:
+    """A line without anything that looks like a key of ours or another service's token."""
+    return _TOKEN.sub("[key]", without_keys(line))

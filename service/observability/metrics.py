@@ -9,32 +9,32 @@ chooses when it is imported. It keeps no exemplars and nothing about a single pr
 """
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector, values
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from service.inference.errors import RoutedTo
+from service.inference.estimates import Estimate
 from service.inference.models import VARIANTS, ModelReference, ServedModel
-from service.inference.ports import DropReason, RejectReason, ReleaseReason, Stage
-from service.inference.tracing import SPAN
+from service.inference.ports import DropReason, Phase, RejectReason, ReleaseReason
+from service.inference.requests import OK
+from service.observability.tracing import Traces, annotate, exemplar
 
 SECONDS: Final = (0.005, 0.0075, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0, 1.5, 2.5, 5.0)
 """Buckets for answers that take 5 ms to 5 s."""
 
-STAGE_SECONDS: Final = (0.0005, 0.001, 0.0025, *SECONDS)
+PHASE_SECONDS: Final = (0.0005, 0.001, 0.0025, *SECONDS)
 """Buckets for parts of an answer, some of which take less than a millisecond."""
 
 BATCH_SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
 DISTANCES: Final = (0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 SCORES: Final = tuple(round(0.1 * step, 1) for step in range(1, 11))
-
-OK: Final = "ok"
 
 UNKNOWN: Final = "unknown"
 """Label of requests that failed before it was known which model they meant."""
@@ -50,20 +50,22 @@ class Exposition(NamedTuple):
     media_type: str
 
 
-class PrometheusObserver:
-    """Implements `service.inference.ports.Observer`, the protocols' request observers and the shadow's.
+class PrometheusObserver(Traces):
+    """Counts, times and traces: implements the use case's, the protocols' and the shadow's observer ports.
 
     Args:
         registry: where the metrics are registered; one observer a registry.
+        tracer: keeps spans; None keeps none.
 
     Raises:
         OSError: if the folder for shared counts cannot be made.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, tracer: Tracer | None = None) -> None:
+        super().__init__(tracer)
         self._registry = registry
         self._shared = _SharedCounts() if values.ValueClass is not values.MutexValue else None
-        self._listed: set[tuple[str, str, str, str]] = set()
+        self._listed: dict[Gauge, Sequence[tuple[str, ...]]] = {}
         self._requests = Counter(
             "handpose_requests",
             "Requests by outcome: ok, or the code of the problem.",
@@ -77,11 +79,11 @@ class PrometheusObserver:
             buckets=SECONDS,
             registry=registry,
         )
-        self._stages = Histogram(
+        self._phases = Histogram(
             "handpose_stage_duration_seconds",
-            "Time spent in a stage: decode, queue, inference, postprocess.",
+            "Time spent in a phase: decode, queue, inference, postprocess.",
             (*_MODEL, "stage"),
-            buckets=STAGE_SECONDS,
+            buckets=PHASE_SECONDS,
             registry=registry,
         )
         self._batch_sizes = Histogram(
@@ -162,14 +164,34 @@ class PrometheusObserver:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._unavailable = Gauge(
+            "handpose_model_unavailable",
+            "1 for each version that a model server should have and that cannot be asked: load_failed, not_available.",
+            (*_MODEL, "reason"),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._batches_too_large = Counter(
+            "handpose_batches_too_large",
+            "Batches that a model server refused as too large; smaller ones are sent from then on.",
+            registry=registry,
+        )
         if self._shared is None:  # else whichever process answers would speak for all
             ProcessCollector(registry=registry)
             PlatformCollector(registry=registry)
 
     # What the use case reports
 
-    def stage_finished(self, model: ServedModel, stage: Stage, seconds: float) -> None:
-        self._stages.labels(*_of(model), stage.value).observe(seconds, SPAN.get().exemplar)
+    def estimated(self, estimate: Estimate) -> None:
+        model, timings = _of(estimate.model), estimate.timings
+        for phase in Phase:
+            self._phases.labels(*model, phase.value).observe(getattr(timings, phase.value), exemplar())
+        scores = self._scores.labels(*model)
+        for hand in estimate.hands:
+            for score in hand.scores.tolist():
+                scores.observe(score)
+        width, height = estimate.image_size
+        annotate(routed_by=estimate.routed_by, image_width=width, image_height=height)
 
     def batch_released(self, model: ServedModel, size: int, reason: ReleaseReason) -> None:
         self._batch_sizes.labels(*_of(model)).observe(size)
@@ -183,11 +205,6 @@ class PrometheusObserver:
 
     def request_rejected(self, model: ServedModel, reason: RejectReason) -> None:
         self._rejections.labels(*_of(model), reason.value).inc()
-
-    def hand_found(self, model: ServedModel, scores: NDArray[np.floating]) -> None:
-        histogram = self._scores.labels(*_of(model))
-        for score in scores.tolist():
-            histogram.observe(score)
 
     # What the shadow reports
 
@@ -204,26 +221,20 @@ class PrometheusObserver:
 
     # What the protocols report
 
-    def request_started(self) -> None:
-        """A request for hands has begun."""
-        self._in_flight.inc()
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        with self._in_flight.track_inprogress():
+            yield
 
-    def request_ended(self) -> None:
-        """A request that began has been answered, or its sender has gone away."""
-        self._in_flight.dec()
-
-    def image_answered(self, model: ServedModel | None, asked_for: str | None, code: str, seconds: float) -> None:
-        """One image has its result or its problem.
-
-        Args:
-            model: what served it, if it got that far.
-            asked_for: what the request named, if anything: only a known variant becomes a label.
-            code: "ok", or the problem's code.
-            seconds: since the request began.
-        """
-        labels = (*_of(model), code) if model is not None else (_variant_in(asked_for), UNKNOWN, code)
+    def image_answered(self, routed_to: RoutedTo | None, asked_for: str | None, code: str, seconds: float) -> None:
+        variant, version = routed_to or (_variant_in(asked_for), None)
+        labels = variant, UNKNOWN if version is None else str(version), code
         self._requests.labels(*labels).inc()
-        self._durations.labels(*labels).observe(seconds, SPAN.get().exemplar)
+        self._durations.labels(*labels).observe(seconds, exemplar())
+        if version is not None:
+            annotate(variant=variant, version=version)
+        if code != OK:
+            annotate(problem=code)
 
     # What the life cycle reports
 
@@ -238,17 +249,29 @@ class PrometheusObserver:
 
     def models_are(self, models: Sequence[ServedModel]) -> None:
         """The models served from now on."""
-        listed = {(model.name, *_of(model), ",".join(model.labels)) for model in models}
-        for gone in self._listed - listed:
-            if self._shared is None:
-                self._models.remove(*gone)
-            else:  # shared counts cannot be removed
-                self._models.labels(*gone).set(0)
-        for labels in listed:
-            self._models.labels(*labels).set(1)
-        self._listed = listed
+        self._list(self._models, [(model.name, *_of(model), ",".join(model.labels)) for model in models])
         for model in models:
             self._begin_at_zero(model)
+
+    def models_unavailable(self, versions: Collection[tuple[str, int | None, str]]) -> None:
+        """The versions that cannot be asked though they should: variant, version (None: no version at all), reason."""
+        named = [(variant, "none" if version is None else str(version), why) for variant, version, why in versions]
+        self._list(self._unavailable, named)
+
+    def batch_too_large(self) -> None:
+        """A model server refused a batch as larger than it takes."""
+        self._batches_too_large.inc()
+
+    def _list(self, gauge: Gauge, listed: Sequence[tuple[str, ...]]) -> None:
+        """Have a gauge show 1 for each of these labels, and nothing else."""
+        for gone in set(self._listed.get(gauge, ())) - set(listed):
+            if self._shared is None:
+                gauge.remove(*gone)
+            else:  # shared counts cannot be removed
+                gauge.labels(*gone).set(0)
+        for labels in listed:
+            gauge.labels(*labels).set(1)
+        self._listed[gauge] = listed
 
     def _begin_at_zero(self, model: ServedModel) -> None:
         """A counter that appeared with its first event would hide that event from `rate`."""

@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from service.answers import error_values, estimate_values, problem_values
 from service.inference.errors import ServiceError
-from service.inference.predictor import Estimate
+from service.inference.estimates import Estimate
 
 KILLED_WORKER: Final = "killed_worker"
 

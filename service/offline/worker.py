@@ -13,10 +13,9 @@ from typing import Any, Final
 from service.backends.embedded import Run
 from service.backends.repository import Servable
 from service.bootstrap import local_service
-from service.inference.batching import Priority
 from service.inference.errors import ErrorKind
-from service.inference.failures import as_service_error, report
-from service.inference.predictor import Estimate, EstimateRequest
+from service.inference.estimates import Estimate, EstimateRequest, Priority
+from service.inference.requests import as_service_error, report
 from service.observability.logs import configure_logging
 from service.offline.attempts import ShardAttempts
 from service.offline.job import Work

@@ -11,14 +11,12 @@ is a Gaussian this is exact.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.pose.keypoints import CHANNEL_COUNT, KEYPOINT_COUNT
-
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 STRIDE: Final = 8
 """Input pixels per belief-map cell, for both networks."""
@@ -31,26 +29,23 @@ _SMOOTHING_REACH: Final = 4  # cells from which on the border no longer shows in
 _FLOOR: Final = np.float32(1e-10)  # what stands for 0 in a map: products of less are denormal numbers, which take long
 _TAIL: Final = 1e-7  # of the smoothing kernel, from which on it is cut off: far below what float32 can tell from 0
 _CEILING: Final = np.float32(1e6)  # far above any belief, and its sums stay finite
-_SPREAD_CUT: Final = 0.02  # share of the peak under which a cell says nothing about the spread
-
+_AROUND: Final = np.array((-1, 0, 1))  # a cell and its neighbours
 _DERIVATIVES: Final = np.array(
     [
-        # of what is sampled at a cell and its neighbours, row by row:
-        # d/dx, d/dy; half of d2/dx2 + d2/dy2, 0; half of d2/dx2 - d2/dy2, d2/dxdy
-        (0, 0, 0, 0, 0, 0.25),
-        (0, -0.5, 0.5, 0, -0.5, 0),
-        (0, 0, 0, 0, 0, -0.25),
-        (-0.5, 0, 0.5, 0, 0.5, 0),
-        (0, 0, -2, 0, 0, 0),
-        (0.5, 0, 0.5, 0, 0.5, 0),
-        (0, 0, 0, 0, 0, -0.25),
-        (0, 0.5, 0.5, 0, -0.5, 0),
-        (0, 0, 0, 0, 0, 0.25),
+        # d/dx, d/dy, d2/dx2, d2/dy2, d2/dxdy of what is sampled at a cell and its neighbours, row by row
+        (0, 0, 0, 0, 0.25),
+        (0, -0.5, 0, 1, 0),
+        (0, 0, 0, 0, -0.25),
+        (-0.5, 0, 1, 0, 0),
+        (0, 0, -2, -2, 0),
+        (0.5, 0, 1, 0, 0),
+        (0, 0, 0, 0, -0.25),
+        (0, 0.5, 0, 1, 0),
+        (0, 0, 0, 0, 0.25),
     ],
     np.float32,
 )
-"""[9, 6], to be multiplied from the right. With x + iy for (x, y) that makes a gradient g, and the a and b of a second
-derivative that maps a step d to ad + b conj(d)."""
+_SPREAD_CUT: Final = 0.02  # share of the peak under which a cell says nothing about the spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +62,11 @@ class DecodedKeypoints:
     in_heatmap: NDArray[np.float32]
     scores: NDArray[np.float32]
     sigmas: NDArray[np.float32]
+
+    @property
+    def in_input(self) -> NDArray[np.float64]:
+        """float64 [N, 21, 2], (x, y) in continuous pixels of the model's input."""
+        return self.in_heatmap.astype(np.float64) * STRIDE
 
 
 def encode(
@@ -109,89 +109,25 @@ def decode(belief_maps: NDArray[np.floating]) -> DecodedKeypoints:
     """
     if belief_maps.ndim != 4 or belief_maps.shape[-1] != CHANNEL_COUNT or min(belief_maps.shape[1:3]) < 3:
         raise ValueError(f"belief maps must be [N, height >= 3, width >= 3, {CHANNEL_COUNT}], got {belief_maps.shape}")
-    batch, height, width, _ = belief_maps.shape
-    # Each keypoint's map as it is, and smoothed.
-    both = np.empty((batch, KEYPOINT_COUNT, 2, height, width), np.float32)
-    maps, smooth = both[:, :, 0], both[:, :, 1]
-    tops = _copy_beliefs(belief_maps, maps)
-    np.matmul(np.matmul(_smoothing_matrix(height), maps), _transposed_smoothing_matrix(width), out=smooth)
-
-    peaks = smooth.reshape(batch, KEYPOINT_COUNT, -1).argmax(axis=-1)
-    peaks *= tops > _FLOOR  # the first cell of an empty map
-    flat, first_cells = both.reshape(-1), _first_cells(batch, height, width)
-    scores = np.minimum(flat.take(first_cells + peaks), np.float32(1)) - _FLOOR  # exactly 0 for nothing
-    cells = _cells(height, width)
-    in_heatmap = cells.centres.take(peaks, axis=0) + _peak_offsets(flat, first_cells, peaks, cells)
+    maps = _beliefs(belief_maps)
+    smooth = _smoothing_matrix(maps.shape[2]) @ maps @ _smoothing_matrix(maps.shape[3]).T
+    tops = maps.max(axis=(2, 3))
+    rows, columns = np.divmod(smooth.reshape(*tops.shape, -1).argmax(axis=-1) * (tops > _FLOOR), maps.shape[3])
+    of_map, of_keypoint = np.ogrid[: tops.shape[0], : tops.shape[1]]
+    scores = np.minimum(maps[of_map, of_keypoint, rows, columns], np.float32(1)) - _FLOOR  # exactly 0 for nothing
+    centres = np.stack((columns, rows), axis=-1).astype(np.float32) + np.float32(0.5)
+    in_heatmap = centres + _peak_offsets(maps, smooth, rows, columns)
     return DecodedKeypoints(in_heatmap, scores, _spreads(maps, tops, in_heatmap))
 
 
-def _copy_beliefs(belief_maps: NDArray[np.floating], into: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The keypoints' maps as [N, 21, height, width], from `_FLOOR` to `_CEILING`. Returns their maxima [N, 21]."""
-    beliefs = belief_maps[..., :KEYPOINT_COUNT].transpose(0, 3, 1, 2)
-    if beliefs.dtype != into.dtype:
-        with np.errstate(over="ignore"):  # of a float64, beyond all beliefs
-            beliefs = beliefs.astype(np.float32)
-    tops: NDArray[np.float32] = np.maximum.reduce(np.maximum(beliefs, _FLOOR, out=into), axis=(2, 3))
-    if not np.logical_and.reduce(tops <= _CEILING, axis=None):  # neither is one that is no number
-        np.nan_to_num(into, copy=False, nan=float(_FLOOR), posinf=float(_FLOOR))
-        np.minimum(into, _CEILING, out=into)
-        tops = np.maximum.reduce(into, axis=(2, 3))
-    return tops
-
-
-@dataclass(frozen=True, slots=True)
-class _Cells:
-    """What is known beforehand of each cell, should it be its map's highest. The map lies before its smoothed copy.
-
-    Attributes:
-        centres: float32 [cells, 2], (x, y) of its centre.
-        neighbourhoods: [cells, 9], where to look for its peak: flat indices of the cell nearest to it that has
-            neighbours on all sides, and of those neighbours, row by row. They are in the smoothed copy, but for cells
-            near the border: a Gaussian that the border cuts off is none any more once it is smoothed.
-        shifts: complex64 [cells], how far that nearest cell's centre lies from its own, x + iy.
-    """
-
-    centres: NDArray[np.float32]
-    neighbourhoods: NDArray[np.intp]
-    shifts: NDArray[np.complex64]
-
-
-@lru_cache(maxsize=32)
-def _cells(height: int, width: int) -> _Cells:
-    rows, columns = (each.ravel() for each in np.mgrid[:height, :width])
-    inner_rows, inner_columns = np.clip(rows, 1, height - 2), np.clip(columns, 1, width - 2)
-    from_border = np.minimum(np.minimum(rows, height - 1 - rows), np.minimum(columns, width - 1 - columns))
-    copy = np.where(from_border >= _SMOOTHING_REACH, height * width, 0)
-    step = np.arange(-1, 2)
-    around = (step[:, None] * width + step).ravel()
-    return _Cells(
-        _shared(np.stack((columns + 0.5, rows + 0.5), axis=-1).astype(np.float32)),
-        _shared((copy + inner_rows * width + inner_columns)[:, None] + around),
-        _shared(((inner_columns - columns) + 1j * (inner_rows - rows)).astype(np.complex64)),
-    )
-
-
-@lru_cache(maxsize=64)
-def _first_cells(batch: int, height: int, width: int) -> NDArray[np.intp]:
-    """The flat index of each map's first cell, where every map is followed by its smoothed copy: [N, 21]."""
-    return _shared(np.arange(batch * KEYPOINT_COUNT).reshape(batch, KEYPOINT_COUNT) * (2 * height * width))
-
-
-@lru_cache(maxsize=32)
-def _ones(size: int) -> NDArray[np.float32]:
-    return _shared(np.ones(size, np.float32))
-
-
-@lru_cache(maxsize=32)
-def _centres(size: int) -> NDArray[np.float32]:
-    """Where the centres of a line of cells lie."""
-    return _shared(np.arange(0.5, size, dtype=np.float32))
-
-
-def _shared(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
-    """The same array, which several callers have and nobody may write to."""
-    array.setflags(write=False)
-    return array
+def _beliefs(belief_maps: NDArray[np.floating]) -> NDArray[np.float32]:
+    """The keypoints' maps as [N, 21, height, width], from `_FLOOR` to `_CEILING`."""
+    with np.errstate(over="ignore"):  # of a float64, beyond all beliefs
+        maps = belief_maps[..., :KEYPOINT_COUNT].transpose(0, 3, 1, 2).astype(np.float32)
+    if not np.isfinite(maps).all():
+        np.nan_to_num(maps, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    bounded: NDArray[np.float32] = np.minimum(np.maximum(maps, _FLOOR), _CEILING)
+    return bounded
 
 
 def _gaussian(cells: NDArray[np.float32], centres: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
@@ -205,59 +141,65 @@ def _smoothing_matrix(size: int) -> NDArray[np.float32]:
     """The matrix [size, size] that convolves a line of cells with a Gaussian.
 
     Cells beyond the border count as unknown rather than as empty: the kernel is renormalised there, so that a peak at
-    the border is not pulled inwards. Of products with its tails, which tell nothing beside the peak, there would be
-    denormal numbers, and smoothing would take some forty times as long.
+    the border is not pulled inwards. Its tails are cut off: products with them would be denormal numbers, which take
+    some forty times as long, and tell nothing beside the peak.
     """
     cells = np.arange(size)
     kernel = np.exp(-0.5 * np.square((cells[:, None] - cells) / _SMOOTHING_SIGMA))
     kernel[kernel < _TAIL] = 0.0
-    return _shared((kernel / kernel.sum(axis=1, keepdims=True)).astype(np.float32))
-
-
-@lru_cache(maxsize=32)
-def _transposed_smoothing_matrix(size: int) -> NDArray[np.float32]:
-    """The same, laid out for a product from the right: a transposed view would be three times as slow there."""
-    return _shared(np.ascontiguousarray(_smoothing_matrix(size).T))
+    matrix: NDArray[np.float32] = (kernel / kernel.sum(axis=1, keepdims=True)).astype(np.float32)
+    matrix.setflags(write=False)  # several callers have it
+    return matrix
 
 
 def _peak_offsets(
-    flat: NDArray[np.float32], first_cells: NDArray[np.intp], peaks: NDArray[np.intp], cells: _Cells
+    maps: NDArray[np.float32], smooth: NDArray[np.floating], rows: NDArray[np.intp], columns: NDArray[np.intp]
 ) -> NDArray[np.float32]:
     """How far the maximum of each map lies from the centre of its highest cell: float32 [N, 21, 2], in cells.
 
-    The expansion is taken about the nearest cell that has neighbours on all sides, so a peak in a border cell is
-    described by the cells next to it. Offsets end at one cell, and are 0 where there is no proper peak.
+    The logarithm is expanded about the nearest cell that has neighbours on all sides, so a peak in a border cell is
+    described by the cells next to it. Near the border the map is taken as it is, because a Gaussian that the border
+    cuts off is not one any more once it is smoothed. Offsets end at one cell, and are 0 where there is no proper peak.
 
     Args:
-        flat: the maps and their smoothed copies.
-        first_cells: [N, 21], where in them each map begins.
-        peaks: [N, 21], its highest cell once it is smoothed.
-        cells: of a map.
+        maps: float32 [N, 21, height, width].
+        smooth: the same maps, smoothed.
+        rows: [N, 21], of the highest cell of each smoothed map.
+        columns: [N, 21], of the same cell.
     """
-    values = flat.take(first_cells[..., None] + cells.neighbourhoods.take(peaks, axis=0))  # [N, 21, 9]
-    derivatives = (np.log(np.maximum(values, _FLOOR)) @ _DERIVATIVES).view(np.complex64)  # [N, 21, 3]
-    # Newton's step, the d of g + ad + b conj(d) = 0.
-    gradient, a, b = derivatives[..., 0], derivatives[..., 1].real, derivatives[..., 2]
-    determinant = a * a - (b * b.conj()).real
-    is_peak = (determinant > 1e-9) & (a < 0)
-    offsets = np.zeros(peaks.shape, np.complex64)
-    np.divide(b * gradient.conj() - a * gradient, determinant, out=offsets, where=is_peak)
-    np.add(offsets, cells.shifts.take(peaks), out=offsets, where=is_peak)
-    in_cells = offsets.view(np.float32).reshape(*peaks.shape, 2)
-    return np.minimum(np.maximum(in_cells, -1.0), 1.0)
+    height, width = maps.shape[2:]
+    inner_rows = np.minimum(np.maximum(rows, 1), height - 2)
+    inner_columns = np.minimum(np.maximum(columns, 1), width - 2)
+    from_border = np.minimum(np.minimum(rows, height - 1 - rows), np.minimum(columns, width - 1 - columns))
+    of_map, of_keypoint = np.ogrid[: maps.shape[0], : maps.shape[1]]
+    index = (
+        of_map[..., None, None],
+        of_keypoint[..., None, None],
+        inner_rows[..., None, None] + _AROUND[:, None],
+        inner_columns[..., None, None] + _AROUND,
+    )
+    values = np.where((from_border < _SMOOTHING_REACH)[..., None, None], maps[index], smooth[index])
+    x_slope, y_slope, xx, yy, xy = np.moveaxis(np.log(values.reshape(*rows.shape, 9)) @ _DERIVATIVES, -1, 0)
+    determinant = xx * yy - xy * xy
+    is_peak = (determinant > 1e-9) & (xx + yy < 0)
+    determinant[~is_peak] = 1.0
+    # Newton's step, from the cell about which the logarithm is expanded.
+    x = (xy * y_slope - yy * x_slope) / determinant + (inner_columns - columns)
+    y = (xy * x_slope - xx * y_slope) / determinant + (inner_rows - rows)
+    offsets = np.stack((x, y), axis=-1).astype(np.float32) * is_peak[..., None]
+    bounded: NDArray[np.float32] = np.minimum(np.maximum(offsets, -1), 1)
+    return bounded
 
 
 def _spreads(
     maps: NDArray[np.float32], tops: NDArray[np.float32], in_heatmap: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Root mean square distance of the belief from its keypoint along one axis: float32 [N, 21], in cells."""
-    height, width = maps.shape[2:]
     mass = maps * (maps > np.maximum(_SPREAD_CUT * tops, _FLOOR)[..., None, None])
-    # Sums as products with ones: several times as quick on lines this short.
-    by_column, by_row = _ones(height) @ mass, mass @ _ones(width)
-    from_x = np.square(_centres(width) - in_heatmap[..., :1])
-    from_y = np.square(_centres(height) - in_heatmap[..., 1:])
-    total = np.maximum(by_row @ _ones(height), _FLOOR)
-    variance = (np.vecdot(by_column, from_x) + np.vecdot(by_row, from_y)) / (2 * total)
+    by_column, by_row = mass.sum(axis=2), mass.sum(axis=3)
+    from_x = np.square(np.arange(maps.shape[3], dtype=np.float32) + np.float32(0.5) - in_heatmap[..., :1])
+    from_y = np.square(np.arange(maps.shape[2], dtype=np.float32) + np.float32(0.5) - in_heatmap[..., 1:])
+    total = np.maximum(by_row.sum(axis=-1), _FLOOR)
+    variance = ((by_column * from_x).sum(axis=-1) + (by_row * from_y).sum(axis=-1)) / (2 * total)
     spreads: NDArray[np.float32] = np.sqrt(variance)
     return spreads

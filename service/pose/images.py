@@ -1,9 +1,9 @@
-"""From the bytes of an image file to upright RGB pixels, and nothing else.
+"""From the bytes of an image file to upright RGB pixels: the one decoder behind every way to hand over a picture.
 
 The format is found from the content, never from a file name or a declared type. What no picture needs is left out
-before a decoder looks at the file (`service.pose.containers`). Size, and the memory that decoding will take, are known
-from the header, before any pixel is decoded. Orientation stored in EXIF is applied, so that coordinates are those of
-the picture as a person sees it; so is a colour profile, so that colours are those of the picture as a screen shows it.
+before a decoder reads the file (`service.pose.containers`). Size, and the memory that decoding will take, are known
+from the header, before any pixel is decoded. Orientation is applied, so that coordinates are those of the picture as a
+person sees it; so is a colour profile, so that colours are those of the picture as a screen shows it.
 """
 
 import io
@@ -13,21 +13,22 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageCms
+from numpy.typing import NDArray
+from pi_heif import HeifImageFile
+from PIL import Image, ImageCms, ImageFile
 
 from service.pose.containers import (
     MAX_PROFILE_BYTES,
     BrokenContainerError,
     Cleaned,
-    Kind,
     UnknownFormatError,
     cleaned,
     orientation_in,
 )
 from service.pose.geometry import Affine
 
-FORMATS: Final[tuple[Kind, ...]] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-"""Formats that are read, by Pillow's names. Of an animation the first frame counts, of several pages the first."""
+FORMATS: Final = ("JPEG", "PNG", "WebP", "AVIF", "HEIC")
+"""Formats that are read. Of an animation the first frame counts, of several pictures the main one."""
 
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -46,24 +47,21 @@ _PAPER: Final = (255, 255, 255)  # what shows through transparent pixels
 _STRIP_PIXELS: Final = 1 << 20  # converted at a time, so that no second picture of the whole size is needed
 _ALPHA_MODES: Final = frozenset({"LA", "La", "RGBA", "RGBa", "PA"})
 _READ_MODES: Final = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L"}) | _ALPHA_MODES
+_ARRAYS: Final = frozenset({("uint8", 1), ("uint8", 3), ("uint8", 4), ("uint16", 1)})  # type and channels
+_ORIENTATION_TAG: Final = 0x0112
 _PROFILE_SPACES: Final = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
-
-_QUICK_BYTES: Final = 128 * 1024
-_QUICK_PIXELS: Final = 640 * 480
-_QUICK_SIDE: Final = 1024  # of a thin picture a decoder makes far more pixels than there are
-_QUICK_MODES: Final = frozenset({"RGB", "L"})
-_START_OF_A_JPEG: Final = b"\xff\xd8\xff"
 
 _RGB_BYTES: Final = 4  # of a pixel of three or four channels, as Pillow holds it
 _STRIP_BYTES: Final = 16 * _STRIP_PIXELS  # with its conversions
+_FILLER: Final = b"\x55" * 64
 
 
 class ImageError(ValueError):
-    """The bytes are no image that we read. The message can be shown to whoever sent them."""
+    """The content is not an image that is read. The message can be shown to the sender."""
 
 
 class UnsupportedImageError(ImageError):
-    """The content is not of one of `FORMATS`, or of a rare sort of one that is not read."""
+    """The content is not of one of `FORMATS`, or is a rare kind of one that is not read."""
 
 
 class BrokenImageError(ImageError):
@@ -97,116 +95,34 @@ def decode_image(data: bytes, *, max_pixels: int = 50_000_000, enough_pixels: in
     Args:
         data: the file's bytes.
         max_pixels: largest width x height that is accepted, read from the header before decoding.
-        enough_pixels: see `OpenedImage.shrink`.
+        enough_pixels: the longer side need not have more; see `open_image`.
 
     Raises:
         UnsupportedImageError: not one of `FORMATS`.
         BrokenImageError: truncated or damaged.
         ImageTooLargeError: more than `max_pixels`.
     """
-    opened = open_image(data, max_pixels=max_pixels)
-    if enough_pixels is not None:
-        opened.shrink(enough_pixels)
-    return opened.decode()
+    longest_side = None if enough_pixels is None else lambda _size: enough_pixels
+    return open_image(data, max_pixels=max_pixels, longest_side=longest_side).decode()
 
 
-def is_short_photo(data: bytes) -> bool:
-    """Whether it begins like a JPEG of at most 128 KiB, of which the header is soon read, whatever is in it."""
-    return len(data) <= _QUICK_BYTES and data.startswith(_START_OF_A_JPEG)
-
-
-def open_image(data: bytes, *, max_pixels: int = 50_000_000) -> "OpenedImage":
-    """Read an image file's header. Arguments and errors are those of `decode_image`."""
-    try:
-        file = cleaned(data)
-    except UnknownFormatError as error:
-        raise _unsupported(str(error)) from error
-    except BrokenContainerError as error:
-        raise BrokenImageError(f"{_broken(data)}: {error}") from error
-    try:
-        picture = Image.open(io.BytesIO(file.data), formats=[file.kind])
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLargeError(f"the image has too many pixels; at most {max_pixels} are allowed") from error
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise BrokenImageError(_broken(data)) from error
-    width, height = picture.size
-    if width * height > max_pixels:
-        raise ImageTooLargeError(
-            f"the image has {width} x {height} = {width * height} pixels; at most {max_pixels} are allowed"
-        )
-    if picture.mode not in _READ_MODES:
-        raise _unsupported("its samples have more than 16 bits, or are no colours")
-    return OpenedImage(picture, file, data)
-
-
+@dataclass(frozen=True, slots=True, eq=False)
 class OpenedImage:
-    """An image file whose header was read, and which can be decoded once.
+    """An image file whose header was read. It holds no pixels, and nothing of the file beside its bytes.
 
     Attributes:
+        data: the file.
         width: of the full upright picture, in pixels.
         height: of the full upright picture, in pixels.
+        bytes_needed: an upper bound of the memory that `decode` takes at its height, its result included.
+        least_size: (width, height) that a JPEG may be reduced to as it is decoded; None: its full size.
     """
 
-    def __init__(self, picture: Image.Image, file: Cleaned, data: bytes) -> None:
-        self._picture: Image.Image | None = picture
-        self._data: bytes | None = data
-        self._least: tuple[int, int] | None = None  # (width, height) that a JPEG is drafted at
-        self._needed = 0  # while it is set aside
-        self._file_bytes = len(file.data)
-        self._kind = file.kind
-        self._many_scans = file.many_scans
-        self._baseline = file.baseline
-        self._full = picture.size
-        self._factor = 1.0
-        in_exif = orientation_in(picture.info.get("exif", b"")) if file.orientation is None else file.orientation
-        self._orientation = in_exif if in_exif in _TURNS else 1
-        turned = self._orientation >= 5
-        self.width, self.height = self._full[::-1] if turned else self._full
-
-    def shrink(self, enough_pixels: int) -> None:
-        """Allow a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, which makes large photos cheap.
-
-        Args:
-            enough_pixels: the longer side of the picture need not be longer than this; it never becomes shorter.
-        """
-        if self._kind != "JPEG" or self._picture is None:
-            return
-        width, height = self._full
-        shrink = max(1.0, max(width, height) / enough_pixels)
-        self._least = max(1, round(width / shrink)), max(1, round(height / shrink))
-        drafted = self._picture.draft(None, self._least)
-        self._factor = 1.0 if drafted is None else width / drafted[1][2]
-
-    def set_aside(self) -> None:
-        """Hold nothing of its own until it is decoded: the file as a decoder gets it is a copy, as long as the file."""
-        if self._picture is not None:
-            self._needed = self.bytes_needed
-            self._picture = None
-
-    @property
-    def is_quick(self) -> bool:
-        """Whether decoding it takes a few milliseconds at the most: a short baseline JPEG of at most 640 x 480 pixels.
-
-        Neither side is longer than 1024 pixels, and its colours need no profile.
-        """
-        if not self._baseline or self._picture is None or self._file_bytes > _QUICK_BYTES:
-            return False
-        plain = self._picture.mode in _QUICK_MODES and not self._picture.info.get("icc_profile")
-        return plain and math.prod(self._full) <= _QUICK_PIXELS and max(self._full) <= _QUICK_SIDE
-
-    @property
-    def bytes_needed(self) -> int:
-        """An upper bound of the memory that `decode` takes at its height, in bytes, its result included."""
-        if self._picture is None:
-            return self._needed
-        full, held = math.prod(self._full), math.prod(self._picture.size)
-        beside = _decoder_bytes(self._kind, self._picture, full, many_scans=self._many_scans)
-        needed = self._file_bytes + beside + held * _RGB_BYTES
-        if self._orientation != 1 or not _is_rgb(self._picture):
-            needed += held * _RGB_BYTES + _STRIP_BYTES
-        return needed
+    data: bytes
+    width: int
+    height: int
+    bytes_needed: int
+    least_size: tuple[int, int] | None
 
     def decode(self) -> DecodedImage:
         """Decode the pixels.
@@ -214,45 +130,156 @@ class OpenedImage:
         Raises:
             BrokenImageError: truncated or damaged.
         """
-        if self._data is None:
-            raise ValueError("the image was decoded already")
-        data, picture = self._data, self._picture
-        self._data, self._picture, self._needed = None, None, 0
         try:
-            if picture is None:
-                picture = self._opened_again(data)
-            del data
+            file = cleaned(self.data)
+            picture, factor = _open(file, self.least_size)
+            orientation = _orientation_of(picture, file)
             picture.load()
-            pixels = _to_rgb(picture)
-            del picture
-            if self._orientation != 1:
-                pixels = pixels.transpose(_TURNS[self._orientation])
+            if not file.has_end and not self._is_whole(file, picture):
+                raise BrokenImageError("the picture breaks off")
+            pixels = _upright(_to_rgb(picture), orientation)
         except MemoryError:
             raise
         except Exception as error:
-            raise BrokenImageError(_broken_after(self._file_bytes)) from error
-        full = (self.width, self.height)
-        to_pixels = _image_to_pixels(pixels.size, full, self._factor, self._orientation)
-        return DecodedImage(pixels, *full, to_pixels)
+            raise BrokenImageError(_broken(self.data)) from error
+        full = self.width, self.height
+        return DecodedImage(pixels, *full, _image_to_pixels(pixels.size, full, factor, orientation))
 
-    def _opened_again(self, data: bytes) -> Image.Image:
-        picture = Image.open(io.BytesIO(cleaned(data).data), formats=[self._kind])
-        if self._least is not None:
-            picture.draft(None, self._least)
-        return picture
+    def _is_whole(self, file: Cleaned, picture: Image.Image) -> bool:
+        """Whether a JPEG without the mark of its end has all of its pixels.
+
+        Then other bytes in front of that mark change nothing; else they are decoded in place of what is missing.
+        """
+        other = Cleaned(file.kind, file.data[:-2] + _FILLER + file.data[-2:], file.orientation)
+        filled, _ = _open(other, self.least_size)
+        filled.load()
+        rows = range(0, picture.height, 64)
+        return all(
+            picture.crop(strip).tobytes() == filled.crop(strip).tobytes()
+            for strip in ((0, top, picture.width, min(picture.height, top + 64)) for top in rows)
+        )
 
 
-def _decoder_bytes(kind: Kind, picture: Image.Image, pixels: int, *, many_scans: bool) -> int:
+def open_image(
+    data: bytes,
+    *,
+    max_pixels: int = 50_000_000,
+    longest_side: Callable[[tuple[int, int]], int] | None = None,
+) -> OpenedImage:
+    """Read an image file's header.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: largest width x height that is accepted.
+        longest_side: how many pixels the longer side needs, from the (width, height) of the full upright picture. A
+            JPEG is then decoded at 1/2, 1/4 or 1/8 of its size where that leaves as many, which makes large photos
+            cheap. None: all of them.
+
+    Raises:
+        As `decode_image`, and whatever `longest_side` raises.
+    """
+    try:
+        file = cleaned(data)
+        picture, _ = _open(file, None)
+    except UnknownFormatError as error:
+        raise _unsupported(str(error)) from error
+    except BrokenContainerError as error:
+        raise BrokenImageError(f"{_broken(data)}: {error}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLargeError(f"the image has too many pixels; at most {max_pixels} are allowed") from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise BrokenImageError(_broken(data)) from error
+    stored = picture.size
+    if math.prod(stored) > max_pixels:
+        raise ImageTooLargeError(
+            f"the image has {stored[0]} x {stored[1]} = {math.prod(stored)} pixels; at most {max_pixels} are allowed"
+        )
+    if picture.mode not in _READ_MODES:
+        raise _unsupported("its samples have more than 16 bits, or are not colours")
+    width, height = stored[::-1] if _orientation_of(picture, file) >= 5 else stored
+    enough = None if longest_side is None else longest_side((width, height))
+    least = None
+    if enough is not None and file.kind == "JPEG":
+        shrink = max(1.0, max(stored) / enough)
+        least = max(1, round(stored[0] / shrink)), max(1, round(stored[1] / shrink))
+        picture.draft(None, least)
+    return OpenedImage(data, width, height, _bytes_needed(file, picture, math.prod(stored)), least)
+
+
+def from_pillow(picture: Image.Image) -> Image.Image:
+    """A Pillow image as upright RGB: what decoding its file gives.
+
+    Raises:
+        UnsupportedImageError: its mode is none of those that files are read in.
+    """
+    if picture.mode not in _READ_MODES:
+        modes = ", ".join(sorted(_READ_MODES))
+        raise UnsupportedImageError(f"a Pillow image of mode {picture.mode!r} is not read; modes that are: {modes}")
+    orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
+    picture.load()
+    return _upright(_to_rgb(picture), orientation if orientation in _TURNS else 1)
+
+
+def from_array(pixels: NDArray[np.generic]) -> Image.Image:
+    """An array of pixels as RGB: uint8 [H, W], [H, W, 3] RGB or [H, W, 4] RGBA, or uint16 [H, W].
+
+    Raises:
+        UnsupportedImageError: of another shape or type.
+    """
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.ndim not in (2, 3) or (pixels.dtype.name, channels) not in _ARRAYS or 0 in pixels.shape:
+        raise UnsupportedImageError(
+            f"an array of {pixels.dtype} {list(pixels.shape)} is not read; arrays that are: uint8 [H, W], [H, W, 3] or"
+            " [H, W, 4], and uint16 [H, W]"
+        )
+    return from_pillow(Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+def _open(file: Cleaned, least_size: tuple[int, int] | None) -> tuple[Image.Image, float]:
+    """A picture whose pixels are not decoded yet, and how many times smaller than stored it will be."""
+    stream = io.BytesIO(file.data)
+    if file.kind == "HEIC":
+        return HeifImageFile(stream), 1.0
+    picture = Image.open(stream, formats=[file.kind])
+    if file.arithmetic and isinstance(picture, ImageFile.ImageFile):
+        picture.decodermaxblock = len(file.data)  # libjpeg cannot pause in the middle of it
+    stored_width = picture.width
+    drafted = picture.draft(None, least_size) if least_size is not None else None
+    return picture, 1.0 if drafted is None else stored_width / drafted[1][2]
+
+
+def _orientation_of(picture: Image.Image, file: Cleaned) -> int:
+    value = orientation_in(picture.info.get("exif", b"")) if file.orientation is None else file.orientation
+    return value if value in _TURNS else 1
+
+
+def _upright(picture: Image.Image, orientation: int) -> Image.Image:
+    return picture.transpose(_TURNS[orientation]) if orientation != 1 else picture
+
+
+def _bytes_needed(file: Cleaned, picture: Image.Image, stored_pixels: int) -> int:
+    held = math.prod(picture.size)
+    needed = len(file.data) + _decoder_bytes(file, picture, stored_pixels) + held * _RGB_BYTES
+    if _orientation_of(picture, file) != 1 or not _is_rgb(picture):
+        needed += held * _RGB_BYTES + _STRIP_BYTES
+    if not file.has_end:
+        needed += held * _RGB_BYTES
+    return needed
+
+
+def _decoder_bytes(file: Cleaned, picture: Image.Image, pixels: int) -> int:
     """What a format's decoder holds beside its result, as measured (`benchmarks/decoding.py`)."""
-    match kind:
+    match file.kind:
         case "JPEG":  # one of several scans is held whole as coefficients of 16 bits, whatever size comes out
-            return 2 * len(picture.getbands()) * pixels if many_scans else 0
+            return 2 * len(picture.getbands()) * pixels if file.many_scans else 0
         case "WEBP":
             return 13 * pixels
         case "AVIF":
             return 14 * pixels
-        case "TIFF":  # a strip may be the whole picture
-            return 8 * pixels
+        case "HEIC":
+            return 16 * pixels
         case _:
             return 0
 
@@ -336,13 +363,9 @@ def _profile_to_srgb(picture: Image.Image) -> Callable[[Image.Image], Image.Imag
 
 
 def _unsupported(what_it_is: str) -> UnsupportedImageError:
-    reason = f": {what_it_is}" if what_it_is else ""
-    return UnsupportedImageError(f"the content is not an image of a supported format ({', '.join(FORMATS)}){reason}")
+    reason = f"{what_it_is}; " if what_it_is else "the content is not an image of a format that is read; "
+    return UnsupportedImageError(f"{reason}send {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
 
 
 def _broken(data: bytes) -> str:
-    return _broken_after(len(data))
-
-
-def _broken_after(size: int) -> str:
-    return f"the image could not be decoded: the file ({size} bytes) is truncated or damaged"
+    return f"the image could not be decoded: the file ({len(data)} bytes) is truncated or damaged"

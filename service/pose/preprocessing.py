@@ -1,10 +1,11 @@
-"""From an upright picture to the model's input: the only place where pixels are resampled.
+"""From an upright picture to the model's input and back: the only place where pixels are resampled.
 
-Serving and training both come through `warp`, so a network sees the same sampling in both. The same affine map that
-moves the pixels moves the labels, and its inverse carries predictions back.
+Serving and training both use `warp`, so a network sees the same sampling in both. A `Crop` keeps the affine map that
+moved its pixels; `Crop.to_image` carries keypoints back through the inverse.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -28,19 +29,38 @@ def hand_box_to_crop(box_in_image: Box) -> Box:
     return box_in_image.squared().scaled(CROP_PADDING)
 
 
-def crop(image: DecodedImage, region_in_image: Box, input_size: tuple[int, int]) -> tuple[NDArray[np.uint8], Affine]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Crop:
+    """A region of a picture as the model sees it.
+
+    Attributes:
+        pixels: uint8 RGB [height, width, 3], the model's input.
+        image_to_input: affine map from continuous pixels of the picture to those of the input.
+    """
+
+    pixels: NDArray[np.uint8]
+    image_to_input: Affine
+
+    def to_image(self, points_in_input: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Points [..., 2], (x, y) in continuous pixels of the input, in those of the picture: float64 [..., 2]."""
+        return self.image_to_input.inverse().apply(points_in_input)
+
+    @property
+    def image_pixels_per_input_pixel(self) -> float:
+        """How long a pixel of the input is in the picture; above 1 where the crop shrinks it."""
+        return 1 / self.image_to_input.scale
+
+
+def crop(image: DecodedImage, region_in_image: Box, input_size: tuple[int, int]) -> Crop:
     """Letterbox a region of the picture into the model's input.
 
     Args:
         image: the picture.
         region_in_image: what to show, in pixels of the full picture; it may reach over the edges.
         input_size: (width, height) of the input in pixels.
-
-    Returns:
-        The input, uint8 RGB [height, width, 3], and the affine map from image to input coordinates.
     """
     image_to_input = crop_affine(region_in_image, input_size)
-    return show(image, image_to_input, input_size), image_to_input
+    return Crop(show(image, image_to_input, input_size), image_to_input)
 
 
 def show(image: DecodedImage, image_to_input: Affine, input_size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -17,8 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.inference.access import Caller, Doorkeeper, asked_by
 from service.inference.errors import ServiceError
 from service.inference.ports import Clock
-from service.inference.tracing import request_id_from
-from service.rest.observing import RequestObserver
+from service.inference.requests import RequestObserver, request_id_from
 from service.rest.problems import HttpError, http_problem, problem_of, response_to
 
 STREAM_PROTOCOL: Final = "handpose.v1"
@@ -82,7 +81,7 @@ class AccessGate:
             await self._app(scope, receive, send)
 
     def _admit(self, scope: Scope) -> Caller:
-        caller = self._doorkeeper.admit(_authorization(scope), (scope.get("client") or ("unknown",))[0])
+        caller = self._doorkeeper.admit(_key_shown(scope), (scope.get("client") or ("unknown",))[0])
         if scope["path"] in _COST_AN_IMAGE:
             caller.take()
         return caller
@@ -162,13 +161,15 @@ def _has_body(scope: Scope) -> bool:
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
-def _authorization(scope: Scope) -> str | None:
-    """What a request shows: its header, or, on a WebSocket, the subprotocol that holds a key."""
-    shown = Headers(scope=scope).get("authorization")
-    if shown is None and scope["type"] == "websocket":
+def _key_shown(scope: Scope) -> str | None:
+    """The key that a request shows: in its header or, on a WebSocket, in a subprotocol."""
+    scheme, _, key = Headers(scope=scope).get("authorization", "").strip().partition(" ")
+    if scheme.lower() == "bearer":
+        return key.strip()
+    if not scheme and scope["type"] == "websocket":
         keys = [each for each in scope.get("subprotocols", ()) if each.startswith(KEY_PROTOCOL)]
-        shown = f"Bearer {keys[0].removeprefix(KEY_PROTOCOL)}" if keys else None
-    return shown
+        return keys[0].removeprefix(KEY_PROTOCOL) if keys else None
+    return None
 
 
 def _take_key_out(scope: Scope) -> None:

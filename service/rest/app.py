@@ -1,34 +1,29 @@
 """The REST application, put together from what it is given."""
 
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
 from http import HTTPStatus
 from typing import Final
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from service.inference.access import Doorkeeper
+from service.inference.decoding import ImageDecoder
 from service.inference.errors import FieldError, InvalidInputError, ServiceError
-from service.inference.failures import let_go_of_frames
 from service.inference.models import ModelReference
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
-from service.inference.tracing import NoTracer, Tracer
+from service.inference.requests import RequestObserver
 from service.rest.access import AccessGate, OriginCheck
-from service.rest.direct import DirectWay, FailureHandler
-from service.rest.middleware import RequestFrame
-from service.rest.observing import RequestObserver
+from service.rest.middleware import RequestContext
 from service.rest.openapi import describe
 from service.rest.pages import page_routes
 from service.rest.policy import RestPolicy
 from service.rest.problems import CLIENT_GONE, HttpError, http_problem, reported_problem, response_to
 from service.rest.routes import (
-    HAND_POSE_PATH,
     Metrics,
     hand_pose_routes,
     information_routes,
@@ -50,41 +45,39 @@ _HEADERS_TO_READ: Final = ("X-Model-Variant", "X-Request-Id", "Retry-After")
 def create_app(
     *,
     predictor: Predictor,
+    decoder: ImageDecoder,
     backend: Backend,
     observer: RequestObserver,
     metrics: Metrics,
     not_ready: Callable[[], Awaitable[str | None]],
     clock: Clock,
-    workers: Executor,
     default_model: Callable[[], ModelReference],
     policy: RestPolicy,
-    tracer: Tracer | None = None,
     doorkeeper: Doorkeeper | None = None,
 ) -> FastAPI:
     """The ASGI application.
 
     Args:
         predictor: answers requests.
+        decoder: decodes pictures to draw on.
         backend: asked for its models only.
         observer: is told of every request.
         metrics: gives everything measured, in a text format that an Accept header takes, and its Content-Type.
         not_ready: why requests would fail now, or None.
         clock: time; the predictor's deadlines are in it.
-        workers: threads for drawing and for parsing long bodies.
         default_model: what the router answers requests with that name no model, now; shown in /v1/models.
         policy: what REST allows.
-        tracer: keeps the traces of requests; None keeps none.
         doorkeeper: knows the keys that requests need; None: they need none.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    hand_pose = hand_pose_routes(predictor=predictor, observer=observer, clock=clock, workers=workers, policy=policy)
-    app.include_router(hand_pose)
+    app.include_router(
+        hand_pose_routes(predictor=predictor, decoder=decoder, observer=observer, clock=clock, policy=policy)
+    )
     app.include_router(information_routes(backend=backend, default_model=default_model))
     app.include_router(operation_routes(metrics=metrics if policy.metrics else None, not_ready=not_ready))
     app.include_router(page_routes(lambda: describe(app)))
     _add_exception_handlers(app)
-    app.add_middleware(DirectWay, route=_route_at(HAND_POSE_PATH, hand_pose), failures=_FAILURES)
-    _add_middleware(app, observer, clock, policy, tracer or NoTracer(), doorkeeper)
+    _add_middleware(app, observer, clock, policy, doorkeeper)
     return app
 
 
@@ -101,7 +94,7 @@ def create_admin_app(
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.include_router(operation_routes(metrics=metrics, not_ready=not_ready))
     _add_exception_handlers(app)
-    app.add_middleware(RequestFrame, clock=clock, tracer=NoTracer())
+    app.add_middleware(RequestContext, clock=clock)
     return app
 
 
@@ -110,16 +103,11 @@ def _add_exception_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
 
-def _route_at(path: str, router: APIRouter) -> APIRoute:
-    return next(each for each in router.routes if isinstance(each, APIRoute) and each.path == path)
-
-
 def _add_middleware(
     app: FastAPI,
     observer: RequestObserver,
     clock: Clock,
     policy: RestPolicy,
-    tracer: Tracer,
     doorkeeper: Doorkeeper | None,
 ) -> None:
     """What surrounds the routes, from the inside out."""
@@ -137,14 +125,12 @@ def _add_middleware(
             allow_headers=_HEADERS_TO_SEND,
             expose_headers=_HEADERS_TO_READ,
         )
-    app.add_middleware(RequestFrame, clock=clock, tracer=tracer, hsts_s=policy.hsts_s)
+    app.add_middleware(RequestContext, clock=clock, observer=observer, hsts_s=policy.hsts_s)
 
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    problem = reported_problem(error, request)
-    let_go_of_frames(error)
-    return response_to(problem)
+    return response_to(reported_problem(error, request))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -176,13 +162,12 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     )
 
 
-async def _sender_left(_request: Request, error: Exception) -> Response:
+async def _sender_left(_request: Request, _error: Exception) -> Response:
     """Nobody receives this; the status is for the log."""
-    let_go_of_frames(error)
     return Response(status_code=CLIENT_GONE)
 
 
-_FAILURES: Final[dict[type[Exception], FailureHandler]] = {
+_FAILURES: Final[dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]] = {
     ServiceError: _service_error,
     HttpError: _http_error,
     RequestValidationError: _validation_error,

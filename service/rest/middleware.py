@@ -7,6 +7,7 @@ sender going away.
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from http import HTTPMethod, HTTPStatus
 from typing import Final
 
@@ -14,17 +15,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.inference.errors import InternalError, UnavailableError
-from service.inference.ports import Clock
-from service.inference.tracing import (
-    Attribute,
-    RequestSpan,
-    Tracer,
-    Untraced,
-    entered,
-    request_id_from,
-    trace_id_of,
-    traceparent_from,
-)
+from service.inference.ports import Attribute, Clock
+from service.inference.requests import RequestObserver, RequestTrace, request_id_from
 from service.rest.problems import problem_of, response_to
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
@@ -48,17 +40,17 @@ _METHODS: Final = frozenset(HTTPMethod)
 logger = logging.getLogger(__name__)
 
 
-class RequestFrame:
-    """Frames every request; see the module.
+class RequestContext:
+    """Surrounds every request; see the module.
 
     Sets `request.state.request_id`, and `request.state.arrived` in the clock's time. `hsts_s` is for how many seconds
     browsers shall not come back without TLS; 0 says nothing.
     """
 
-    def __init__(self, app: ASGIApp, *, clock: Clock, tracer: Tracer, hsts_s: int = 0) -> None:
+    def __init__(self, app: ASGIApp, *, clock: Clock, observer: RequestObserver | None = None, hsts_s: int = 0) -> None:
         self._app = app
         self._clock = clock
-        self._tracer = tracer
+        self._observer = observer
         hsts = (("Strict-Transport-Security", f"max-age={hsts_s}"),) if hsts_s else ()
         self._headers = [
             (name.lower().encode("ascii"), value.encode("ascii")) for name, value in (*_SAFE_HEADERS, *hsts)
@@ -68,57 +60,65 @@ class RequestFrame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        request_id = request_id_from(headers.get(REQUEST_ID_HEADER))
-        span = self._span_of(scope, headers, request_id)
+        request_id = request_id_from(Headers(scope=scope).get(REQUEST_ID_HEADER))
         arrived = self._clock.time()
         scope.setdefault("state", {}).update(request_id=request_id, arrived=arrived)
         status: int | None = None
 
-        async def framed_send(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": self._framed(message.get("headers", ()), request_id)}
+                message = {**message, "headers": self._with_ours(message.get("headers", ()), request_id)}
             await send(message)
 
-        try:
-            with entered(span):
-                try:
-                    await self._app(scope, receive, framed_send)
-                finally:
-                    _say_how_it_ended(span, scope, status)
-        except asyncio.CancelledError:
-            # Only the server cancels a request: it stops, and will wait no longer.
-            if status is not None or (task := asyncio.current_task()) is None:
-                raise
-            task.uncancel()
-            stopped = UnavailableError("the service stopped before there was an answer", retry_after_s=1.0)
-            problem = problem_of(stopped, instance=scope["path"], request_id=request_id)
-            await response_to(problem)(scope, receive, framed_send)
-        except Exception:
-            logger.exception("%s %s failed", scope["method"], _shown(scope["path"]), extra={"request_id": request_id})
-            if status is not None:  # half an answer is out: all that is left is to cut it off
-                raise
-            problem = problem_of(InternalError("unexpected"), instance=scope["path"], request_id=request_id)
-            await response_to(problem)(scope, receive, framed_send)
-        finally:
-            logger.log(
-                logging.DEBUG if scope["path"] in _QUIET_PATHS else logging.INFO,
-                "%s %s",
-                scope["method"],
-                _shown(scope["path"]),
-                extra={
-                    "status": status,
-                    "duration_ms": round((self._clock.time() - arrived) * 1000, 1),
-                    "request_id": request_id,
-                    "trace_id": trace_id_of(span.traceparent),
-                    "client": (scope.get("client") or (None,))[0],
-                    "key": scope["state"].get("key_name"),
-                },
-            )
+        with self._trace_of(scope, request_id) as trace:
+            try:
+                await self._app(scope, receive, send_with_headers)
+            except asyncio.CancelledError:
+                # Only the server cancels a request: it stops, and will wait no longer.
+                if status is not None or (task := asyncio.current_task()) is None:
+                    raise
+                task.uncancel()
+                stopped = UnavailableError("the service stopped before there was an answer", retry_after_s=1.0)
+                problem = problem_of(stopped, instance=scope["path"], request_id=request_id)
+                await response_to(problem)(scope, receive, send_with_headers)
+            except Exception:
+                shown = _shown(scope["path"])
+                logger.exception("%s %s failed", scope["method"], shown, extra={"request_id": request_id})
+                if status is not None:  # half an answer is out: all that is left is to cut it off
+                    raise
+                problem = problem_of(InternalError("unexpected"), instance=scope["path"], request_id=request_id)
+                await response_to(problem)(scope, receive, send_with_headers)
+            finally:
+                if trace is not None:
+                    _say_how_it_ended(trace, scope, status)
+                self._log(scope, status, arrived)
 
-    def _framed(self, headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+    def _trace_of(self, scope: Scope, request_id: str) -> AbstractContextManager[RequestTrace | None]:
+        if self._observer is None or scope["path"] in _QUIET_PATHS:
+            return nullcontext()
+        method = _method(scope)
+        attributes: dict[str, Attribute] = {"http.request.method": method, "url.scheme": scope["scheme"]}
+        caller = Headers(scope=scope).get("traceparent")
+        return self._observer.request(method, request_id=request_id, caller=caller, attributes=attributes)
+
+    def _log(self, scope: Scope, status: int | None, arrived: float) -> None:
+        logger.log(
+            logging.DEBUG if scope["path"] in _QUIET_PATHS else logging.INFO,
+            "%s %s",
+            scope["method"],
+            _shown(scope["path"]),
+            extra={
+                "status": status,
+                "duration_ms": round((self._clock.time() - arrived) * 1000, 1),
+                "request_id": scope["state"]["request_id"],
+                "client": (scope.get("client") or (None,))[0],
+                "key": scope["state"].get("key_name"),
+            },
+        )
+
+    def _with_ours(self, headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
         """An answer's headers as ASGI has them, names in lower case: with the id, and what it does not say itself."""
         kept = [each for each in headers if each[0] != _ID_NAME]
         named = {name for name, _ in kept}
@@ -126,23 +126,15 @@ class RequestFrame:
         kept += [each for each in self._headers if each[0] not in named]
         return kept
 
-    def _span_of(self, scope: Scope, headers: Headers, request_id: str) -> RequestSpan:
-        traceparent = traceparent_from(headers.get("traceparent"))
-        if scope["path"] in _QUIET_PATHS:
-            return Untraced(traceparent)
-        method = _method(scope)
-        attributes: dict[str, Attribute] = {"http.request.method": method, "url.scheme": scope["scheme"]}
-        return self._tracer.request(method, traceparent, request_id=request_id, **attributes)
 
-
-def _say_how_it_ended(span: RequestSpan, scope: Scope, status: int | None) -> None:
+def _say_how_it_ended(trace: RequestTrace, scope: Scope, status: int | None) -> None:
     """Without a status so far, the answer will be that the service failed."""
     attributes: dict[str, Attribute] = {"http.response.status_code": status or HTTPStatus.INTERNAL_SERVER_ERROR}
     name = _method(scope)
     if (route := getattr(scope.get("route"), "path", None)) is not None:
         attributes["http.route"] = route
         name = f"{name} {route}"
-    span.answered(name, attributes, failed=status is None or status >= HTTPStatus.INTERNAL_SERVER_ERROR)
+    trace.answered(name, attributes, failed=status is None or status >= HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def _shown(path: str) -> str:

@@ -4,13 +4,12 @@ Bodies are bounded while they are read. Nothing is decoded here but JSON, base64
 found out by the predictor.
 """
 
-import asyncio
+import base64
+import codecs
 import io
 import re
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Final
 
 from fastapi import Request
@@ -22,8 +21,10 @@ from starlette.requests import ClientDisconnect
 
 from service.inference.errors import FieldError, InvalidInputError, TooLargeError, UnsupportedTypeError
 from service.pose.geometry import Box
-from service.rest.long_json import STAND_IN, TooMuchBesideError, from_base64, pieces_of, without_long_text
 from service.rest.schemas import HandPoseRequest
+
+MAX_JSON_BYTES: Final = 2 * 1024 * 1024
+"""JSON is parsed whole, with the image in it as text; larger images are sent raw or as a form."""
 
 IMAGE_FIELD: Final = "image"
 ROI_FIELD: Final = "roi"
@@ -35,12 +36,14 @@ _ALLOWED: Final = (
     f"send an image file as the body (Content-Type: image/jpeg, image/png, ... or {_ANY_BYTES}),"
     f' as the field "{IMAGE_FIELD}" of {_MULTIPART}, or as base64 in {_JSON}: {{"{IMAGE_FIELD}": "..."}}'
 )
+_JSON_TOO_LARGE: Final = f" as {_JSON}; send the image file itself as the body, or as a form"
 _MAX_TEXT_FIELD_BYTES: Final = 4096
-_SMALL_JSON_BYTES: Final = 64 * 1024  # parsed in one go, and where we are: a thread costs more
+_SHORT_JSON_BYTES: Final = 64 * 1024
 _JSON_ITEMS: Final = 64  # values and objects that a request's JSON may have beside its rois' own
 _JSON_ITEMS_OF_A_ROI: Final = 8
-_LINK: Final = re.compile(rb"\s*(?:[a-z][a-z0-9+.-]{0,15}:)?//|\s*(?:https?|ftp|file|blob|s3|gs):", re.IGNORECASE)
-_DATA_URI: Final = re.compile(rb"data:[^,]{0,256};base64,", re.IGNORECASE)
+_LINK: Final = re.compile(r"\s*(?:[a-z][a-z0-9+.-]{0,15}:)?//|\s*(?:https?|ftp|file|blob|s3|gs):", re.IGNORECASE)
+_URL_SAFE_TO_STANDARD: Final = str.maketrans("-_", "+/")
+_DATA_URI: Final = re.compile(r"data:[^,]{0,256};base64,", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,7 @@ class ImageAndRois:
     rois: tuple[Box, ...] = ()
 
 
-async def read_image(
-    request: Request, roi_texts: Sequence[str], *, max_body_bytes: int, max_rois: int, workers: Executor
-) -> ImageAndRois:
+async def read_image(request: Request, roi_texts: Sequence[str], *, max_body_bytes: int, max_rois: int) -> ImageAndRois:
     """Read the one image of a request, whichever of the three kinds its body is.
 
     Args:
@@ -61,7 +62,6 @@ async def read_image(
         roi_texts: the values of the query's `roi`.
         max_body_bytes: longest body.
         max_rois: text fields of a multipart body; their number is bounded while it is read.
-        workers: threads for parsing what is long.
 
     Raises:
         InvalidInputError, UnsupportedTypeError, TooLargeError: with a code that says which mistake it was.
@@ -74,11 +74,7 @@ async def read_image(
             raise InvalidInputError(f'the file in the field "{IMAGE_FIELD}" is empty', code="empty_image")
         return ImageAndRois(form.images[0], _rois_from_one_place(roi_texts, form.rois))
     if kind == _JSON:
-        body = await _read_body(request, max_body_bytes)
-        if len(body) <= _SMALL_JSON_BYTES:
-            parsed = _parse_json(body, max_rois)
-        else:
-            parsed = await asyncio.get_running_loop().run_in_executor(workers, _parse_json, body, max_rois)
+        parsed = _parse_json(await _read_body(request, min(max_body_bytes, MAX_JSON_BYTES), _JSON_TOO_LARGE), max_rois)
         return ImageAndRois(parsed.image, _rois_from_one_place(roi_texts, parsed.rois))
     if kind is None or kind == _ANY_BYTES or kind.startswith("image/"):
         body = await _read_body(request, max_body_bytes)
@@ -167,8 +163,9 @@ async def _bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes, No
             yield chunk
 
 
-async def _read_body(request: Request, max_bytes: int) -> bytes:
-    _check_announced_length(request, max_bytes)
+async def _read_body(request: Request, max_bytes: int, advice: str = "") -> bytes:
+    """The whole body, at least one byte. TooLargeError, with the advice, if it is longer than allowed."""
+    _check_announced_length(request, max_bytes, advice)
     body, more = await _next_chunk(request)
     if more:  # else it is all there, as of most pictures, and need not be copied
         buffer = io.BytesIO()  # grows in place: chunks and what they are joined to would be twice the memory
@@ -178,16 +175,16 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
             buffer.write(chunk)
         body = buffer.getvalue()
     if len(body) > max_bytes:
-        raise _too_long(max_bytes)
+        raise _too_long(max_bytes, advice)
     if not body:
         raise InvalidInputError(f"the body is empty; {_ALLOWED}", code="empty_body")
     return body
 
 
-def _check_announced_length(request: Request, max_bytes: int) -> None:
+def _check_announced_length(request: Request, max_bytes: int, advice: str = "") -> None:
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdecimal() and int(announced[:18]) > max_bytes:
-        raise _too_long(max_bytes)
+        raise _too_long(max_bytes, advice)
 
 
 async def _next_chunk(request: Request) -> tuple[bytes, bool]:
@@ -198,39 +195,30 @@ async def _next_chunk(request: Request) -> tuple[bytes, bool]:
     return message.get("body", b""), message.get("more_body", False)
 
 
-def _too_long(max_bytes: int) -> TooLargeError:
-    return TooLargeError(f"the body is longer than {max_bytes} bytes, the most that is read", code="body_too_large")
+def _too_long(max_bytes: int, advice: str = "") -> TooLargeError:
+    return TooLargeError(
+        f"the body is longer than {max_bytes} bytes, the most that is read{advice}", code="body_too_large"
+    )
 
 
 # JSON
 
 
 def _parse_json(body: bytes, max_rois: int) -> ImageAndRois:
-    long_text = None
-    if len(body) > _SMALL_JSON_BYTES:
-        try:
-            body, long_text = without_long_text(body, _SMALL_JSON_BYTES)
-        except TooMuchBesideError as error:
-            raise TooLargeError(
-                f"the JSON has {error} beside the image, the most that are read", code="json_too_complex"
-            ) from error
-        # Their number is that of the values, known before any is made.
-        items = body.count(b"{") + body.count(b"[") + body.count(b",")
-        most = _JSON_ITEMS + _JSON_ITEMS_OF_A_ROI * max_rois
-        if items > most:
-            raise TooLargeError(
-                f"the JSON has {items} values, and at most {most} are read beside the image", code="json_too_complex"
-            )
+    body = body.removeprefix(codecs.BOM_UTF8)
+    # Each value costs far more than its bytes, so those of a long body are counted before any is made.
+    items = body.count(b"{") + body.count(b"[") + body.count(b",")
+    most = _JSON_ITEMS + _JSON_ITEMS_OF_A_ROI * max_rois
+    if len(body) > _SHORT_JSON_BYTES and items > most:
+        raise TooLargeError(
+            f"the JSON has {items} values, and at most {most} are read beside the image", code="json_too_complex"
+        )
     try:
         request = HandPoseRequest.model_validate_json(body)
     except ValidationError as error:
         raise _wrong_json(error) from error
     rois = tuple(Box(roi.x, roi.y, roi.width, roi.height) for roi in request.rois)
-    if long_text is not None and request.image == STAND_IN:
-        pieces = pieces_of(long_text)
-    else:
-        pieces = iter((request.image.encode(),))
-    return ImageAndRois(_from_base64(pieces), rois)
+    return ImageAndRois(_from_base64(request.image), rois)
 
 
 def _wrong_json(error: ValidationError) -> InvalidInputError:
@@ -254,20 +242,20 @@ def _path(location: Sequence[int | str]) -> str:
     return text[:128] or "body"
 
 
-def _from_base64(pieces: Iterator[bytes]) -> bytes:
+def _from_base64(text: str) -> bytes:
+    if text[:5].lower() == "data:":
+        prefix = _DATA_URI.match(text)
+        if prefix is None:
+            raise _wrong_base64("a data URI must be in base64: data:image/jpeg;base64,...")
+        text = text[prefix.end() :]
+    elif _LINK.match(text[:64]):
+        message = "must be the image file itself in base64; the service fetches nothing from elsewhere"
+        raise InvalidInputError(
+            f"{IMAGE_FIELD}: {message}", code="link_not_fetched", errors=[FieldError(IMAGE_FIELD, message)]
+        )
     try:
-        first = next(pieces, b"")
-        if first[:5].lower() == b"data:":
-            prefix = _DATA_URI.match(first)
-            if prefix is None:
-                raise _wrong_base64("a data URI must be in base64: data:image/jpeg;base64,...")
-            first = first[prefix.end() :]
-        elif _LINK.match(first[:64]):
-            message = "must be the image file itself in base64; the service fetches nothing from elsewhere"
-            raise InvalidInputError(
-                f"{IMAGE_FIELD}: {message}", code="link_not_fetched", errors=[FieldError(IMAGE_FIELD, message)]
-            )
-        data = from_base64(chain((first,), pieces))
+        # RFC 4648 has two alphabets, which differ in two characters.
+        data = base64.b64decode("".join(text.split()).translate(_URL_SAFE_TO_STANDARD), validate=True)
     except ValueError as error:
         raise _wrong_base64("must be the image file in base64, or a data URI in base64") from error
     if not data:

@@ -8,8 +8,8 @@ from fastapi import Request, Response
 
 from service.answers import PROBLEM_TYPES, error_values, problem_values
 from service.inference.errors import ErrorKind, ServiceError
-from service.inference.failures import report
 from service.inference.keys import without_keys
+from service.inference.requests import report
 from service.rest.schemas import Problem
 
 MEDIA_TYPE: Final = "application/problem+json"

@@ -1,14 +1,16 @@
 """From estimates to what goes over the wire: JSON, or the picture with the skeleton drawn on it."""
 
 import io
+from collections.abc import Sequence
 from typing import Final, Literal
 
+from PIL import Image
 from pydantic_core import to_json
 
 from service.answers import estimate_values
-from service.inference.errors import InternalError
-from service.inference.models import ModelReference, ServedModel
-from service.inference.predictor import Estimate
+from service.inference.estimates import Estimate
+from service.inference.estimates import Hand as FoundHand
+from service.inference.models import STABLE_LABEL, ModelReference, ServedModel
 from service.pose.drawing import FINGER_COLOURS, draw_hand
 from service.pose.keypoints import KEYPOINT_NAMES, SKELETON_EDGES, finger_of
 from service.rest.problems import HttpError
@@ -79,15 +81,9 @@ def hand_pose_json(estimate: Estimate, request_id: str) -> bytes:
     return to_json(estimate_values(estimate, request_id))
 
 
-def picture_with_hands(estimate: Estimate, media_type: MediaType) -> bytes:
-    """The upright picture with every hand drawn on it, as an image file. Blocks: call it in a thread.
-
-    The estimate must hold the picture's pixels (`EstimateRequest.full_picture`).
-    """
-    picture = estimate.picture.pixels
-    if picture is None:
-        raise InternalError("a picture can only be drawn on where the request kept its pixels")
-    for each in estimate.hands:
+def picture_with_hands(picture: Image.Image, hands: Sequence[FoundHand], media_type: MediaType) -> bytes:
+    """The upright picture with every hand drawn on it, as an image file. Blocks: call it in a thread."""
+    for each in hands:
         picture = draw_hand(picture, each.keypoints_in_image, each.scores)
     buffer = io.BytesIO()
     picture.save(buffer, **_PICTURE_OPTIONS[media_type])  # type: ignore[arg-type]
@@ -143,4 +139,4 @@ def _answers(model: ServedModel, default: ModelReference) -> bool:
         return False
     if default.version is not None:
         return model.version == default.version
-    return (default.label or "stable") in model.labels
+    return (default.label or STABLE_LABEL) in model.labels

@@ -2,23 +2,26 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from concurrent.futures import Executor
 from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.inference.access import charge
-from service.inference.batching import Priority
+from service.inference.decoding import ImageDecoder
 from service.inference.errors import InvalidInputError, ServiceError, UnavailableError
-from service.inference.failures import as_service_error, let_go_of_frames
+from service.inference.estimates import Estimate, EstimateRequest, Priority
 from service.inference.models import ModelReference
 from service.inference.ports import Backend, Clock
-from service.inference.predictor import Estimate, EstimateRequest, Predictor
-from service.inference.tracing import client_id_from, part
+from service.inference.predictor import Predictor
+from service.inference.requests import (
+    RequestObserver,
+    as_service_error,
+    client_id_from,
+    observed_failure,
+    observed_image,
+)
 from service.rest import openapi
-from service.rest.limits import count_answer
-from service.rest.observing import RequestObserver, observed_failure, observed_image, observed_request
 from service.rest.parsing import parse_timeout, read_image, read_images
 from service.rest.policy import RestPolicy
 from service.rest.problems import reported_problem
@@ -32,13 +35,14 @@ from service.rest.rendering import (
     skeleton,
 )
 from service.rest.schemas import Batch, BatchItem, HandPose, Models, Skeleton, Status
+from service.rest.uploads import count_answer
 
 HAND_POSE_PATH: Final = "/v1/hand-pose"
 MODEL_HEADER: Final = "X-Model-Variant"
 CLIENT_HEADER: Final = "X-Client-Id"
 TIMEOUT_HEADER: Final = "X-Request-Timeout-Ms"
 
-Metrics = Callable[[str | None], Awaitable[tuple[bytes, str]]]
+Metrics = Callable[[str | None], tuple[bytes, str]]
 """Everything measured, in a format that an Accept header takes, and the Content-Type of it."""
 
 _JSON: Final = "application/json"
@@ -48,7 +52,7 @@ T = TypeVar("T")
 
 
 def hand_pose_routes(
-    *, predictor: Predictor, observer: RequestObserver, clock: Clock, workers: Executor, policy: RestPolicy
+    *, predictor: Predictor, decoder: ImageDecoder, observer: RequestObserver, clock: Clock, policy: RestPolicy
 ) -> APIRouter:
     """The two calls that find hands; see `service.rest.app.create_app` for the arguments."""
     router = APIRouter(tags=["hands"])
@@ -58,17 +62,18 @@ def hand_pose_routes(
         arrived, request_id = request.scope["state"]["arrived"], request.scope["state"]["request_id"]
         asked_for = request.headers.get(MODEL_HEADER)
         with (
-            observed_request(observer),
-            observed_image(observer, clock, arrived=arrived, asked_for=asked_for) as outcome,
+            observer.in_flight(),
+            observed_image(
+                observer, clock, since=arrived, asked_for=asked_for, disconnected=(ClientDisconnect,)
+            ) as outcome,
         ):
             media_type = choose_media_type(request.headers.get("accept"))
-            deadline, client_id = _deadline(request), client_id_from(request.headers.get(CLIENT_HEADER))
+            deadline, client_id = _deadline(request), client_id_from(request.headers.get(CLIENT_HEADER), CLIENT_HEADER)
             given = await read_image(
                 request,
                 request.query_params.getlist("roi") if request.scope["query_string"] else (),
                 max_body_bytes=policy.max_body_bytes,
                 max_rois=policy.max_rois,
-                workers=workers,
             )
             estimate = await _unless_sender_leaves(
                 request,
@@ -79,7 +84,6 @@ def hand_pose_routes(
                         rois=given.rois,
                         asked_for=asked_for,
                         client_id=client_id,
-                        full_picture=media_type != _JSON,
                     )
                 ),
             )
@@ -87,8 +91,8 @@ def hand_pose_routes(
             headers = {MODEL_HEADER: served_by(estimate.model)}
             if media_type == _JSON:
                 return Response(hand_pose_json(estimate, request_id), headers=headers, media_type=_JSON)
-            loop = asyncio.get_running_loop()
-            picture = await loop.run_in_executor(workers, picture_with_hands, estimate, media_type)
+            async with decoder.open(given.image, deadline=deadline) as image:
+                picture = await decoder.run(picture_with_hands, image.pixels, estimate.hands, media_type)
             count_answer(request.scope, len(picture))
             return Response(picture, headers=headers, media_type=media_type)
 
@@ -99,8 +103,8 @@ def hand_pose_routes(
 
         async def estimate(index: int, image: bytes, deadline: float, client_id: str | None) -> Estimate:
             with (
-                part("image", index=index),
-                observed_image(observer, clock, arrived=arrived, asked_for=asked_for) as outcome,
+                observer.part("image", index=index),
+                observed_image(observer, clock, since=arrived, asked_for=asked_for) as outcome,
             ):
                 if not image:
                     raise InvalidInputError("the file is empty", code="empty_image")
@@ -118,9 +122,14 @@ def hand_pose_routes(
                 return _failed_item(index, as_service_error(error), request)
             return BatchItem(index=index, status=200, result=result)
 
-        with observed_request(observer):
-            with observed_failure(observer, clock, arrived=arrived, asked_for=asked_for):
-                deadline, client_id = _deadline(request), client_id_from(request.headers.get(CLIENT_HEADER))
+        with observer.in_flight():
+            with observed_failure(
+                observer, clock, since=arrived, asked_for=asked_for, disconnected=(ClientDisconnect,)
+            ):
+                deadline, client_id = (
+                    _deadline(request),
+                    client_id_from(request.headers.get(CLIENT_HEADER), CLIENT_HEADER),
+                )
                 images = await read_images(
                     request, max_body_bytes=policy.max_body_bytes, max_images=policy.max_batch_images
                 )
@@ -179,7 +188,7 @@ def operation_routes(*, metrics: Metrics | None, not_ready: Callable[[], Awaitab
 
         @router.get("/metrics", tags=["operation"], response_class=Response, **openapi.METRICS)
         async def show_metrics(request: Request) -> Response:
-            body, media_type = await metrics(request.headers.get("accept"))
+            body, media_type = metrics(request.headers.get("accept"))
             return Response(body, media_type=media_type)
 
     return router
@@ -187,7 +196,6 @@ def operation_routes(*, metrics: Metrics | None, not_ready: Callable[[], Awaitab
 
 def _failed_item(index: int, error: ServiceError, request: Request) -> BatchItem:
     problem = reported_problem(error, request)
-    let_go_of_frames(error)
     return BatchItem(index=index, status=problem.status, problem=problem)
 
 

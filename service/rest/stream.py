@@ -19,14 +19,18 @@ from service.inference.errors import (
     ServiceError,
     TooLargeError,
 )
-from service.inference.failures import FrameFailures, as_service_error, report, routed
 from service.inference.ports import Clock
+from service.inference.requests import (
+    RequestObserver,
+    StreamReport,
+    as_service_error,
+    client_id_from,
+    request_id_from,
+)
 from service.inference.streaming import Frame, FrameAnswer, StreamOptions, Streams
-from service.inference.tracing import NoTracer, Tracer, client_id_from, entered, request_id_from, traceparent_from
 from service.pose.geometry import Box
 from service.pose.tracking import LARGEST_PARAMETER, OneEuro
 from service.rest.access import STREAM_PROTOCOL
-from service.rest.observing import OK, RequestObserver, observed_request
 from service.rest.problems import problem_of
 from service.rest.rendering import hand_pose
 from service.rest.schemas import HandPose, Problem, RequestedBox, Schema
@@ -66,7 +70,7 @@ class StreamQuery(BaseModel):
         """What the use case makes of them; headers count where a parameter is absent."""
         return StreamOptions(
             asked_for=self.variant or headers.get("x-model-variant"),
-            client_id=client_id_from(self.client_id or headers.get("x-client-id")),
+            client_id=client_id_from(self.client_id or headers.get("x-client-id"), "client_id"),
             tracking=self.tracking,
             smoothing=OneEuro(self.min_cutoff_hz, self.beta, self.derivative_cutoff_hz)
             if self.smoothing == "on"
@@ -100,19 +104,15 @@ class StreamAnswer(Schema):
     problem: Problem | None = None
 
 
-def stream_routes(
-    *, streams: Streams, observer: RequestObserver, clock: Clock, tracer: Tracer | None = None
-) -> APIRouter:
+def stream_routes(*, streams: Streams, observer: RequestObserver, clock: Clock) -> APIRouter:
     """The WebSocket of the API.
 
     Args:
         streams: answers frames.
         observer: is told of every stream and every frame.
         clock: time.
-        tracer: keeps the traces of streams; None keeps none.
     """
     router = APIRouter()
-    tracer = tracer or NoTracer()
 
     @router.websocket(PATH)
     async def stream_hands(websocket: WebSocket) -> None:
@@ -121,16 +121,16 @@ def stream_routes(
             subprotocol=STREAM_PROTOCOL if STREAM_PROTOCOL in websocket.scope["subprotocols"] else None,
             headers=[(b"x-request-id", connection.request_id.encode())],
         )
-        span = tracer.request(
+        trace = observer.request(
             f"GET {PATH}",
-            traceparent_from(websocket.headers.get("traceparent")),
             request_id=connection.request_id,
-            **{"http.request.method": "GET", "http.route": PATH},
+            caller=websocket.headers.get("traceparent"),
+            attributes={"http.request.method": "GET", "http.route": PATH},
         )
-        with entered(span), observed_request(observer):
+        with trace, observer.in_flight():
             try:
                 options = _options(websocket)
-                connection.asked_for = options.asked_for
+                connection.report.asked_for = options.asked_for
                 await streams.run(options, connection.frames(), connection.send)
             except (WebSocketDisconnect, OSError):
                 return  # the client has gone; nobody is left to be told
@@ -155,12 +155,8 @@ class _Connection:
 
     def __init__(self, websocket: WebSocket, observer: RequestObserver, clock: Clock) -> None:
         self._websocket = websocket
-        self._observer = observer
-        self._clock = clock
-        self._last_answer = clock.time()  # or its opening
         self.request_id = request_id_from(websocket.headers.get("x-request-id"))
-        self.asked_for: str | None = None
-        self._failures = FrameFailures(self.request_id)
+        self.report = StreamReport(observer, clock, self.request_id)
 
     async def frames(self) -> AsyncIterator[Frame]:
         """What the client sends. WebSocketDisconnect ends everything at once, `{"end": true}` after the last answer."""
@@ -185,13 +181,11 @@ class _Connection:
 
     async def send(self, answer: FrameAnswer) -> None:
         """Returns when the connection has room for more."""
-        outcome, self._last_answer = answer.outcome, self._clock.time()
-        self._failures.frame_ended(outcome if isinstance(outcome, ServiceError) else None)
+        self.report.frame_answered(answer)
+        outcome = answer.outcome
         if isinstance(outcome, ServiceError):
-            self._observer.image_answered(*routed(outcome, self.asked_for), outcome.code, answer.seconds)
             message = StreamAnswer(frame=answer.frame_id, skipped=answer.skipped, problem=self._problem(outcome))
         else:
-            self._observer.image_answered(outcome.estimate.model, self.asked_for, OK, answer.seconds)
             message = StreamAnswer(
                 frame=answer.frame_id,
                 tracked=outcome.tracked,
@@ -203,9 +197,7 @@ class _Connection:
 
     async def end(self, error: ServiceError) -> None:
         """Say why the stream cannot go on, and close it."""
-        report(error, self.request_id)
-        seconds = self._clock.time() - self._last_answer
-        self._observer.image_answered(*routed(error, self.asked_for), error.code, seconds)
+        self.report.failed(error)
         message = StreamAnswer(problem=self._problem(error))
         try:
             await self._websocket.send_text(message.model_dump_json(exclude_none=True))

@@ -5,8 +5,8 @@ import math
 from collections.abc import Sequence
 
 from service.inference.errors import FieldError, InvalidInputError, ServiceError
+from service.inference.estimates import Estimate, Hand
 from service.inference.models import ServedModel
-from service.inference.predictor import Estimate, Hand
 from service.inference.streaming import Frame, FrameAnswer, StreamOptions
 from service.pose.geometry import Box
 from service.pose.keypoints import KEYPOINT_NAMES
@@ -70,7 +70,7 @@ def _wrong_option(field: str, message: str) -> InvalidInputError:
 
 def from_estimate(estimate: Estimate, request_id: str) -> pb.EstimateResponse:
     """The hands of one image."""
-    width, height = estimate.picture.width, estimate.picture.height
+    width, height = estimate.image_size
     return pb.EstimateResponse(
         request_id=request_id,
         model=pb.ModelUsed(

@@ -1,7 +1,6 @@
 """The gRPC server: address, limits, keepalive, and its beginning and end. It runs on the same event loop as REST."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,12 +8,13 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service.inference.memory import UPLOAD_BYTES, ByteBudget
+from service.inference.access import Doorkeeper
+from service.inference.byte_budget import UPLOAD_BYTES, ByteBudget
+from service.inference.requests import RequestObserver
+from service.rpc.guard import CallGuard, MessageLimits
 from service.rpc.handpose.v1 import hand_pose_pb2, hand_pose_pb2_grpc
 from service.rpc.health import HealthServicer
-from service.rpc.receiving import ReceiveWithinBounds
 from service.rpc.servicer import HandPoseServicer
-from service.rpc.unreadable import RefuseUnreadable
 
 SERVICE_NAME: Final[str] = hand_pose_pb2.DESCRIPTOR.services_by_name["HandPoseService"].full_name
 
@@ -62,6 +62,11 @@ class ServerOptions:
     health_interval_s: float = 1.0
     reuse_port: bool = False
 
+    @property
+    def messages(self) -> MessageLimits:
+        """What the guard needs of it."""
+        return MessageLimits(self.max_message_bytes, self.max_streams, self.message_timeout_s, self.turn_timeout_s)
+
 
 class RpcServer:
     """Serves HandPoseService, grpc.health.v1 and reflection.
@@ -70,7 +75,8 @@ class RpcServer:
         servicer: the methods.
         state: the state of the whole and of each model.
         options: address, limits, keepalive.
-        interceptors: see every call before it is handled, the first of them first.
+        observer: is told of calls without a valid key.
+        doorkeeper: knows the keys; None: calls need none.
         credentials: for TLS; None: plain text.
         uploads: what messages may hold, from when they are received to their answer; None: as many bytes as by default.
     """
@@ -81,16 +87,17 @@ class RpcServer:
         state: HealthServicer,
         options: ServerOptions,
         *,
-        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        observer: RequestObserver,
+        doorkeeper: Doorkeeper | None = None,
         credentials: grpc.ServerCredentials | None = None,
         uploads: ByteBudget | None = None,
     ) -> None:
         self._servicer = servicer
         self._health = state
         self._options = options
-        self._interceptors = interceptors
         self._credentials = credentials
-        self._uploads = uploads or ByteBudget(max(UPLOAD_BYTES, 2 * options.max_message_bytes))
+        uploads = uploads or ByteBudget(max(UPLOAD_BYTES, 2 * options.max_message_bytes))
+        self._guard = CallGuard(uploads, options.messages, observer, doorkeeper)
         self._server: grpc.aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -103,7 +110,7 @@ class RpcServer:
         server = grpc.aio.server(
             options=_channel_arguments(self._options),
             maximum_concurrent_rpcs=self._options.max_concurrent_calls,
-            interceptors=(*self._interceptors, self._bounds(), RefuseUnreadable()),
+            interceptors=(self._guard,),
         )
         hand_pose_pb2_grpc.add_HandPoseServiceServicer_to_server(  # type: ignore[no-untyped-call]  # generated
             self._servicer, server
@@ -120,15 +127,6 @@ class RpcServer:
         self._server = server
         self._watching = asyncio.create_task(self._health.keep_watchers_informed(self._options.health_interval_s))
         return port
-
-    def _bounds(self) -> ReceiveWithinBounds:
-        return ReceiveWithinBounds(
-            self._uploads,
-            max_message_bytes=self._options.max_message_bytes,
-            max_streams=self._options.max_streams,
-            timeout_s=self._options.message_timeout_s,
-            turn_timeout_s=self._options.turn_timeout_s,
-        )
 
     async def not_serving(self) -> None:
         """Tell health checks that this server is going away; calls are still answered."""

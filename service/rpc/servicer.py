@@ -10,42 +10,33 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn
 
 import grpc
 
 from service.inference.access import charge
-from service.inference.batching import Priority
 from service.inference.errors import ErrorKind, InvalidInputError, ServiceError, TooLargeError
-from service.inference.failures import (
-    FrameFailures,
-    as_service_error,
-    detail_of,
-    let_go_of_frames,
-    report,
-    routed,
-)
+from service.inference.estimates import Estimate as ImageEstimate
+from service.inference.estimates import EstimateRequest, Estimator, Priority
 from service.inference.models import ServedModel
 from service.inference.ports import Clock
-from service.inference.predictor import Estimate as ImageEstimate
-from service.inference.predictor import EstimateRequest
-from service.inference.streaming import Frame, FrameAnswer, Streams
-from service.inference.tracing import (
-    NoTracer,
-    RequestSpan,
-    Tracer,
+from service.inference.requests import (
+    CLIENT_GONE,
+    OK,
+    RequestObserver,
+    RequestTrace,
+    StreamReport,
+    as_service_error,
     client_id_from,
-    entered,
-    part,
+    observed_image,
+    report,
     request_id_from,
-    trace_id_of,
-    traceparent_from,
 )
-from service.inference.tracking import Estimator
+from service.inference.streaming import Frame, FrameAnswer, Streams
 from service.rpc import convert
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
-from service.rpc.status import STATUS_DETAILS, STATUS_OF, rich_status, status_number
+from service.rpc.status import abort, status_number
 
 logger = logging.getLogger(__name__)
 
@@ -53,16 +44,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 _SERVICE: Final[str] = pb.DESCRIPTOR.services_by_name["HandPoseService"].full_name
 _OURS: Final = frozenset({ErrorKind.INTERNAL, ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE_EXCEEDED})
-
-
-class RequestObserver(Protocol):
-    """Is told of every request and every image, to count and time them. Must be quick and must not raise."""
-
-    def request_started(self) -> None: ...
-
-    def request_ended(self) -> None: ...
-
-    def image_answered(self, model: ServedModel | None, asked_for: str | None, code: str, seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +73,6 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         clock: the predictor's clock.
         observer: is told of requests and images.
         policy: what one call may ask for.
-        tracer: keeps the traces of calls; None keeps none.
     """
 
     def __init__(
@@ -104,7 +84,6 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         clock: Clock,
         observer: RequestObserver,
         policy: RpcPolicy,
-        tracer: Tracer | None = None,
     ) -> None:
         self._estimate = estimate
         self._streams = streams
@@ -112,7 +91,6 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         self._clock = clock
         self._observer = observer
         self._policy = policy
-        self._tracer = tracer or NoTracer()
 
     async def Estimate(self, request: pb.EstimateRequest, context: Context) -> pb.EstimateResponse:  # noqa: N802
         """One image."""
@@ -152,7 +130,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         messages = aiter(request_iterator)
 
         async def send(answer: FrameAnswer) -> None:
-            call.frame_answered(answer)
+            call.report.frame_answered(answer)
             await context.write(convert.from_frame_answer(answer, call.request_id))
 
         with self._counted(call, "EstimateStream"):
@@ -187,18 +165,16 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
 
     async def _result(self, index: int, request: pb.EstimateRequest, call: "_Call") -> ImageEstimate | ServiceError:
         try:
-            with part("image", index=index):
+            with self._observer.part("image", index=index):
                 return await self._one(request, call, Priority.BULK)
         except Exception as error:  # noqa: BLE001 -- one image's failure must not take the others with it
             failure = as_service_error(error)
             report(failure, call.request_id)
-            let_go_of_frames(error)
             return failure
 
     async def _one(self, request: pb.EstimateRequest, call: "_Call", priority: Priority) -> ImageEstimate:
-        started = self._clock.time()
-        model, asked_for, code = None, call.asked_for, "client_gone"
-        try:
+        call.counted = True
+        with observed_image(self._observer, self._clock, since=self._clock.time(), asked_for=call.asked_for) as outcome:
             if not request.image:
                 raise InvalidInputError('"image" is empty; send the bytes of an image file', code="empty_image")
             estimate = await self._estimate(
@@ -211,36 +187,26 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
                     priority=priority,
                 )
             )
-            model, code = estimate.model, "ok"
-        except Exception as error:
-            call.counted, code = error, as_service_error(error).code
-            model, asked_for = routed(error, asked_for)
-            raise
-        finally:
-            self._observer.image_answered(model, asked_for, code, self._clock.time() - started)
+            outcome.model = estimate.model
         return estimate
 
     @contextlib.contextmanager
     def _counted(self, call: "_Call", method: str) -> Iterator[None]:
         """The block answers this call: it counts as being worked on, and has a span."""
         name = f"{_SERVICE}/{method}"
-        span = self._tracer.request(
+        trace = self._observer.request(
             name,
-            call.traceparent,
             request_id=call.request_id,
-            **{"rpc.system": "grpc", "rpc.service": _SERVICE, "rpc.method": method},
+            caller=call.traceparent,
+            attributes={"rpc.system": "grpc", "rpc.service": _SERVICE, "rpc.method": method},
         )
-        self._observer.request_started()
-        try:
-            with entered(span):
-                try:
-                    yield
-                    call.code = "ok"
-                finally:
-                    _say_how_it_ended(span, name, call)
-        finally:
-            self._observer.request_ended()
-            call.log(name, span)
+        with trace as span, self._observer.in_flight():
+            try:
+                yield
+                call.code = OK
+            finally:
+                _say_how_it_ended(span, name, call)
+                call.log(name)
 
     def _check_size(self, size: int) -> None:
         if size > self._policy.max_body_bytes:
@@ -270,13 +236,13 @@ async def _frames(
         yield convert.to_frame(message.frame)
 
 
-def _say_how_it_ended(span: RequestSpan, name: str, call: "_Call") -> None:
+def _say_how_it_ended(trace: RequestTrace, name: str, call: "_Call") -> None:
     failure = call.failure
     if failure is not None:
         status = status_number(failure)
     else:
-        status = (grpc.StatusCode.OK if call.code == "ok" else grpc.StatusCode.CANCELLED).value[0]
-    span.answered(name, {"rpc.grpc.status_code": status}, failed=failure is not None and failure.kind in _OURS)
+        status = (grpc.StatusCode.OK if call.code == OK else grpc.StatusCode.CANCELLED).value[0]
+    trace.answered(name, {"rpc.grpc.status_code": status}, failed=failure is not None and failure.kind in _OURS)
 
 
 class _Call:
@@ -286,35 +252,35 @@ class _Call:
         request_id: the client's, if it is fit for a log, else made up.
         asked_for: the model that the client names, if any.
         deadline: the clock's time after which the answer is of no use.
-        counted: the last error that the observer was told of as an image's.
+        report: counts the call's failure, and the frames of a stream.
+        counted: whether the call's images are counted one by one.
         code: how it ended, as it is counted; a call that has not ended when its method has was cancelled.
         failure: how it ended, if not well.
     """
 
     def __init__(self, context: Context, observer: RequestObserver, clock: Clock, *, allowed_s: float) -> None:
         self._context = context
-        self._observer = observer
         self._clock = clock
-        self._arrived = self._last_answer = clock.time()  # of the last answer, or of the call
+        self._arrived = clock.time()
         self._metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        self.deadline = self._last_answer + allowed_s
-        self.counted: Exception | None = None
-        self.code = "client_gone"
+        self.deadline = self._arrived + allowed_s
+        self.counted = False
+        self.code = CLIENT_GONE
         self.failure: ServiceError | None = None
         self.request_id = request_id_from(self._metadata.get("x-request-id"))
-        self._failures = FrameFailures(self.request_id)
         self.asked_for = self._metadata.get("x-model-variant")
-        self.traceparent = traceparent_from(self._metadata.get("traceparent"))
+        self.traceparent = self._metadata.get("traceparent")
+        self.report = StreamReport(observer, clock, self.request_id, asked_for=self.asked_for)
 
     @property
     def client_id(self) -> str | None:
         """Who calls, if that is known. Raises InvalidInputError if it is no fit name."""
-        return client_id_from(self._metadata.get("x-client-id"))
+        return client_id_from(self._metadata.get("x-client-id"), "x-client-id")
 
     async def send_headers(self, *more: tuple[str, str]) -> None:
         await self._context.send_initial_metadata((("x-request-id", self.request_id), *more))
 
-    def log(self, name: str, span: RequestSpan) -> None:
+    def log(self, name: str) -> None:
         """Say in one line what was asked and what became of it."""
         logger.info(
             "%s",
@@ -323,31 +289,16 @@ class _Call:
                 "code": self.code,
                 "duration_ms": round((self._clock.time() - self._arrived) * 1000, 1),
                 "request_id": self.request_id,
-                "trace_id": trace_id_of(span.traceparent),
                 "client": self._context.peer(),
             },
         )
-
-    def frame_answered(self, answer: FrameAnswer) -> None:
-        """Count and, if it failed, report one frame of a stream."""
-        outcome, self._last_answer = answer.outcome, self._clock.time()
-        self._failures.frame_ended(outcome if isinstance(outcome, ServiceError) else None)
-        if isinstance(outcome, ServiceError):
-            self._observer.image_answered(*routed(outcome, self.asked_for), outcome.code, answer.seconds)
-        else:
-            self._observer.image_answered(outcome.estimate.model, self.asked_for, "ok", answer.seconds)
 
     async def fail(self, error: Exception) -> NoReturn:
         """End the call with the error's status."""
         failure = self.failure = as_service_error(error)
         self.code = failure.code
-        report(failure, self.request_id)
-        if error is not self.counted:
-            seconds = self._clock.time() - self._last_answer
-            self._observer.image_answered(*routed(failure, self.asked_for), failure.code, seconds)
-        status = rich_status(failure, self.request_id)
-        await self._context.abort(
-            STATUS_OF[failure.kind],
-            detail_of(failure),
-            trailing_metadata=((STATUS_DETAILS, status.SerializeToString()), ("x-request-id", self.request_id)),
-        )
+        if self.counted:
+            report(failure, self.request_id)
+        else:
+            self.report.failed(failure)
+        await abort(self._context, failure, self.request_id)

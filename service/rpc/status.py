@@ -10,7 +10,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from service.inference.errors import ErrorKind, FieldError, ServiceError
-from service.inference.failures import detail_of
+from service.inference.requests import detail_of
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 
 ERROR_DOMAIN: Final = "handpose"

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from google.protobuf import text_format
 
+from deploy.stand_in.tensorflow_model_server import batching_parameters, monitoring_path, parser
 from service.backends.tensorflow_serving.backend import MODEL_NAMES
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
 from service.routing_file import read_rules
 from service.settings import Settings
-from tests.support.tensorflow_model_server import batching_parameters, monitoring_path, parser
 from trainer.export import WARM_UP_BATCH_SIZES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -57,10 +57,10 @@ def lines_of_environment(text: str) -> dict[str, str]:
 SERVICES = sorted(services())
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_ports_are_published_to_this_machine_only(name: str) -> None:
-    for port in services()[name].get("ports", ()):
-        assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port), port
+def test_ports_are_published_to_this_machine_only() -> None:
+    published = [(name, port) for name, service in services().items() for port in service.get("ports", ())]
+    assert published
+    assert [each for each in published if not re.fullmatch(r"127\.0\.0\.1:\d+:\d+", each[1])] == []
 
 
 def test_the_model_server_is_not_published_at_all() -> None:
@@ -129,6 +129,8 @@ def test_the_model_server_gets_flags_that_it_has() -> None:
     assert given.rest_api_port == 8501
     assert given.enable_batching
     assert given.allow_version_labels_for_unavailable_models
+    assert given.grpc_max_threads == 256
+    assert (given.max_num_load_retries, given.load_retry_interval_micros) == (2, 1_000_000)
     for file in (given.batching_parameters_file, given.monitoring_config_file):
         assert file.parent == Path("/config")
         assert (SERVING_FILES / file.name).is_file()
@@ -164,6 +166,15 @@ def test_what_prometheus_scrapes_is_what_the_model_server_exports() -> None:
     assert by_target.keys() == {"gateway:8000", "tensorflow-serving:8501"}
     path = monitoring_path((SERVING_FILES / "monitoring.config").read_text())
     assert by_target["tensorflow-serving:8501"]["metrics_path"] == path
+
+
+def test_the_gateway_reads_the_model_servers_own_files() -> None:
+    gateway, server = services()["gateway"], services()["tensorflow-serving"]
+    given = parser().parse_args(server["command"])
+
+    assert gateway["environment"]["HANDPOSE_TFS_CONFIG_FILE"] == str(given.model_config_file)
+    assert gateway["environment"]["HANDPOSE_TFS_BATCHING_FILE"] == str(given.batching_parameters_file)
+    assert set(server["volumes"]) <= set(gateway["volumes"])
 
 
 def test_the_first_configuration_of_models_serves_the_first_version_of_both_as_stable() -> None:
@@ -208,11 +219,11 @@ def test_every_variable_of_compose_is_explained_with_the_default_that_it_has() -
     assert "\n#TENSORFLOW_SERVING_IMAGE=" in ENV_EXAMPLE.read_text()
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_every_folder_that_is_mounted_is_in_the_project(name: str) -> None:
-    for mounted in services()[name].get("volumes", ()):
-        source, *_ = mounted.split(":")
-        assert not source.startswith(".") or (ROOT / source).is_dir(), source
+def test_every_folder_that_is_mounted_is_in_the_project() -> None:
+    sources = {mounted.split(":")[0] for service in services().values() for mounted in service.get("volumes", ())}
+    folders = {source for source in sources if source.startswith(".")}
+    assert folders
+    assert {source for source in folders if not (ROOT / source).is_dir()} == set()
 
 
 # The images

@@ -3,10 +3,18 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.tensorflow_model_server import Metrics, batching_parameters, monitoring_path, parser
+from deploy.stand_in.tensorflow_model_server import (
+    MeasuredModel,
+    Metrics,
+    batching_parameters,
+    monitoring_path,
+    parser,
+)
+from tests.support.servables import write_card, write_painting_model
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -60,3 +68,34 @@ def test_what_the_dashboard_asks_for_is_exported_under_the_names_of_tensorflow_s
     asked_for = set(re.findall(r":tensorflow:[a-z_:]+", dashboards))
     assert asked_for
     assert asked_for <= exported
+
+
+def test_the_batching_metrics_thread_pool_has_no_name() -> None:
+    metrics = Metrics()
+    metrics.request_ended("cpm_standard", "OK", 0.25)
+    assert 'queuing_latency_count{thread_pool_name=""} 1' in metrics.exposition()
+
+
+def test_a_missing_model_is_not_counted_and_a_broken_warm_up_counts_as_success(tmp_path: Path) -> None:
+    metrics = Metrics()
+    keypoints = np.full((21, 2), 32.0)
+    with pytest.raises(OSError, match="Could not find SavedModel"):
+        MeasuredModel(write_card(tmp_path, version=1), metrics)
+    assert "load_attempt_count" not in metrics.exposition()
+
+    folder = write_painting_model(tmp_path, keypoints, version=2)
+    (folder / "assets.extra").mkdir()
+    (folder / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"no records" * 10)
+    with pytest.raises(Exception, match="corrupted"):
+        MeasuredModel(folder, metrics)
+    assert f'load_attempt_count{{model_path="{folder}",status="success"}} 1' in metrics.exposition()
+
+
+def test_flags_of_the_deployments_are_known() -> None:
+    given = parser().parse_args(
+        [
+            *("--model_config_file=a", "--grpc_max_threads=256", "--max_num_load_retries=2"),
+            *("--load_retry_interval_micros=1000000", "--grpc_channel_arguments=grpc.max_connection_age_ms=30000"),
+        ]
+    )
+    assert (given.grpc_max_threads, given.max_num_load_retries) == (256, 2)

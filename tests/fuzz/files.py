@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from service.backends.repository import CARD_NAME, ModelRepository, ServableError
-from service.backends.tensorflow_serving.management import ManagementError, read_config
+from service.backends.tensorflow_serving.config_file import ManagementError, read_config
 from service.routing_file import RoutingFileError, parse_rules
 from service.settings import PREFIX, Settings, SettingsError
 from tests.fuzz.reading import Reader
@@ -70,7 +70,7 @@ def settings(data: bytes) -> None:
     except SettingsError as error:
         _tells(str(error))
         return
-    for parts in (read.batching, read.limits, read.rest, read.rpc, read.rpc_server, read.streams):
+    for parts in (read.batching, read.rest, read.rpc, read.rpc_server, read.streams):
         parts()
     read.default_reference()
 

@@ -17,13 +17,13 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
+from deploy.stand_in.repository import add_version
 from service.backends.embedded import Run
 from service.backends.repository import Servable
 from service.bootstrap import Addresses, serve
 from service.settings import Settings
 from tests.fuzz.targets import PATIENCE, FoundError
 from tests.support.backend import same_hand_everywhere
-from tests.support.stand_in import add_version
 
 ANSWER_S: Final = 90.0 * PATIENCE
 """Within so many seconds every answer must be there. The service gives up earlier. Both are long, because fuzzers share

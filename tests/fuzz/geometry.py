@@ -59,7 +59,7 @@ def _a_box_in_the_picture_can_be_shown(drawn: tuple[int, int, tuple[float, ...],
     picture = DecodedImage(Image.fromarray(noise), width, height, Affine.scaling(1 / factor))
     roi = Box(x * (width - 1), y * (height - 1), 1 + w * (width - 1) * (1 - x), 1 + h * (height - 1) * (1 - y))
     for region in (Box(0.0, 0.0, float(width), float(height)), roi, hand_box_to_crop(roi)):
-        pixels, _ = crop(picture, region, size)
+        pixels = crop(picture, region, size).pixels
         assert pixels.shape == (size[1], size[0], 3)
         assert pixels.dtype == np.uint8
 

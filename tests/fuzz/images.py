@@ -34,9 +34,9 @@ def check(data: bytes) -> None:
     _check_picture(image)
     whole = Box(0.0, 0.0, float(image.width), float(image.height))
     for region in (whole, hand_box_to_crop(Box(0.0, 0.0, 1.0, 1.0))):
-        pixels, image_to_input = crop(image, region, _INPUT)
-        assert pixels.shape == (*reversed(_INPUT), 3)
-        assert image_to_input.determinant > 0
+        shown = crop(image, region, _INPUT)
+        assert shown.pixels.shape == (*reversed(_INPUT), 3)
+        assert shown.image_to_input.determinant > 0
 
 
 def _check_picture(image: DecodedImage) -> None:

@@ -6,13 +6,10 @@ every input is one request that must get one answer.
 
 import json
 import re
-import string
-from binascii import a2b_base64
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from service.rest.long_json import STAND_IN, TooMuchBesideError, from_base64, pieces_of, without_long_text
 from tests.fuzz.gateway import Gateway, running
 from tests.fuzz.reading import Reader
 from tests.fuzz.targets import Check, FoundError
@@ -46,7 +43,6 @@ HEADERS: Final[Sequence[str]] = (
     "Range",
     "X-Forwarded-For",
 )
-_MOST_BESIDE: Final = 64  # bytes; what is longer than half of this is a long text
 _FRAMING: Final = ("length", "chunked", "chunked in single bytes")
 MEANT: Final = frozenset({503, 504})
 """What may be answered of 500 and above: not ready, too late (the input may ask for a millisecond)."""
@@ -64,7 +60,6 @@ def opened() -> Iterator[Check]:
     with running() as gateway:
 
         def check(data: bytes) -> None:
-            check_long_json(data)
             request = request_of(data)
             answer = gateway.ask(lambda: exchange(gateway, request))
             check_answers(answer)
@@ -98,39 +93,6 @@ def request_of(data: bytes) -> bytes:
     method, path = call.split(" ")
     target = path.encode() + (b"?" + query if query else b"")
     return method.encode() + b" " + target + b" HTTP/1.1\r\n" + b"\r\n".join(headers) + b"\r\n\r\n" + body
-
-
-def check_long_json(data: bytes) -> None:
-    """A body of which little counts as long is taken apart; what its long text says is what a JSON parser reads.
-
-    Raises:
-        FoundError: if it is not so.
-    """
-    try:
-        rest, text = without_long_text(data, _MOST_BESIDE)
-    except TooMuchBesideError:
-        return
-    if text is None:
-        if rest != data:
-            raise FoundError("something was taken out of a body without a long text")
-        return
-    put_back = rest.replace(STAND_IN.encode(), bytes(text), 1)
-    if STAND_IN.encode() not in data and put_back.rstrip(b'"') != data.rstrip(b'"'):
-        raise FoundError(f"the long text was not all that was taken out: {rest!r}")
-    try:
-        meant = json.loads(f'"{bytes(text).decode("ascii")}"').encode("ascii")
-        encoded = meant.translate(None, string.whitespace.encode())
-        decoded = a2b_base64(encoded, strict_mode=True)
-        # Python's strictness is not that strict.
-        image = None if len(encoded) % 4 or encoded.endswith(b"===") else decoded
-    except ValueError:
-        image = None
-    try:
-        found: bytes | None = from_base64(pieces_of(text))
-    except ValueError:
-        found = None
-    if found != image:
-        raise FoundError(f"a long text was read as {found!r}")
 
 
 async def exchange(gateway: Gateway, request: bytes) -> bytes:

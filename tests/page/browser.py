@@ -46,7 +46,7 @@ return { hands, frame: media.dataset.frame ?? null };
 def missing() -> str | None:
     """Why no browser can be started here, or None."""
     if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
-        return "Chromium and its driver are not installed; as root, tests/page/install_browser.sh installs them"
+        return "Chromium and its driver are not installed; as root, tests/install_tools.sh installs them"
     return None
 
 

@@ -413,8 +413,8 @@ def _finished(path: Path) -> Callable[[], bytes | None]:
 
 def test_picture_of_a_kind_that_the_browser_cannot_show_is_shown_as_the_service_draws_it(page: Page) -> None:
     page.open()
-    tiff = image_bytes(marked_picture(640, 480, (200, 100, 380, 260)), "TIFF")
-    page.choose_file(as_file(page.folder, tiff, "hand.tiff"))
+    heic = (Path(__file__).parents[1] / "data" / "hand.heic").read_bytes()
+    page.choose_file(as_file(page.folder, heic, "hand.heic"))
     page.wait_for_answer()
-    assert page.js("return document.querySelector('.view img').naturalWidth") == 640
-    assert_drawn_as_answered(page, tiff)
+    assert page.js("return document.querySelector('.view img').naturalWidth") == 256
+    assert_drawn_as_answered(page, heic)

@@ -54,7 +54,7 @@ def live(page: Page) -> None:
 STATES: Final[tuple[Callable[[Page], None], ...]] = (empty, one_answer, side_by_side_with_a_box, problem, live)
 
 
-@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed; tests/page/install_browser.sh installs it")
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed; tests/install_tools.sh installs it")
 @pytest.mark.parametrize(("size", "dark"), [(DESKTOP, False), (PHONE, True)], ids=["desktop light", "phone dark"])
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
 def test_axe_finds_nothing_to_complain_about(

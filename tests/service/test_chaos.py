@@ -1,10 +1,10 @@
-"""Everything goes wrong under load, in small: `python -m benchmarks.chaos` is the same at length."""
+"""Everything goes wrong under load, in small: `python -m tests.chaos` is the same at length."""
 
 from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import READY_WITHIN_S, run_chaos
+from tests.chaos import READY_WITHIN_S, run_chaos
 
 
 @pytest.mark.slow

@@ -150,7 +150,7 @@ async def test_a_stream_that_ends_for_want_of_its_model_is_counted_once(gateway:
         with pytest.raises(RejectedError):
             [answer async for answer in client.stream(frames(1), variant="standard@99")]
 
-    await until(lambda: gateway.requests.in_flight == 0)
+    await until(lambda: gateway.requests.now_in_flight == 0)
     assert counted(gateway) == [("standard@99", "unknown_version")]
 
 

@@ -25,7 +25,6 @@ from service.inference.errors import (
     TooSlowError,
     UnavailableError,
 )
-from service.inference.predictor import Limits
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.status import STATUS_OF
 from tests.support.backend import FakeBackend, hand_where_crop_is_marked
@@ -192,9 +191,7 @@ def workers() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture
 async def gateway(workers: ThreadPoolExecutor) -> AsyncIterator[Gateway]:
-    gateway = Gateway(
-        workers, backend=FakeBackend(answer=hand_where_crop_is_marked), limits=Limits(max_pixels=1_000_000)
-    )
+    gateway = Gateway(workers, backend=FakeBackend(answer=hand_where_crop_is_marked), max_pixels=1_000_000)
     await gateway.start()
     await gateway.start_rest()
     yield gateway
@@ -233,7 +230,7 @@ MISTAKES = [
     (Payload(b"%PDF-1.7 no image"), ErrorKind.UNSUPPORTED_TYPE, "unsupported_image_format"),
     (Payload(PHOTO[:300]), ErrorKind.UNDECODABLE_IMAGE, "undecodable_image"),
     (Payload(image_bytes(picture(1200, 1000))), ErrorKind.TOO_LARGE, "too_many_pixels"),
-    (Payload(PHOTO, roi=(300, 0, 50, 50)), ErrorKind.INVALID_INPUT, "invalid_roi"),
+    (Payload(PHOTO, roi=(3000, 0, 50, 50)), ErrorKind.INVALID_INPUT, "invalid_roi"),
     (Payload(PHOTO, variant="enormous"), ErrorKind.UNKNOWN_MODEL, "unknown_variant"),
     (Payload(PHOTO, variant="standard@9"), ErrorKind.UNKNOWN_MODEL, "unknown_version"),
 ]

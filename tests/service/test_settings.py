@@ -42,7 +42,7 @@ def test_settings_become_the_small_values_of_the_layers_below() -> None:
     assert (batching.max_batch_size, batching.max_wait_s, batching.max_queue) == (4, math.inf, 10)
     remote = settings.model_copy(update={"backend": "tensorflow_serving"}).batching()
     assert (remote.max_batch_size, remote.max_wait_s, remote.max_queue) == (4, 0.0025, 10)
-    assert (settings.limits().max_pixels, settings.limits().max_rois) == (1000, 3)
+    assert (settings.max_pixels, settings.max_rois) == (1000, 3)
     rest = settings.rest()
     assert (rest.max_body_bytes, rest.max_batch_images, rest.max_rois) == (5000, 6, 3)
     assert (rest.default_deadline_s, rest.max_deadline_s) == (0.5, 1.5)

@@ -6,12 +6,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra tracing is not installed")
-
+from deploy.stand_in.process import StandIn
+from deploy.stand_in.repository import add_version, config_text
 from tests.support.gateway_process import GatewayProcess
 from tests.support.images import image_bytes
 from tests.support.otlp_collector import OtlpCollector
-from tests.support.stand_in import StandIn, add_version, config_text
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE_ID}-00f067aa0ba902b7-01"

@@ -1,9 +1,8 @@
-"""An executor, and what models run in, without threads, so that tests need not wait for any."""
+"""An executor without threads, so that tests need not wait for any."""
 
-import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,13 +18,3 @@ class InlineExecutor(Executor):
         except BaseException as error:  # noqa: BLE001 -- as any executor does
             future.set_exception(error)
         return future
-
-
-class NoThreads:
-    """Implements `service.backends.threads.Threads` by doing the work at once, where it is asked for."""
-
-    async def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        try:
-            return function(*arguments)
-        finally:
-            await asyncio.sleep(0)  # an answer is never there in the same turn of the event loop

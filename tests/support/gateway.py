@@ -13,21 +13,27 @@ import grpc
 import uvicorn
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
+from opentelemetry.trace import Tracer
+from prometheus_client import CollectorRegistry
 
 from service.access.tls import TlsFiles
 from service.inference.access import Doorkeeper
-from service.inference.batching import BatchingPolicy
-from service.inference.memory import UPLOAD_BYTES, ByteBudget
-from service.inference.models import ModelReference, ServedModel
-from service.inference.predictor import Limits, Predictor
+from service.inference.byte_budget import UPLOAD_BYTES, ByteBudget
+from service.inference.decoding import ImageDecoder
+from service.inference.errors import RoutedTo
+from service.inference.model_queue import BatchingPolicy
+from service.inference.models import ModelReference
+from service.inference.ports import Attribute, Observer
+from service.inference.predictor import Predictor
+from service.inference.requests import RequestObserver
 from service.inference.routing import Router
 from service.inference.streaming import StreamLimits, Streams
-from service.inference.tracing import Tracer
+from service.observability.metrics import PrometheusObserver
 from service.rest.app import create_app
-from service.rest.limits import ConnectionLimits, LimitedServer, UploadGuard, protocols
-from service.rest.policy import RestPolicy
+from service.rest.policy import ConnectionLimits, RestPolicy
 from service.rest.stream import stream_routes
-from service.rpc.access import AccessInterceptor
+from service.rest.uploads import UploadGuard
+from service.rest.uvicorn_limits import LimitedServer, protocols
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
 from service.rpc.health import HealthServicer
 from service.rpc.server import SERVICE_NAME, RpcServer, ServerOptions
@@ -41,22 +47,45 @@ from tests.support.waiting import until
 
 @dataclass
 class RecordingRequests:
-    """Implements the servicer's `RequestObserver`."""
+    """Implements `service.inference.requests.RequestObserver`."""
 
-    in_flight: int = 0
-    images: list[tuple[ServedModel | None, str | None, str]] = field(default_factory=list)
+    now_in_flight: int = 0
+    images: list[tuple[RoutedTo | None, str | None, str]] = field(default_factory=list)
 
-    def request_started(self) -> None:
-        self.in_flight += 1
+    @contextmanager
+    def request(
+        self,
+        name: str,
+        *,
+        request_id: str,
+        caller: str | None,
+        attributes: dict[str, Attribute],
+    ) -> Iterator["Untraced"]:
+        yield Untraced()
 
-    def request_ended(self) -> None:
-        self.in_flight -= 1
+    @contextmanager
+    def part(self, name: str, **attributes: Attribute) -> Iterator[None]:
+        yield
 
-    def image_answered(self, model: ServedModel | None, asked_for: str | None, code: str, seconds: float) -> None:
-        self.images.append((model, asked_for, code))
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        self.now_in_flight += 1
+        try:
+            yield
+        finally:
+            self.now_in_flight -= 1
+
+    def image_answered(self, routed_to: RoutedTo | None, asked_for: str | None, code: str, seconds: float) -> None:
+        self.images.append((routed_to, asked_for, code))
 
 
-async def no_metrics(_accept: str | None) -> tuple[bytes, str]:
+class Untraced:
+    """Implements `service.inference.requests.RequestTrace`."""
+
+    def answered(self, name: str, attributes: dict[str, Attribute], *, failed: bool) -> None: ...
+
+
+def no_metrics(_accept: str | None) -> tuple[bytes, str]:
     """Nothing was measured."""
     return b"", "text/plain"
 
@@ -79,7 +108,8 @@ class Gateway:
         backend: FakeBackend | None = None,
         policy: RpcPolicy | None = None,
         batching: BatchingPolicy | None = None,
-        limits: Limits | None = None,
+        max_pixels: int = 50_000_000,
+        max_rois: int = 16,
         stream_limits: StreamLimits | None = None,
         options: ServerOptions | None = None,
         tracer: Tracer | None = None,
@@ -94,31 +124,38 @@ class Gateway:
         self.backend = backend or FakeBackend()
         self.observer = RecordingObserver()
         self.requests = RecordingRequests()
+        use_case: Observer = self.observer
+        requests: RequestObserver = self.requests
+        if tracer is not None:
+            use_case = requests = PrometheusObserver(CollectorRegistry(), tracer)
+        self.decoder = ImageDecoder(workers, clock, max_pixels=max_pixels)
         self.predictor = Predictor(
             backend=self.backend,
             router=Router(ModelReference("lightweight")),
-            observer=self.observer,
+            decoder=self.decoder,
+            observer=use_case,
             clock=clock,
-            workers=workers,
             batching=batching or BatchingPolicy(),
-            limits=limits or Limits(),
+            max_rois=max_rois,
         )
         self.connections = connections or ConnectionLimits()
         self.uploads = ByteBudget(upload_bytes)
         self.max_frame_bytes = max_frame_bytes
-        self.streams = Streams(self.predictor.estimate, clock=clock, limits=stream_limits, uploads=self.uploads)
+        self.streams = Streams(
+            self.predictor.estimate, clock=clock, observer=use_case, limits=stream_limits, uploads=self.uploads
+        )
         self.health = HealthServicer(
             not_ready=self.backend.not_ready, models=self.backend.models, service_names=(SERVICE_NAME,)
         )
         self.policy = policy or RpcPolicy()
         self.app = create_app(
             predictor=self.predictor,
+            decoder=self.decoder,
             backend=self.backend,
-            observer=self.requests,
+            observer=requests,
             metrics=no_metrics,
             not_ready=self.backend.not_ready,
             clock=clock,
-            workers=workers,
             default_model=lambda: ModelReference("lightweight"),
             policy=RestPolicy(
                 max_body_bytes=self.policy.max_body_bytes,
@@ -128,23 +165,22 @@ class Gateway:
                 cors_origins=cors_origins,
                 hsts_s=0 if tls is None else 1000,
             ),
-            tracer=tracer,
             doorkeeper=doorkeeper,
         )
-        self.app.include_router(stream_routes(streams=self.streams, observer=self.requests, clock=clock, tracer=tracer))
+        self.app.include_router(stream_routes(streams=self.streams, observer=requests, clock=clock))
         self.server = RpcServer(
             HandPoseServicer(
                 estimate=self.predictor.estimate,
                 streams=self.streams,
                 models=self.backend.models,
                 clock=clock,
-                observer=self.requests,
+                observer=requests,
                 policy=self.policy,
-                tracer=tracer,
             ),
             self.health,
             options or ServerOptions(port=0, max_message_bytes=self.policy.max_body_bytes),
-            interceptors=[] if doorkeeper is None else [AccessInterceptor(doorkeeper, self.requests)],
+            observer=requests,
+            doorkeeper=doorkeeper,
             credentials=None if tls is None else server_credentials(tls.now),
             uploads=self.uploads,
         )
@@ -166,7 +202,7 @@ class Gateway:
         self.rest_port = listener.getsockname()[1]
         self._rest = _Uvicorn(
             uvicorn.Config(
-                UploadGuard(self.app, limits=self.connections, uploads=self.uploads),
+                UploadGuard(self.app, rate=self.connections.rate, uploads=self.uploads),
                 **protocols(self.connections, self.uploads, max_message_bytes=self.max_frame_bytes),
                 lifespan="off",
                 log_config=None,

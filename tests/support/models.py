@@ -1,22 +1,9 @@
 """Model cards and served models for tests; the input is small, but no map of it is all border."""
 
-from service.inference.models import ModelCard, ServedModel, Variant
-from service.pose.keypoints import KEYPOINT_NAMES
+from deploy.stand_in.repository import INPUT_SIZE, model_card
+from service.inference.models import ServedModel, Variant
 
-INPUT_SIZE = 128
-"""Side of the input in pixels: 16 x 16 cells."""
-
-
-def model_card(variant: Variant = "lightweight", *, version: int = 1, input_size: int = INPUT_SIZE) -> ModelCard:
-    return ModelCard(
-        name=f"cpm_{variant}",
-        variant=variant,
-        version=version,
-        keypoints=KEYPOINT_NAMES,
-        channels=22,
-        input_size=input_size,
-        stride=8,
-    )
+__all__ = ["INPUT_SIZE", "model_card", "served_model"]
 
 
 def served_model(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.inference.errors import InvalidInputError, ServiceError
-from service.inference.predictor import Estimate, EstimateRequest, Hand, Picture, Timings
+from service.inference.estimates import Estimate, EstimateRequest, Hand, Timings
 from service.pose.geometry import Box
 from service.pose.keypoints import KEYPOINT_COUNT
 from service.pose.preprocessing import hand_box_to_crop
@@ -58,7 +58,7 @@ class MovingHand:
         return Estimate(
             model=served_model("lightweight"),
             routed_by="default",
-            picture=Picture(width, height),
+            image_size=(width, height),
             hands=hands or (self._hand(index, whole, whole, self.whole_frame_score),),
             timings=Timings(0.0, 0.0, 0.0, 0.0, 0.0),
         )

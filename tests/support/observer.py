@@ -1,27 +1,48 @@
 """An observer that remembers what it was told."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
+from service.inference.estimates import Estimate
 from service.inference.models import ServedModel
-from service.inference.ports import DropReason, ReleaseReason, Stage
+from service.inference.ports import Attribute, DropReason, RejectReason, ReleaseReason
 
 
 @dataclass
 class RecordingObserver:
     """Implements `service.inference.ports.Observer`; every list is in the order of the events."""
 
-    stages: list[tuple[ServedModel, Stage, float]] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    estimates: list[Estimate] = field(default_factory=list)
     batches: list[tuple[ServedModel, int, ReleaseReason]] = field(default_factory=list)
+    requests_in_batches: list[int] = field(default_factory=list)
     depths: list[tuple[ServedModel, int]] = field(default_factory=list)
     drops: list[tuple[ServedModel, DropReason]] = field(default_factory=list)
-    rejections: list[tuple[ServedModel, str]] = field(default_factory=list)
-    hands: list[tuple[ServedModel, NDArray[np.floating]]] = field(default_factory=list)
+    rejections: list[tuple[ServedModel, RejectReason]] = field(default_factory=list)
 
-    def stage_finished(self, model: ServedModel, stage: Stage, seconds: float) -> None:
-        self.stages.append((model, stage, seconds))
+    @contextmanager
+    def part(self, name: str, **attributes: Attribute) -> Iterator[None]:
+        self.parts.append(name)
+        yield
+
+    @contextmanager
+    def frame(self, frame_id: int) -> Iterator[None]:
+        yield
+
+    @contextmanager
+    def batch(
+        self,
+        model: ServedModel,
+        requests: Sequence[tuple[Context, float]],
+        size: int,
+    ) -> Iterator[None]:
+        self.requests_in_batches.append(len(requests))
+        yield
+
+    def estimated(self, estimate: Estimate) -> None:
+        self.estimates.append(estimate)
 
     def batch_released(self, model: ServedModel, size: int, reason: ReleaseReason) -> None:
         self.batches.append((model, size, reason))
@@ -32,8 +53,5 @@ class RecordingObserver:
     def request_dropped(self, model: ServedModel, reason: DropReason) -> None:
         self.drops.append((model, reason))
 
-    def request_rejected(self, model: ServedModel, reason: str) -> None:
+    def request_rejected(self, model: ServedModel, reason: RejectReason) -> None:
         self.rejections.append((model, reason))
-
-    def hand_found(self, model: ServedModel, scores: NDArray[np.floating]) -> None:
-        self.hands.append((model, scores))

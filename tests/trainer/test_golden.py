@@ -11,10 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.backends.tensorflow_serving.management import Servers, add_arguments, run
+from deploy.stand_in.process import StandIn
+from deploy.stand_in.repository import config_text
+from service.backends.tensorflow_serving.management import add_arguments, run
+from service.bootstrap import managed_servers
 from service.pose.heatmaps import STRIDE, encode
 from service.pose.keypoints import KEYPOINT_COUNT
-from tests.support.stand_in import StandIn, config_text
 from trainer import export, model_card, weights
 from trainer.errors import RefusedError
 from trainer.golden import TOLERANCE, example_pictures, golden_answers
@@ -106,7 +108,9 @@ def test_an_exported_version_is_promoted_by_its_golden_answers_and_a_changed_one
     with StandIn(repository, config, arguments=("--model", "tensorflow")) as server:
         parser = argparse.ArgumentParser()
         add_arguments(parser)
-        servers = Servers((server.address,), server.config_file, repository, 30.0)
+        servers = managed_servers(
+            (server.address,), config_file=server.config_file, repository=repository, patience_s=30.0
+        )
         assert run(parser.parse_args(["promote", "lightweight@2"]), servers) == 0
         assert run(parser.parse_args(["promote", "lightweight@3"]), servers) == 1
     assert "is not what its card says: on golden image 1" in capsys.readouterr().err

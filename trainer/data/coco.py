@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from service.pose.geometry import Box
 from service.pose.keypoints import KEYPOINT_COUNT, KEYPOINT_NAMES
+from trainer.data.label_convention import check_label_convention
 from trainer.data.sample import BadSampleError, DataError, Handedness, OnBad, Sample, refuse_bad
 
 _MMPOSE_FINGERS = ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger")
@@ -46,11 +47,13 @@ def read_coco(path: Path, *, source: str | None = None, on_bad: OnBad = refuse_b
         on_bad: what to do about an unusable annotation.
 
     Raises:
-        DataError: the file is missing, is no COCO keypoint JSON, or holds no hand.
+        DataError: the file is missing, is no COCO keypoint JSON, holds no hand, or its labels follow another convention
+            than the trainer's (`trainer.data.label_convention`).
         BadSampleError: an annotation is unusable, unless `on_bad` lets it pass.
     """
     file = annotation_file(path)
     document = load_json(file)
+    check_label_convention(document, file)
     images = images_by_id(document, file)
     annotations = annotations_of(document, file)
     well_formed = [annotation for annotation in annotations if isinstance(annotation, dict)]

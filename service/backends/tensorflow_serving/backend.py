@@ -1,40 +1,44 @@
 """The `Backend` port on TensorFlow Serving. What a request needs is decided here; how it travels, in `client`."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
-import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from service.backends.tensorflow_serving.breaker import CircuitBreaker
-from service.backends.tensorflow_serving.catalogue import (
+from service.backends.tensorflow_serving.catalogue import Catalogue, PollPolicy
+from service.backends.tensorflow_serving.client import Endpoint, NoEndpointError, Pool, RetryPolicy
+from service.backends.tensorflow_serving.config_file import (
+    ManagementError,
+    model_in,
+    read_config,
+    specific_versions,
+)
+from service.backends.tensorflow_serving.failures import CallError, Meaning, translate
+from service.backends.tensorflow_serving.tensors import from_tensor, predict_request
+from service.inference.errors import DeadlineExceededError, InternalError, UnavailableError, UnknownModelError
+from service.inference.models import (
     CANARY_LABEL,
-    DEFAULT_LABEL,
-    Catalogue,
-    PollPolicy,
-    predict_request,
+    OUTPUT_NAME,
+    STABLE_LABEL,
+    VARIANTS,
+    ModelReference,
+    ServedModel,
+    Variant,
 )
-from service.backends.tensorflow_serving.client import Endpoint, Metadata, NoEndpointError, Pool, RetryPolicy
-from service.backends.tensorflow_serving.failures import translate
-from service.backends.tensorflow_serving.tensors import from_tensor
-from service.inference.errors import (
-    DeadlineExceededError,
-    InternalError,
-    UnavailableError,
-    UnknownModelError,
-)
-from service.inference.models import OUTPUT_NAME, VARIANTS, ModelReference, ServedModel, Variant
 from service.inference.ports import Clock
-from service.inference.tracing import SPAN
 
 MODEL_NAMES: Final[Mapping[Variant, str]] = {variant: f"cpm_{variant}" for variant in VARIANTS}
 """The names of the servables, as `python -m trainer export` gives them."""
 
-_MAX_MESSAGE_BYTES: Final = 256 * 1024 * 1024
+_LOOK_EVERY_S: Final = 0.05
+
+_log = logging.getLogger(__name__)
 
 
 class TensorFlowServingBackend:
@@ -50,6 +54,9 @@ class TensorFlowServingBackend:
         labels: version labels that requests may name.
         poll: how often and how patiently the servers' state is asked for.
         retry: what happens to a call that found no server.
+        traceparent: the trace that a call belongs to, as W3C's header has it; None: to none.
+        config_file: the model servers' configuration, to know which versions they should have; None: not known.
+        on_batch_too_large: called when a server refuses a batch as larger than it takes.
     """
 
     def __init__(
@@ -59,41 +66,50 @@ class TensorFlowServingBackend:
         repository: Path,
         clock: Clock,
         names: Mapping[Variant, str] = MODEL_NAMES,
-        labels: Sequence[str] = (DEFAULT_LABEL, CANARY_LABEL),
+        labels: Sequence[str] = (STABLE_LABEL, CANARY_LABEL),
         poll: PollPolicy | None = None,
         retry: RetryPolicy | None = None,
+        traceparent: Callable[[], str | None] = lambda: None,
+        config_file: Path | None = None,
+        on_batch_too_large: Callable[[], None] = lambda: None,
     ) -> None:
-        endpoints = [
-            Endpoint(address, max_message_bytes=_MAX_MESSAGE_BYTES, breaker=CircuitBreaker()) for address in addresses
-        ]
+        if not addresses:
+            raise ValueError("at least one model server's address is needed")
+        self._names = names
+        self._clock = clock
+        self._traceparent = traceparent
+        self._config_file = config_file
+        self._on_batch_too_large = on_batch_too_large
+        self._largest_batch: int | None = None  # that the servers take, once one was too large
+        self._endpoints = [Endpoint(address) for address in addresses]
         self._catalogue = Catalogue(
-            endpoints,
+            self._endpoints,
             names=names,
             repository=repository,
             labels=labels,
             clock=clock,
             policy=poll or PollPolicy(),
         )
-        self._pool = Pool(endpoints, clock=clock, retry=retry or RetryPolicy(), on_unreachable=self._catalogue.look_now)
-        self._watch: asyncio.Task[None] | None = None
+        self._pool = Pool(clock=clock, retry=retry or RetryPolicy(), on_unreachable=self._catalogue.poll_now)
+        self._polling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to follow the model servers; returns at once, whether or not any of them answers yet."""
-        self._watch = asyncio.get_running_loop().create_task(self._catalogue.watch(), name="model servers' state")
+        self._polling = asyncio.get_running_loop().create_task(self._catalogue.watch(), name="model servers' state")
 
     async def wait_until_ready(self) -> None:
         """Return once every variant has a version to run."""
-        while await self.not_ready() is not None:
-            await self._catalogue.news()
+        while await self.not_ready() is not None:  # noqa: ASYNC110 -- a poll sets no event
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def stop(self) -> None:
         """Stop following the servers and close the connections. Calls that are under way fail."""
-        if self._watch is not None:
-            self._watch.cancel()
+        if self._polling is not None:
+            self._polling.cancel()
             with suppress(asyncio.CancelledError):
-                await self._watch
+                await self._polling
         await self._catalogue.close()
-        await self._pool.close()
+        await asyncio.gather(*(endpoint.close() for endpoint in self._endpoints))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -113,32 +129,64 @@ class TensorFlowServingBackend:
         return self._catalogue.refusal(reference)
 
     async def not_ready(self) -> str | None:
-        if self._watch is not None and self._watch.done():
-            return "the model servers' state is not being followed any more; see the log"
         return self._catalogue.not_ready()
+
+    async def unavailable(self) -> set[tuple[Variant, int | None, str]]:
+        """The versions that a server should have, and that cannot be asked there; see `Catalogue.unavailable`."""
+        return self._catalogue.unavailable(await asyncio.to_thread(self._configured))
+
+    def _configured(self) -> dict[Variant, set[int]]:
+        if self._config_file is None:
+            return {}
+        try:
+            config = read_config(self._config_file)
+            models = {variant: model_in(config, name) for variant, name in self._names.items()}
+            return {variant: specific_versions(model) or set() for variant, model in models.items()}
+        except ManagementError:  # nothing is known, then
+            return {}
 
     async def predict(
         self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], *, timeout_s: float
     ) -> NDArray[np.float32]:
+        deadline = self._clock.time() + timeout_s
+        size = self._largest_batch or len(crops)
+        parts = [crops[start : start + size] for start in range(0, len(crops), size)]
+        try:
+            maps = [await self._predict(model, part, deadline - self._clock.time()) for part in parts]
+        except _BatchTooLargeError as error:
+            # The gateway's setting and the servers' contradict each other; no request should suffer from that.
+            self._largest_batch = min(self._largest_batch or size, max(1, size // 2))
+            _log.warning("batches have %d crops at the most from now on: %s", self._largest_batch, error)
+            self._on_batch_too_large()
+            return await self.predict(model, crops, timeout_s=deadline - self._clock.time())
+        return maps[0] if len(maps) == 1 else np.concatenate(maps)
+
+    async def _predict(
+        self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], timeout_s: float
+    ) -> NDArray[np.float32]:
+        """Belief maps for a batch, sent as one. Raises _BatchTooLargeError if a smaller one may be taken."""
         if timeout_s <= 0:
             raise DeadlineExceededError("the request's time was up before it could be sent to the model server")
         name = f"{model.name} version {model.version}"
+        traceparent = self._traceparent()
         try:
             reply = await self._pool.predict(
-                predict_request(model.card, crops),
-                among=self._catalogue.holders(model),
+                predict_request(model.name, model.version, crops),
+                among=partial(self._catalogue.holders, model),
                 timeout_s=timeout_s,
-                metadata=_trace(),
+                metadata=(("traceparent", traceparent),) if traceparent is not None else (),
             )
         except NoEndpointError as error:
-            self._catalogue.look_now()
+            self._catalogue.poll_now()
             raise UnavailableError("no model server can be reached at the moment", retry_after_s=1.0) from error
-        except grpc.aio.AioRpcError as error:
+        except CallError as error:
+            if error.meaning is Meaning.BATCH_TOO_LARGE and len(crops) > 1:
+                raise _BatchTooLargeError(str(error)) from error
             failure = translate(error, name)
             if isinstance(failure, UnknownModelError):
                 # It was there when the request was routed. What a label or no version at all stands for has changed
                 # since, so that the same request has an answer; one for this very version is then told so.
-                self._catalogue.look_now()
+                self._catalogue.poll_now()
                 raise UnavailableError(f"{name} has just been unloaded", retry_after_s=0.5) from error
             raise failure from error
         if OUTPUT_NAME not in reply.outputs:
@@ -151,6 +199,5 @@ class TensorFlowServingBackend:
             raise InternalError(f"{name} returned belief maps that cannot be read: {error}") from error
 
 
-def _trace() -> Metadata:
-    traceparent = SPAN.get().traceparent
-    return (("traceparent", traceparent),) if traceparent is not None else ()
+class _BatchTooLargeError(Exception):
+    """The model server takes smaller batches only; says how large."""

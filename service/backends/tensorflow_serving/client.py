@@ -1,7 +1,7 @@
-"""The connections to the model servers: one channel an address, kept open, balanced, retried and broken off.
+"""The connections to the model servers: one channel an address, kept open, balanced and retried.
 
 An address may be a DNS name with several servers behind it; gRPC then balances over all of them. Several addresses are
-balanced here, in turn, leaving out those whose circuit breaker is open. Nothing here knows what a model is.
+balanced here, in turn. Nothing here knows what a model is.
 """
 
 import asyncio
@@ -13,8 +13,7 @@ from typing import Final, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from service.backends.tensorflow_serving.breaker import CircuitBreaker
-from service.backends.tensorflow_serving.failures import is_queue_full, is_unavailable
+from service.backends.tensorflow_serving.failures import CallError, Meaning
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
 from service.inference.ports import Clock
 
@@ -23,18 +22,18 @@ Reply = TypeVar("Reply", bound=Message)
 
 _PREDICTION: Final = "/tensorflow.serving.PredictionService"
 _MODEL: Final = "/tensorflow.serving.ModelService"
-
+_MAX_MESSAGE_BYTES: Final = 256 * 1024 * 1024
 _ROUND_ROBIN: Final = '{"loadBalancingConfig": [{"round_robin": {}}]}'
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how soon a call that found no server is sent again.
+    """How often and how soon a call is sent again that found no server, or only busy ones.
 
     Attributes:
         attempts: calls in all, the first included.
-        first_wait_s: the longest wait before the second attempt; it doubles with each further one. What is waited is
-            drawn between half of it and all of it, so that many gateways do not come back at once.
+        first_wait_s: the longest wait before the second attempt; it doubles with each further one. The wait is drawn
+            between half of it and all of it, so that many gateways do not come back at once.
         longest_wait_s: where the doubling ends.
     """
 
@@ -48,19 +47,21 @@ class RetryPolicy:
         return longest * (0.5 + chance / 2)
 
 
-def channel_options(max_message_bytes: int) -> list[tuple[str, str | int]]:
-    """gRPC's settings for one channel to a model server."""
+def channel_options() -> list[tuple[str, str | int]]:
+    """gRPC's settings for one channel to a model server.
+
+    Its transparent retries stay on: without them, a call that meets the end of a connection's age (GOAWAY) fails.
+    """
     return [
-        ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.max_receive_message_length", max_message_bytes),  # gRPC's own limit is 4 MB: 46 images' maps
+        ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),  # gRPC's own limit is 4 MB: 46 images' maps
         ("grpc.service_config", _ROUND_ROBIN),
-        ("grpc.enable_retries", 0),  # retries are ours, so that they are bounded once
         # gRPC would wait up to two minutes between attempts to connect; readiness follows the truth faster.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 1000),  # how long one attempt may take
         ("grpc.max_reconnect_backoff_ms", 500),
         ("grpc.dns_min_time_between_resolutions_ms", 1000),
-        # A peer that has vanished without a word is noticed, and its calls fail, before the deadlines pile up.
+        # A peer that has vanished is noticed, and its calls fail, before the deadlines pile up.
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 5_000),
     ]
@@ -73,52 +74,44 @@ def target_of(address: str) -> str:
 
 
 class Endpoint:
-    """One address: its channel, its calls, its circuit breaker."""
+    """One address: its channel and its calls. Every call raises CallError if it fails."""
 
-    def __init__(self, address: str, *, max_message_bytes: int, breaker: CircuitBreaker) -> None:
+    def __init__(self, address: str) -> None:
         self.address = address
-        self.breaker = breaker
-        self._channel = grpc.aio.insecure_channel(target_of(address), options=channel_options(max_message_bytes))
+        self._channel = grpc.aio.insecure_channel(target_of(address), options=channel_options())
 
     async def predict(self, request: wire.PredictRequest, timeout_s: float, metadata: Metadata) -> wire.PredictResponse:
-        path = f"{_PREDICTION}/Predict"
-        return await self._call(path, request, wire.PredictResponse.FromString, timeout_s, metadata)
+        return await self._call(f"{_PREDICTION}/Predict", request, wire.PredictResponse, timeout_s, metadata)
 
     async def metadata(self, request: wire.GetModelMetadataRequest, timeout_s: float) -> wire.GetModelMetadataResponse:
-        path = f"{_PREDICTION}/GetModelMetadata"
-        return await self._call(path, request, wire.GetModelMetadataResponse.FromString, timeout_s)
+        return await self._call(f"{_PREDICTION}/GetModelMetadata", request, wire.GetModelMetadataResponse, timeout_s)
 
     async def status(self, request: wire.GetModelStatusRequest, timeout_s: float) -> wire.GetModelStatusResponse:
-        path = f"{_MODEL}/GetModelStatus"
-        return await self._call(path, request, wire.GetModelStatusResponse.FromString, timeout_s)
+        return await self._call(f"{_MODEL}/GetModelStatus", request, wire.GetModelStatusResponse, timeout_s)
 
     async def reload(self, request: wire.ReloadConfigRequest, timeout_s: float) -> wire.ReloadConfigResponse:
-        path = f"{_MODEL}/HandleReloadConfigRequest"
-        return await self._call(path, request, wire.ReloadConfigResponse.FromString, timeout_s)
+        return await self._call(f"{_MODEL}/HandleReloadConfigRequest", request, wire.ReloadConfigResponse, timeout_s)
 
     async def close(self) -> None:
         await self._channel.close()
 
     async def _call(
-        self,
-        path: str,
-        request: Message,
-        parse: Callable[[bytes], Reply],
-        timeout_s: float,
-        metadata: Metadata = (),
+        self, path: str, request: Message, reply: type[Reply], timeout_s: float, metadata: Metadata = ()
     ) -> Reply:
-        """One call. Raises grpc.aio.AioRpcError, translated by whoever knows what was asked."""
         call = self._channel.unary_unary(
-            path, request_serializer=type(request).SerializeToString, response_deserializer=parse
+            path, request_serializer=type(request).SerializeToString, response_deserializer=reply.FromString
         )
-        return await call(request, timeout=timeout_s, metadata=metadata)
+        try:
+            answer: Reply = await call(request, timeout=timeout_s, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise CallError(error.code(), error.details() or "") from error
+        return answer
 
 
 class Pool:
-    """All endpoints, and the way a prediction takes through them.
+    """The way a prediction takes through the endpoints.
 
     Args:
-        endpoints: at least one.
         clock: its time limits the retries.
         retry: how often and how soon.
         on_unreachable: is called when a server could not be reached, so that its state is looked at at once.
@@ -127,73 +120,53 @@ class Pool:
 
     def __init__(
         self,
-        endpoints: Sequence[Endpoint],
         *,
         clock: Clock,
         retry: RetryPolicy,
-        on_unreachable: Callable[[], object] = lambda: None,
+        on_unreachable: Callable[[], object],
         chance: Callable[[], float] = random.random,
     ) -> None:
-        if not endpoints:
-            raise ValueError("at least one model server's address is needed")
-        self.endpoints = tuple(endpoints)
         self._clock = clock
         self._retry = retry
         self._on_unreachable = on_unreachable
         self._chance = chance
-        self._turn = 0
+        self._calls = 0
 
     async def predict(
         self,
         request: wire.PredictRequest,
         *,
-        among: Sequence[Endpoint],
+        among: Callable[[], Sequence[Endpoint]],
         timeout_s: float,
         metadata: Metadata = (),
     ) -> wire.PredictResponse:
-        """Run a prediction on one of these endpoints; on UNAVAILABLE go on to the next, after a wait.
+        """Run a prediction on an endpoint; if it cannot be reached or is busy, on the next one, after a wait.
+
+        Args:
+            among: the endpoints that can run it, by what is known at the time.
 
         Raises:
-            grpc.aio.AioRpcError: the last attempt's failure.
-            NoEndpointError: every circuit breaker is open, so nothing was tried.
+            CallError: the last attempt's failure.
+            NoEndpointError: none can run it.
         """
         deadline = self._clock.time() + timeout_s
         attempt = 0
-        while True:
+        while endpoints := among():
             attempt += 1
-            endpoint = self._next(among)
+            self._calls += 1
+            endpoint = endpoints[self._calls % len(endpoints)]
             try:
-                reply = await endpoint.predict(request, max(deadline - self._clock.time(), 0.001), metadata)
-            except grpc.aio.AioRpcError as error:
-                if not is_unavailable(error):
-                    # Whatever it is, a server is there that said it. A hung one says nothing: leave the count alone.
-                    if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                        endpoint.breaker.call_succeeded()
-                    raise
-                if not is_queue_full(error):
-                    endpoint.breaker.call_failed()
+                return await endpoint.predict(request, max(deadline - self._clock.time(), 0.001), metadata)
+            except CallError as error:
+                if error.meaning is Meaning.UNREACHABLE:
                     self._on_unreachable()
                 wait_s = self._retry.wait_after(attempt, self._chance())
-                if attempt >= self._retry.attempts or self._clock.time() + wait_s >= deadline:
+                out_of_time = attempt >= self._retry.attempts or self._clock.time() + wait_s >= deadline
+                if not error.worth_another_try or out_of_time:
                     raise
-                if not any(each.breaker.lets_through for each in among):
-                    raise
-            else:
-                endpoint.breaker.call_succeeded()
-                return reply
             await asyncio.sleep(wait_s)
-
-    async def close(self) -> None:
-        await asyncio.gather(*(endpoint.close() for endpoint in self.endpoints))
-
-    def _next(self, among: Sequence[Endpoint]) -> Endpoint:
-        self._turn += 1
-        for offset in range(len(among)):
-            endpoint = among[(self._turn + offset) % len(among)]
-            if endpoint.breaker.lets_through:
-                return endpoint
         raise NoEndpointError
 
 
 class NoEndpointError(Exception):
-    """Every model server that could answer is known to be down."""
+    """No model server is known to have the version, or those that had it are down."""

@@ -1,12 +1,14 @@
-"""What TensorFlow Serving's status codes mean to a request: the one table between its errors and ours.
+"""What TensorFlow Serving's status codes mean: the one table between its errors and ours.
 
 The same code stands for different things there, so the message decides where the code does not. The messages are those
 of TensorFlow Serving 2.19; where one is not recognised, the code alone gives the answer.
 """
 
+import re
+from enum import Enum, auto
 from typing import Final
 
-import grpc
+from grpc import StatusCode
 
 from service.inference.errors import (
     DeadlineExceededError,
@@ -17,54 +19,83 @@ from service.inference.errors import (
     UnknownModelError,
 )
 
-QUEUE_FULL: Final = "batch scheduling queue"
-EXPIRED_IN_QUEUE: Final = "timeout exceeded while waiting in batching queue"
-UNKNOWN_LABEL: Final = "unrecognized servable version label"
 
-_SOON_S: Final = 0.25  # after which a full queue has moved
-_LATER_S: Final = 1.0  # after which a model server may be back
+class Meaning(Enum):
+    """What the failure of a call says."""
 
-
-def is_queue_full(error: grpc.RpcError) -> bool:
-    """Whether the model server refused for want of room, and works otherwise."""
-    return _code(error) is grpc.StatusCode.UNAVAILABLE and QUEUE_FULL in _details(error).lower()
-
-
-def is_unavailable(error: grpc.RpcError) -> bool:
-    """Whether sending the same request again may help. A model has no memory, so running it twice does no harm."""
-    return _code(error) is grpc.StatusCode.UNAVAILABLE
+    UNKNOWN_VERSION = auto()
+    UNKNOWN_LABEL = auto()
+    BATCH_TOO_LARGE = auto()
+    QUEUE_FULL = auto()
+    THREADS_BUSY = auto()
+    UNREACHABLE = auto()
+    EXPIRED = auto()
+    OUT_OF_MEMORY = auto()
+    REFUSED = auto()
 
 
-def translate(error: grpc.RpcError, model: str) -> ServiceError:
+_MEANINGS: Final = (  # the first row that fits decides
+    (StatusCode.NOT_FOUND, r"", Meaning.UNKNOWN_VERSION),
+    (StatusCode.INVALID_ARGUMENT, r"unrecognized servable version label", Meaning.UNKNOWN_LABEL),
+    (StatusCode.INVALID_ARGUMENT, r"larger than maximum input batch size", Meaning.BATCH_TOO_LARGE),
+    (StatusCode.UNAVAILABLE, r"batch scheduling queue", Meaning.QUEUE_FULL),
+    (StatusCode.UNAVAILABLE, r"", Meaning.UNREACHABLE),
+    (StatusCode.CANCELLED, r"", Meaning.UNREACHABLE),
+    (StatusCode.RESOURCE_EXHAUSTED, r"timeout exceeded while waiting", Meaning.EXPIRED),
+    (StatusCode.RESOURCE_EXHAUSTED, r"\boom\b|out of memory", Meaning.OUT_OF_MEMORY),
+    (StatusCode.RESOURCE_EXHAUSTED, r"", Meaning.THREADS_BUSY),  # --grpc_max_threads; the message may be empty
+    (StatusCode.DEADLINE_EXCEEDED, r"", Meaning.EXPIRED),
+)
+
+
+class CallError(Exception):
+    """A call to a model server that failed. Its text is one line: the status code and what the server says.
+
+    Attributes:
+        code: gRPC's status code.
+        details: the server's message in one line; may be empty.
+        meaning: what they say together.
+    """
+
+    def __init__(self, code: StatusCode, details: str = "") -> None:
+        self.code = code
+        self.details = one_line(details)
+        super().__init__(f"{code.name}: {self.details}" if self.details else code.name)
+        fitting = (
+            meaning for each, words, meaning in _MEANINGS if each is code and re.search(words, self.details.lower())
+        )
+        self.meaning = next(fitting, Meaning.REFUSED)  # such as a wrong name of an input: a mistake of ours
+
+    @property
+    def worth_another_try(self) -> bool:
+        """Whether another server, or this one a moment later, may answer. Running a model twice does no harm."""
+        return self.code is StatusCode.UNAVAILABLE or self.meaning is Meaning.THREADS_BUSY
+
+
+def translate(error: CallError, model: str) -> ServiceError:
     """The service's error for a failed call about a model, such as "cpm_standard version 2".
 
-    The caller raises it `from` the original, so that the log shows what really happened.
+    The caller raises it `from` the original, so that the log shows what the server said.
     """
-    code, details = _code(error), _details(error)
-    message = details.lower()
-    if code is grpc.StatusCode.NOT_FOUND:
-        return UnknownModelError(f"the model server does not have {model}")
-    if code is grpc.StatusCode.INVALID_ARGUMENT and UNKNOWN_LABEL in message:
-        return UnknownModelError(f"the model server does not have {model}", code="unknown_label")
-    if code is grpc.StatusCode.UNAVAILABLE and QUEUE_FULL in message:
-        return OverloadedError("the model server's queue is full", retry_after_s=_SOON_S)
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return UnavailableError("the model server cannot be reached at the moment", retry_after_s=_LATER_S)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and EXPIRED_IN_QUEUE in message:
-        return DeadlineExceededError("the request's time was up while it waited in the model server's queue")
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return UnavailableError("the model server is out of memory", retry_after_s=_LATER_S)
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return DeadlineExceededError("the request's time was up while the model server worked on it")
-    if code is grpc.StatusCode.CANCELLED:
-        return UnavailableError("the connection to the model server was closed", retry_after_s=_LATER_S)
-    # Among these: a batch larger than the model server allows, a wrong input or output name. Ours to mend.
-    return InternalError(f"the model server refused a request for {model}")
+    match error.meaning:
+        case Meaning.UNKNOWN_VERSION:
+            return UnknownModelError(f"the model server does not have {model}")
+        case Meaning.UNKNOWN_LABEL:
+            return UnknownModelError(f"the model server does not have {model}", code="unknown_label")
+        case Meaning.QUEUE_FULL:
+            return OverloadedError("the model server's queue is full", retry_after_s=0.25)
+        case Meaning.THREADS_BUSY:
+            return OverloadedError("the model server is busy", retry_after_s=0.25)
+        case Meaning.UNREACHABLE:
+            return UnavailableError("the model server cannot be reached at the moment", retry_after_s=1.0)
+        case Meaning.EXPIRED:
+            return DeadlineExceededError("the request's time was up before the model server answered")
+        case Meaning.OUT_OF_MEMORY:
+            return UnavailableError("the model server is out of memory", retry_after_s=1.0)
+        case _:
+            return InternalError(f"the model server refused a request for {model}")
 
 
-def _code(error: grpc.RpcError) -> grpc.StatusCode:
-    return error.code() if isinstance(error, grpc.aio.AioRpcError) else grpc.StatusCode.UNKNOWN
-
-
-def _details(error: grpc.RpcError) -> str:
-    return (error.details() or "") if isinstance(error, grpc.aio.AioRpcError) else ""
+def one_line(text: str) -> str:
+    """The text without line breaks and tabs, which the server's messages are full of."""
+    return " ".join(text.split())

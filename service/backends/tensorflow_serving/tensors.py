@@ -1,12 +1,26 @@
-"""Arrays to TensorFlow Serving's tensors and back; nothing about connections or models."""
+"""Arrays to TensorFlow Serving's messages and back; nothing about connections."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
+from google.protobuf.wrappers_pb2 import Int64Value
 from numpy.typing import NDArray
 
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
+from service.inference.models import INPUT_NAME, OUTPUT_NAME, SIGNATURE_NAME
+
+
+def predict_request(name: str, version: int, crops: Sequence[NDArray[np.uint8]]) -> wire.PredictRequest:
+    """The request for belief maps of a batch from exactly this version."""
+    return wire.PredictRequest(
+        model_spec=version_spec(name, version), inputs={INPUT_NAME: to_tensor(crops)}, output_filter=[OUTPUT_NAME]
+    )
+
+
+def version_spec(name: str, version: int) -> wire.ModelSpec:
+    """Names exactly one version of a model."""
+    return wire.ModelSpec(name=name, version=Int64Value(value=version), signature_name=SIGNATURE_NAME)
 
 
 def to_tensor(images: Sequence[NDArray[np.uint8]]) -> wire.Tensor:

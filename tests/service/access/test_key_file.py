@@ -108,7 +108,7 @@ class Followed:
 
     def lets_in(self, key: str) -> bool:
         try:
-            self.doorkeeper.admit(f"Bearer {key}", "192.0.2.1")
+            self.doorkeeper.admit(key, "192.0.2.1")
         except UnauthenticatedError:
             return False
         return True

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 
 from service.backends.embedded import EmbeddedBackend, Run
 from service.backends.repository import ModelRepository, Servable, ServableError
-from service.backends.threads import OwnThreads, own_threads
 from service.inference.errors import (
     DeadlineExceededError,
     InternalError,
@@ -23,7 +23,7 @@ from service.inference.errors import (
 from service.inference.models import ModelReference
 from service.inference.ports import Backend
 from tests.support.clock import settle
-from tests.support.executor import NoThreads
+from tests.support.executor import InlineExecutor
 from tests.support.models import INPUT_SIZE, served_model
 from tests.support.servables import write_card
 
@@ -59,7 +59,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 async def loaded(models: Models, root: Path, **options: Any) -> EmbeddedBackend:
-    backend = EmbeddedBackend(open_servable=models, inference=NoThreads(), **options)
+    backend = EmbeddedBackend(open_servable=models, inference=InlineExecutor(), **options)
     await backend.load(ModelRepository(root).newest(9))
     return backend
 
@@ -140,7 +140,7 @@ async def test_servable_that_cannot_be_opened_stops_the_start(repository: Path) 
     def broken(servable: Servable) -> Run:
         raise ServableError(f"{servable} is broken")
 
-    backend = EmbeddedBackend(open_servable=broken, inference=NoThreads())
+    backend = EmbeddedBackend(open_servable=broken, inference=InlineExecutor())
     with pytest.raises(ServableError, match="cpm_lightweight version 5 is broken"):
         await backend.load(ModelRepository(repository).newest(1))
     assert await backend.not_ready() is not None
@@ -166,13 +166,13 @@ class SlowModels(Models):
 
 
 @pytest.fixture
-def inference() -> Iterator[OwnThreads]:
-    with own_threads("inference", 1) as threads:
+def inference() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as threads:
         yield threads
 
 
 async def test_while_models_load_the_loop_runs_and_requests_are_told_to_wait(
-    repository: Path, inference: OwnThreads
+    repository: Path, inference: ThreadPoolExecutor
 ) -> None:
     models = SlowModels()
     backend = EmbeddedBackend(open_servable=models, inference=inference)
@@ -188,7 +188,7 @@ async def test_while_models_load_the_loop_runs_and_requests_are_told_to_wait(
 
 
 async def test_batch_that_takes_too_long_is_given_up_without_holding_the_loop(
-    repository: Path, inference: OwnThreads
+    repository: Path, inference: ThreadPoolExecutor
 ) -> None:
     models = SlowModels()
     models.may_finish.set()

@@ -12,7 +12,7 @@ from service.backends.repository import ModelRepository, Servable, ServableError
 from service.inference.errors import UnavailableError, UnknownModelError
 from service.inference.models import ModelReference
 from tests.support.clock import settle
-from tests.support.executor import NoThreads
+from tests.support.executor import InlineExecutor
 from tests.support.models import INPUT_SIZE
 from tests.support.servables import write_card
 
@@ -39,7 +39,7 @@ class Opener:
 
 
 async def up(opener: Opener, root: Path, *, versions: int = 1, linger_s: float = 60.0) -> EmbeddedBackend:
-    backend = EmbeddedBackend(open_servable=opener, inference=NoThreads(), linger_s=linger_s)
+    backend = EmbeddedBackend(open_servable=opener, inference=InlineExecutor(), linger_s=linger_s)
     await backend.load(ModelRepository(root).newest(versions))
     return backend
 

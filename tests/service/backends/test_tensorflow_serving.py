@@ -14,24 +14,22 @@ import pytest
 from google.protobuf import text_format
 from numpy.typing import NDArray
 
+from deploy.stand_in.process import ROOT, StandIn
+from deploy.stand_in.repository import add_version, config_text
 from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
-from service.backends.tensorflow_serving.breaker import CircuitBreaker
 from service.backends.tensorflow_serving.catalogue import PollPolicy
 from service.backends.tensorflow_serving.client import Endpoint, RetryPolicy
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
 from service.inference.errors import (
     DeadlineExceededError,
-    InternalError,
     OverloadedError,
     ServiceError,
     UnavailableError,
     UnknownModelError,
 )
 from service.inference.models import ModelReference
-from service.inference.tracing import SPAN, Untraced
 from service.pose.heatmaps import decode
 from tests.support.models import INPUT_SIZE
-from tests.support.stand_in import ROOT, StandIn, add_version, config_text
 from tests.support.waiting import until
 
 LIGHTWEIGHT = ModelReference("lightweight")
@@ -74,6 +72,7 @@ async def connected(
     retry: RetryPolicy | None = None,
     ready: bool = True,
     versions: int = 1,
+    **options: Any,
 ) -> AsyncIterator[TensorFlowServingBackend]:
     """A backend of these servers, when it is ready and has checked so many versions."""
     backend = TensorFlowServingBackend(
@@ -82,6 +81,7 @@ async def connected(
         clock=asyncio.get_running_loop(),
         poll=poll,
         retry=retry or RetryPolicy(first_wait_s=0.01),
+        **options,
     )
     async with backend:
         if ready:
@@ -146,10 +146,8 @@ async def test_all_models_are_listed_with_their_labels(stand_in: StandIn) -> Non
 
 async def test_traceparent_goes_along_as_metadata(stand_in: StandIn) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    async with connected(stand_in) as backend:
-        token = SPAN.set(Untraced(trace))
+    async with connected(stand_in, traceparent=lambda: trace) as backend:
         await backend.predict(backend.resolve(LIGHTWEIGHT), [coloured_crop(10)], timeout_s=5)
-        SPAN.reset(token)
 
     assert stand_in.report()["traceparents"][-1] == trace
 
@@ -162,13 +160,6 @@ async def failure_of(backend: TensorFlowServingBackend, crops: int = 1, timeout_
         await backend.predict(backend.resolve(LIGHTWEIGHT), [coloured_crop(1)] * crops, timeout_s=timeout_s)
     assert caught.value.__cause__ is not None
     return caught.value
-
-
-async def test_a_batch_larger_than_the_server_takes_is_our_fault(stand_in: StandIn) -> None:
-    async with connected(stand_in) as backend:
-        failure = await failure_of(backend, crops=9)
-
-    assert isinstance(failure, InternalError)
 
 
 async def test_a_server_out_of_memory_is_unavailable(stand_in: StandIn) -> None:
@@ -285,7 +276,7 @@ async def is_down(backend: TensorFlowServingBackend) -> bool:
     return "does not answer" in (await backend.not_ready() or "")
 
 
-async def test_an_open_breaker_refuses_at_once_and_closes_by_itself(stand_in: StandIn) -> None:
+async def test_a_server_that_is_known_to_be_down_is_not_called_until_it_answers_polls_again(stand_in: StandIn) -> None:
     one_try = RetryPolicy(attempts=1)
     async with connected(stand_in, poll=PollPolicy(every_s=0.5), retry=one_try) as backend:
         model = backend.resolve(LIGHTWEIGHT)
@@ -381,7 +372,7 @@ async def test_a_version_unloaded_behind_our_back_is_a_retry_not_a_wrong_answer(
         async with connected(server, poll=PollPolicy(every_s=30.0)) as backend:
             model = backend.resolve(LIGHTWEIGHT)
             assert model.version == 2
-            endpoint = Endpoint(server.address, max_message_bytes=1 << 20, breaker=CircuitBreaker())
+            endpoint = Endpoint(server.address)
             request = wire.ReloadConfigRequest(config=text_format.Parse(latest, wire.ModelServerConfig()))
             await endpoint.reload(request, 5)
             await endpoint.close()
@@ -407,7 +398,7 @@ async def test_a_version_unloaded_behind_our_back_is_a_retry_not_a_wrong_answer(
     ("spoil", "reason"),
     [
         (lambda card: card.update(keypoints=card["keypoints"][::-1]), "keypoints"),
-        (lambda card: card.update(version=7), "version 7"),
+        (lambda card: card.update(version=7), "cpm_lightweight/7"),
         (lambda card: card.update(input_size=100), "input_size"),
     ],
 )
@@ -450,3 +441,18 @@ def test_the_gateways_side_imports_no_tensorflow() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+# Limits that contradict each other
+
+
+async def test_a_batch_larger_than_the_server_takes_is_sent_in_parts_from_then_on(stand_in: StandIn) -> None:
+    refused: list[int] = []
+    async with connected(stand_in, on_batch_too_large=lambda: refused.append(1)) as backend:
+        model = backend.resolve(LIGHTWEIGHT)
+        reds = list(range(40, 240, 10))
+        first = await backend.predict(model, [coloured_crop(red) for red in reds], timeout_s=5)
+        second = await backend.predict(model, [coloured_crop(red) for red in reversed(reds)], timeout_s=5)
+
+    assert (marks(first), marks(second)) == (reds, reds[::-1])
+    assert len(refused) == 2, "20 and 10 are more than 8, 5 is not"

@@ -8,15 +8,15 @@ import grpc
 import numpy as np
 import pytest
 
-from service.backends.tensorflow_serving.breaker import CircuitBreaker
+from deploy.stand_in.repository import add_version
 from service.backends.tensorflow_serving.catalogue import Catalogue, PollPolicy
 from service.backends.tensorflow_serving.client import Endpoint, Metadata
+from service.backends.tensorflow_serving.failures import CallError
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
 from service.inference.errors import UnavailableError
 from service.inference.models import ModelReference
 from tests.support.clock import ManualClock, settle
 from tests.support.models import INPUT_SIZE
-from tests.support.stand_in import add_version
 from tests.support.waiting import until
 
 LIGHTWEIGHT = ModelReference("lightweight")
@@ -31,40 +31,38 @@ class Server(Endpoint):
         stable: the version with that label.
         held: versions whose predictions get no answer until they are taken out.
         failure: what predictions fail with.
+        poll_failure: what polls fail with.
+        failed: versions that did not load, and why.
     """
 
     def __init__(self, address: str, *versions: int, stable: int | None = None) -> None:
         self.address = address
-        self.breaker = CircuitBreaker()
         self.versions = list(versions)
         self.stable = stable
         self.held: set[int] = set()
-        self.failure: grpc.StatusCode | None = None
+        self.failure: CallError | None = None
+        self.poll_failure: CallError | None = None
+        self.failed: dict[int, str] = {}
         self.predictions: list[int] = []
         self.cancelled = 0
         self._released = asyncio.Condition()
 
     async def status(self, request: wire.GetModelStatusRequest, timeout_s: float) -> wire.GetModelStatusResponse:
-        available = wire.ModelVersionStatus.State.AVAILABLE
-        statuses = [wire.ModelVersionStatus(version=each, state=available) for each in self.versions]
+        if self.poll_failure is not None:
+            raise self.poll_failure
+        state = wire.ModelVersionStatus.State
+        statuses = [wire.ModelVersionStatus(version=each, state=state.AVAILABLE) for each in self.versions]
+        for version, reason in self.failed.items():
+            status = wire.StatusProto(error_code=11, error_message=reason)
+            statuses.append(wire.ModelVersionStatus(version=version, state=state.END, status=status))
         return wire.GetModelStatusResponse(model_version_status=statuses)
 
     async def metadata(self, request: wire.GetModelMetadataRequest, timeout_s: float) -> wire.GetModelMetadataResponse:
         version = self.stable if request.model_spec.version_label else request.model_spec.version.value
         if version is None:
-            raise rpc_error(grpc.StatusCode.NOT_FOUND)
-        signatures = wire.SignatureDefMap()
-        signature = signatures.signature_def["serving_default"]
-        for tensors, name, dtype, channels in (
-            (signature.inputs, "image", wire.DT_UINT8, 3),
-            (signature.outputs, "belief_maps", wire.DT_FLOAT, 22),
-        ):
-            tensors[name].dtype = dtype
-            for size in (-1, -1, -1, channels):
-                tensors[name].tensor_shape.dim.add(size=size)
+            raise CallError(grpc.StatusCode.NOT_FOUND)
         reply = wire.GetModelMetadataResponse()
         reply.model_spec.version.value = version
-        reply.metadata["signature_def"].value = signatures.SerializeToString()
         return reply
 
     async def predict(self, request: wire.PredictRequest, timeout_s: float, metadata: Metadata) -> wire.PredictResponse:
@@ -77,7 +75,7 @@ class Server(Endpoint):
             self.cancelled += 1
             raise
         if self.failure is not None:
-            raise rpc_error(self.failure)
+            raise self.failure
         maps = np.zeros((1, INPUT_SIZE // 8, INPUT_SIZE // 8, 22), np.float32)
         reply = wire.PredictResponse()
         reply.outputs["belief_maps"].dtype = wire.DT_FLOAT
@@ -90,10 +88,6 @@ class Server(Endpoint):
         self.held.clear()
         async with self._released:
             self._released.notify_all()
-
-
-def rpc_error(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details="as the test says")
 
 
 class Scene:
@@ -190,15 +184,22 @@ async def test_the_newest_version_does_not_stand_in_for_a_labelled_one_that_is_b
     await until(serves(catalogue, 1))
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED])
-async def test_a_version_whose_first_inference_failed_is_tried_again(scene: Scene, code: grpc.StatusCode) -> None:
+@pytest.mark.parametrize(
+    "failure",
+    [
+        CallError(grpc.StatusCode.RESOURCE_EXHAUSTED, "OOM when allocating tensor with shape[1,64,256,256]"),
+        CallError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"),
+        CallError(grpc.StatusCode.INVALID_ARGUMENT, "input tensor alias not found in signature: image."),
+    ],
+)
+async def test_a_version_whose_first_inference_failed_is_tried_again(scene: Scene, failure: CallError) -> None:
     server = Server("one:1", 1)
-    server.failure = code
+    server.failure = failure
     catalogue = scene.catalogue(server)
     await catalogue.poll()
     await until(lambda: len(server.predictions) > 2)
-    assert code.name in (catalogue.not_ready() or "")
-    assert code.name in (catalogue.refusal(ModelReference("lightweight", version=1)) or "")
+    assert str(failure) in (catalogue.not_ready() or "")
+    assert str(failure) in (catalogue.refusal(ModelReference("lightweight", version=1)) or "")
 
     server.failure = None
 
@@ -253,3 +254,70 @@ async def test_unloading_a_version_ends_its_check(scene: Scene) -> None:
     await settle()
 
     assert server.cancelled == 1
+
+
+async def test_one_failed_poll_forgets_nothing_and_two_in_a_row_do(scene: Scene) -> None:
+    server = Server("one:1", 1)
+    catalogue = scene.catalogue(server)
+    await catalogue.poll()
+    await until(serves(catalogue, 1))
+
+    server.poll_failure = CallError(grpc.StatusCode.UNAVAILABLE, "Connection reset by peer")
+    await catalogue.poll()
+    assert (catalogue.not_ready(), catalogue.resolve(LIGHTWEIGHT).version) == (None, 1)
+    server.poll_failure = None
+    await catalogue.poll()
+    server.poll_failure = CallError(grpc.StatusCode.UNAVAILABLE, "Connection reset by peer")
+    await catalogue.poll()
+    assert catalogue.not_ready() is None, "not two in a row"
+
+    await catalogue.poll()
+    assert "one:1 does not answer (UNAVAILABLE)" in (catalogue.not_ready() or "")
+
+
+async def test_a_server_whose_threads_are_all_busy_is_what_it_was(scene: Scene) -> None:
+    server = Server("one:1", 1)
+    catalogue = scene.catalogue(server)
+    await catalogue.poll()
+    await until(serves(catalogue, 1))
+
+    server.poll_failure = CallError(grpc.StatusCode.RESOURCE_EXHAUSTED)
+    for _ in range(10):
+        scene.clock.advance(3.0)
+        await catalogue.poll()
+        assert (catalogue.not_ready(), catalogue.resolve(LIGHTWEIGHT).version) == (None, 1)
+
+
+# What is told of versions that are not there
+
+
+async def test_nothing_is_unavailable_when_every_version_can_be_asked(scene: Scene) -> None:
+    catalogue = scene.catalogue(Server("one:1", 1, 2), Server("other:1", 1, 2))
+    await catalogue.poll()
+    await until(lambda: catalogue.unavailable({"lightweight": {1, 2}}) == set())
+
+
+async def test_a_version_that_did_not_load_on_one_server_is_told_until_it_has(scene: Scene) -> None:
+    fine, other = Server("fine:1", 1, 2), Server("other:1", 1)
+    other.failed = {2: "no\n\t[[model]]"}
+    catalogue = scene.catalogue(fine, other)
+    await catalogue.poll()
+    await until(lambda: catalogue.unavailable({}) == {("lightweight", 2, "load_failed")})
+    assert catalogue.refusal(SECOND) == "it could not be loaded: no [[model]]", "in one line"
+
+    other.failed, other.versions = {}, [1, 2]
+    await catalogue.poll()
+    await until(lambda: catalogue.unavailable({}) == set())
+
+
+async def test_a_configured_version_without_any_state_is_not_available(scene: Scene) -> None:
+    catalogue = scene.catalogue(Server("one:1", 1))
+    await catalogue.poll()
+    await until(serves(catalogue, 1))
+    assert catalogue.unavailable({"lightweight": {1, 2}}) == {("lightweight", 2, "not_available")}
+
+
+async def test_where_no_server_answers_nothing_is_available(scene: Scene) -> None:
+    catalogue = scene.catalogue(Server("one:1", 1))
+    assert catalogue.unavailable({}) == {("lightweight", None, "not_available")}
+    assert catalogue.unavailable({"lightweight": {1}}) == {("lightweight", 1, "not_available")}

@@ -1,11 +1,10 @@
-"""Each line of the table from TensorFlow Serving's status codes to the service's errors; the breaker; the waits."""
+"""Each line of the table from TensorFlow Serving's status codes to the service's errors; the waits."""
 
 import grpc
 import pytest
 
-from service.backends.tensorflow_serving.breaker import CircuitBreaker
 from service.backends.tensorflow_serving.client import RetryPolicy, target_of
-from service.backends.tensorflow_serving.failures import translate
+from service.backends.tensorflow_serving.failures import CallError, translate
 from service.inference.errors import (
     DeadlineExceededError,
     InternalError,
@@ -16,10 +15,6 @@ from service.inference.errors import (
 )
 
 Code = grpc.StatusCode
-
-
-def failed(code: grpc.StatusCode, details: str = "") -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
 
 
 @pytest.mark.parametrize(
@@ -57,40 +52,11 @@ def failed(code: grpc.StatusCode, details: str = "") -> grpc.aio.AioRpcError:
 def test_a_status_means_to_a_request_what_the_table_says(
     code: grpc.StatusCode, details: str, meant: type[ServiceError], worth_repeating: bool
 ) -> None:
-    error = translate(failed(code, details), "cpm_standard version 7")
+    error = translate(CallError(code, details), "cpm_standard version 7")
 
     assert type(error) is meant
     assert (error.retry_after_s is not None) is worth_repeating
     assert not details or details not in error.detail  # what the model server says is for the log
-
-
-def test_the_breaker_opens_after_failures_in_a_row_only() -> None:
-    breaker = CircuitBreaker(failures_to_open=3)
-    for _ in range(5):
-        breaker.call_failed()
-        breaker.call_failed()
-        breaker.call_succeeded()
-    assert breaker.lets_through
-
-    for _ in range(3):
-        breaker.call_failed()
-    assert not breaker.lets_through
-
-
-def test_after_a_good_probe_one_failure_opens_the_breaker_again() -> None:
-    breaker = CircuitBreaker(failures_to_open=3)
-    breaker.probe_failed()
-    assert not breaker.lets_through
-
-    breaker.probe_succeeded()
-    assert breaker.lets_through
-    breaker.call_failed()
-    assert not breaker.lets_through
-
-    breaker.probe_succeeded()
-    breaker.call_succeeded()
-    breaker.call_failed()
-    assert breaker.lets_through
 
 
 def test_waits_grow_up_to_a_bound_and_are_never_all_the_same() -> None:

@@ -61,7 +61,7 @@ async def test_a_picture_gets_its_keypoints(client: AsyncHandPoseClient) -> None
 
 async def test_mistakes_and_failures_are_the_clients_errors(client: AsyncHandPoseClient) -> None:
     with pytest.raises(RejectedError) as rejected:
-        await client.estimate(PHOTO, rois=[Box(100, 0, 60, 60)])
+        await client.estimate(PHOTO, rois=[Box(1000, 0, 60, 60)])
     with pytest.raises(ServerFailedError) as failed:
         await client.estimate(image_bytes(picture(INPUT_SIZE, INPUT_SIZE, (0, 0, 0))))
 

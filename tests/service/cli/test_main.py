@@ -230,7 +230,6 @@ def test_the_trainers_words_are_passed_through(capfd: pytest.CaptureFixture[str]
 def test_a_video_is_followed_and_written_with_the_hand_drawn(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("av")
     from fractions import Fraction
 
     from service.cli.video import VideoWriter, read
@@ -253,7 +252,6 @@ def test_a_video_is_followed_and_written_with_the_hand_drawn(
 
 
 def test_what_is_no_video_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("av")
     path = tmp_path / "wave.mp4"
     path.write_bytes(b"no video")
 

@@ -91,11 +91,11 @@ def test_rois_variant_and_request_id_reach_the_service(client: HandPoseClient) -
 @both
 def test_a_wrong_request_is_rejected_with_the_services_words(client: HandPoseClient) -> None:
     with pytest.raises(RejectedError) as caught:
-        client.estimate(PHOTO, rois=[Box(100, 0, 60, 60)], request_id="wrong-1")
+        client.estimate(PHOTO, rois=[Box(1000, 0, 60, 60)], request_id="wrong-1")
 
     error = caught.value
     assert (error.code, error.request_id, error.errors[0].field) == ("invalid_roi", "wrong-1", "roi[0]")
-    assert "inside the image" in str(error)
+    assert "outside the image" in str(error)
 
 
 @both

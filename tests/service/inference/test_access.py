@@ -51,7 +51,7 @@ class Door:
         )
 
     def admit(self, key: str, peer: str = HERE) -> str:
-        return self.doorkeeper.admit(f"Bearer {key}", peer).name
+        return self.doorkeeper.admit(key, peer).name
 
     def guess(self, times: int, peer: str = HERE) -> None:
         for _ in range(times):
@@ -69,27 +69,21 @@ def test_each_key_is_known_by_its_name(door: Door) -> None:
     assert door.doorkeeper.names == ("kiosk", "lab")
 
 
-@pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER  ", " Bearer "])
-def test_scheme_is_read_in_any_case(door: Door, scheme: str) -> None:
-    assert door.doorkeeper.admit(f"{scheme}{door.lab}", HERE).name == "lab"
-
-
 def test_every_failure_is_told_in_the_same_words(door: Door) -> None:
     door.follow(expires=TODAY)
     shown = [
         None,
         "",
-        "Bearer",
-        f"Basic {door.lab}",
-        door.lab,
-        "Bearer x",
-        f"Bearer {new_key()}",
-        f"Bearer {door.kiosk}",
+        "x",
+        new_key(),
+        door.kiosk,
+        f"{door.lab}x",
+        "x" * 100_000,
     ]
     told = set()
-    for authorization in [*shown, f"Bearer {door.lab}x", f"Bearer {'x' * 100_000}"]:
+    for each in shown:
         with pytest.raises(UnauthenticatedError) as caught:
-            door.doorkeeper.admit(authorization, HERE)
+            door.doorkeeper.admit(each, HERE)
         told.add((caught.value.detail, caught.value.code, caught.value.retry_after_s))
     assert len(told) == 1
 
@@ -103,11 +97,11 @@ def test_nobody_gets_in_where_there_are_no_keys(door: Door) -> None:
 def test_digest_of_zeros_lets_nobody_in(door: Door) -> None:
     door.doorkeeper.follow([ApiKey("mistake", bytes(32))])
     with pytest.raises(UnauthenticatedError):
-        door.doorkeeper.admit("Bearer anything", HERE)
+        door.doorkeeper.admit("anything", HERE)
 
 
 def test_revoked_key_is_refused_at_once_and_so_is_the_rest_of_its_stream(door: Door) -> None:
-    caller = door.doorkeeper.admit(f"Bearer {door.kiosk}", HERE)
+    caller = door.doorkeeper.admit(door.kiosk, HERE)
     caller.take()
     door.doorkeeper.follow([ApiKey("lab", digest_of(door.lab))])
     with pytest.raises(UnauthenticatedError):
@@ -119,7 +113,7 @@ def test_revoked_key_is_refused_at_once_and_so_is_the_rest_of_its_stream(door: D
 
 def test_key_is_good_until_it_expires(door: Door) -> None:
     door.follow(expires=TODAY + timedelta(days=1))
-    caller = door.doorkeeper.admit(f"Bearer {door.kiosk}", HERE)
+    caller = door.doorkeeper.admit(door.kiosk, HERE)
     door.calendar.now += timedelta(days=1, seconds=-1)
     caller.take()
     door.calendar.now += timedelta(seconds=1)
@@ -143,7 +137,7 @@ def limited(rate: float, burst: float) -> Door:
 
 def refused_for(door: Door, images: int, key: str | None = None) -> float:
     with pytest.raises(OverloadedError) as caught:
-        door.doorkeeper.admit(f"Bearer {key or door.kiosk}", HERE).take(images)
+        door.doorkeeper.admit(key or door.kiosk, HERE).take(images)
     assert caught.value.code == "rate_limited"
     assert caught.value.retry_after_s is not None
     return caught.value.retry_after_s
@@ -151,7 +145,7 @@ def refused_for(door: Door, images: int, key: str | None = None) -> float:
 
 def test_burst_passes_then_the_rate_holds() -> None:
     door = limited(2, 5)
-    caller = door.doorkeeper.admit(f"Bearer {door.kiosk}", HERE)
+    caller = door.doorkeeper.admit(door.kiosk, HERE)
     for _ in range(5):
         caller.take()
     assert refused_for(door, 1) == pytest.approx(0.5)
@@ -162,14 +156,14 @@ def test_burst_passes_then_the_rate_holds() -> None:
 
 def test_keys_do_not_use_up_each_others_rate() -> None:
     door = limited(1, 1)
-    door.doorkeeper.admit(f"Bearer {door.kiosk}", HERE).take()
-    door.doorkeeper.admit(f"Bearer {door.lab}", HERE).take()
+    door.doorkeeper.admit(door.kiosk, HERE).take()
+    door.doorkeeper.admit(door.lab, HERE).take()
     assert refused_for(door, 1) == pytest.approx(1)
 
 
 def test_batch_costs_its_images_or_nothing() -> None:
     door = limited(1, 10)
-    caller = door.doorkeeper.admit(f"Bearer {door.kiosk}", HERE)
+    caller = door.doorkeeper.admit(door.kiosk, HERE)
     caller.take(8)
     assert refused_for(door, 5) == pytest.approx(3)
     caller.take(2)
@@ -177,7 +171,7 @@ def test_batch_costs_its_images_or_nothing() -> None:
 
 def test_batch_that_comes_back_when_it_was_told_to_gets_in() -> None:
     door = limited(1, 10)
-    caller = door.doorkeeper.admit(f"Bearer {door.kiosk}", HERE)
+    caller = door.doorkeeper.admit(door.kiosk, HERE)
     caller.take(8)
     caller.take()
     with pytest.raises(OverloadedError) as caught:
@@ -191,22 +185,22 @@ def test_batch_that_comes_back_when_it_was_told_to_gets_in() -> None:
 
 def test_batch_larger_than_the_burst_gets_in_and_is_paid_off_afterwards() -> None:
     door = limited(1, 10)
-    door.doorkeeper.admit(f"Bearer {door.kiosk}", HERE).take(32)
+    door.doorkeeper.admit(door.kiosk, HERE).take(32)
     assert refused_for(door, 1) == pytest.approx(23)
 
 
 def test_key_has_a_rate_of_its_own() -> None:
     door = limited(1, 1)
     door.follow(allowance=Allowance(1, 3))
-    door.doorkeeper.admit(f"Bearer {door.kiosk}", HERE).take(3)
+    door.doorkeeper.admit(door.kiosk, HERE).take(3)
     refused_for(door, 1)
     door.follow(allowance=Allowance())
-    door.doorkeeper.admit(f"Bearer {door.kiosk}", HERE).take(10_000)
+    door.doorkeeper.admit(door.kiosk, HERE).take(10_000)
 
 
 def test_reading_the_keys_anew_gives_no_new_burst() -> None:
     door = limited(1, 2)
-    door.doorkeeper.admit(f"Bearer {door.kiosk}", HERE).take(2)
+    door.doorkeeper.admit(door.kiosk, HERE).take(2)
     door.follow()
     assert refused_for(door, 1) == pytest.approx(1)
 
@@ -228,7 +222,7 @@ def nobody_asks() -> Iterator[None]:
 def test_charge_is_on_the_account_of_whoever_asks() -> None:
     door = limited(1, 3)
     charge(1000)  # nobody: no keys are needed
-    with asked_by(door.doorkeeper.admit(f"Bearer {door.kiosk}", HERE)):
+    with asked_by(door.doorkeeper.admit(door.kiosk, HERE)):
         charge()
         charge(3, counted=1)
     assert refused_for(door, 1) == pytest.approx(1)

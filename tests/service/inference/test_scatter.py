@@ -9,7 +9,6 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.inference.batching import BatchingPolicy, Priority
 from service.inference.errors import (
     DeadlineExceededError,
     InternalError,
@@ -17,16 +16,15 @@ from service.inference.errors import (
     ServiceError,
     UnavailableError,
 )
-from service.inference.models import ModelReference, ServedModel, Variant
-from service.inference.predictor import Estimate, EstimateRequest, Limits, Predictor
-from service.inference.routing import Router
+from service.inference.estimates import Estimate, EstimateRequest, Priority
+from service.inference.model_queue import BatchingPolicy
+from service.inference.models import ServedModel, Variant
 from service.pose.geometry import Box
 from tests.support.backend import Crops, FakeBackend, Maps, hand_where_crop_is_marked
 from tests.support.clock import ManualClock, settle
-from tests.support.executor import InlineExecutor
 from tests.support.images import image_bytes, marked_picture
 from tests.support.models import INPUT_SIZE
-from tests.support.observer import RecordingObserver
+from tests.support.predictor import make_predictor
 
 MARKS = [(x, y) for x in (24, 44, 64, 84, 104) for y in (24, 44, 64, 84, 104)]
 
@@ -56,7 +54,7 @@ class StepByStep(FakeBackend):
 @lru_cache(maxsize=len(MARKS))
 def picture_with(mark: int) -> bytes:
     x, y = MARKS[mark]
-    return image_bytes(marked_picture(INPUT_SIZE, INPUT_SIZE, (x - 6, y - 6, x + 6, y + 6)), "BMP")
+    return image_bytes(marked_picture(INPUT_SIZE, INPUT_SIZE, (x - 6, y - 6, x + 6, y + 6)), "PNG")
 
 
 def belongs(estimate: Estimate, variant: Variant, marks: Sequence[int]) -> bool:
@@ -104,15 +102,7 @@ ENDS: dict[str, Exception | None] = {
 
 async def live_through(story: list[tuple[Any, ...]], policy: BatchingPolicy) -> None:
     backend, clock = StepByStep(), ManualClock()
-    predictor = Predictor(
-        backend=backend,
-        router=Router(ModelReference("lightweight")),
-        observer=RecordingObserver(),
-        clock=clock,
-        workers=InlineExecutor(),
-        batching=policy,
-        limits=Limits(),
-    )
+    predictor = make_predictor(backend, clock=clock, batching=policy)
     asked: list[tuple[asyncio.Task[Estimate], Variant, list[int]]] = []
     for event, *details in story:
         if event == "ask":
@@ -152,15 +142,7 @@ async def live_through(story: list[tuple[Any, ...]], policy: BatchingPolicy) -> 
 
 async def test_answers_of_marked_pictures_would_be_told_apart() -> None:
     backend = FakeBackend(answer=hand_where_crop_is_marked)
-    predictor = Predictor(
-        backend=backend,
-        router=Router(ModelReference("lightweight")),
-        observer=RecordingObserver(),
-        clock=ManualClock(),
-        workers=InlineExecutor(),
-        batching=BatchingPolicy(),
-        limits=Limits(),
-    )
+    predictor = make_predictor(backend)
     estimate = await predictor.estimate(EstimateRequest(picture_with(3), float("inf"), asked_for="standard"))
 
     assert belongs(estimate, "standard", [3])

@@ -7,17 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from service.inference.batching import BatchingPolicy
 from service.inference.errors import InternalError
-from service.inference.models import ModelReference
-from service.inference.predictor import Estimate, EstimateRequest, Limits, Predictor
-from service.inference.routing import Router
+from service.inference.estimates import Estimate, EstimateRequest
 from service.pose.geometry import Box
 from tests.support.backend import Crops, FakeBackend, Maps, maps_of, spread_keypoints
 from tests.support.clock import ManualClock
 from tests.support.images import image_bytes, picture
 from tests.support.models import INPUT_SIZE
-from tests.support.observer import RecordingObserver
+from tests.support.predictor import make_predictor
 
 FAR = math.inf
 PICTURE = image_bytes(picture(640, 640))
@@ -62,28 +59,17 @@ async def look(
     rois: Sequence[Box] = (),
     seconds: float = FAR,
     takes_s: float = 0.0,
-    full_picture: bool = False,
 ) -> tuple[Estimate, int]:
     """The answer to one picture, and how many crops the model was shown for it."""
     clock = ManualClock()
     backend = Scripted(*looks, clock=clock, takes_s=takes_s)
-    predictor = Predictor(
-        backend=backend,
-        router=Router(ModelReference("lightweight")),
-        observer=RecordingObserver(),
-        clock=clock,
-        workers=workers,
-        batching=BatchingPolicy(),
-        limits=Limits(),
-        second_look=True,
-    )
-    request = EstimateRequest(PICTURE, clock.time() + seconds, rois=tuple(rois), full_picture=full_picture)
+    predictor = make_predictor(backend, workers=workers, clock=clock, second_look=True)
+    request = EstimateRequest(PICTURE, clock.time() + seconds, rois=tuple(rois))
     return await predictor.estimate(request), len(backend.calls)
 
 
-@pytest.mark.parametrize("full_picture", [False, True])
-async def test_a_small_hand_is_answered_from_a_crop_of_its_own(full_picture: bool, workers: ThreadPoolExecutor) -> None:
-    estimate, looks = await look(workers, (SMALL, 0.5), (SPREAD, 0.9), full_picture=full_picture)
+async def test_a_small_hand_is_answered_from_a_crop_of_its_own(workers: ThreadPoolExecutor) -> None:
+    estimate, looks = await look(workers, (SMALL, 0.5), (SPREAD, 0.9))
     (hand,) = estimate.hands
     assert looks == 2
     assert hand.box_in_image == Box(0, 0, 640, 640)
@@ -93,7 +79,7 @@ async def test_a_small_hand_is_answered_from_a_crop_of_its_own(full_picture: boo
     expected = centre + (SPREAD - INPUT_SIZE / 2) * (side / INPUT_SIZE)
     np.testing.assert_allclose(hand.keypoints_in_image, expected, atol=2.5)
     assert 0.8 < hand.score < 0.9  # the second look's; a peak between cells is a little lower
-    assert (estimate.picture.width, estimate.picture.height) == (640, 640)
+    assert estimate.image_size == (640, 640)
 
 
 @pytest.mark.parametrize(

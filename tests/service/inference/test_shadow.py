@@ -9,17 +9,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from service.inference.batching import BatchingPolicy
 from service.inference.errors import InternalError, OverloadedError, UnavailableError
+from service.inference.estimates import Estimate, EstimateRequest
 from service.inference.models import ModelReference, ServedModel
-from service.inference.predictor import Estimate, EstimateRequest, Limits, Predictor
 from service.inference.routing import Router, RoutingRules, ShadowRule
 from service.inference.shadow import Shadow
 from tests.support.backend import Crops, FakeBackend, Maps, maps_of, spread_keypoints
 from tests.support.clock import ManualClock, settle
 from tests.support.images import image_bytes, picture
 from tests.support.models import INPUT_SIZE, served_model
-from tests.support.observer import RecordingObserver
+from tests.support.predictor import make_predictor
 from tests.support.waiting import until
 
 FAR = math.inf
@@ -70,14 +69,11 @@ class Lab:
         self.notes = ShadowNotes()
         self.clock = ManualClock()
         self.shadow = Shadow(self.notes, self.clock, max_running=3, delay_s=0.5, timeout_s=10.0)
-        self.predictor = Predictor(
-            backend=backend,
-            router=Router(LIGHTWEIGHT, RoutingRules(shadow=(ShadowRule("lightweight", STANDARD, share),))),
-            observer=RecordingObserver(),
-            clock=self.clock,
+        self.predictor = make_predictor(
+            backend,
             workers=workers,
-            batching=BatchingPolicy(),
-            limits=Limits(),
+            clock=self.clock,
+            router=Router(LIGHTWEIGHT, RoutingRules(shadow=(ShadowRule("lightweight", STANDARD, share),))),
             shadow=self.shadow,
         )
 
@@ -149,14 +145,11 @@ async def test_a_failing_shadow_never_touches_an_answer(
 async def test_a_shadow_that_does_not_exist_is_only_counted(workers: ThreadPoolExecutor) -> None:
     lab = Lab(workers, TwoMinds())
     nowhere = ModelReference("standard", label="canary")
-    lab.predictor = Predictor(
-        backend=lab.backend,
-        router=Router(LIGHTWEIGHT, RoutingRules(shadow=(ShadowRule(None, nowhere, 1.0),))),
-        observer=RecordingObserver(),
-        clock=lab.clock,
+    lab.predictor = make_predictor(
+        lab.backend,
         workers=workers,
-        batching=BatchingPolicy(),
-        limits=Limits(),
+        clock=lab.clock,
+        router=Router(LIGHTWEIGHT, RoutingRules(shadow=(ShadowRule(None, nowhere, 1.0),))),
         shadow=lab.shadow,
     )
     await lab.ask()
@@ -185,14 +178,11 @@ async def test_a_shadow_that_hangs_keeps_nobody_waiting_and_has_a_bound(workers:
 
 async def test_a_copy_is_not_copied_again(workers: ThreadPoolExecutor) -> None:
     lab = Lab(workers, TwoMinds())
-    lab.predictor = Predictor(
-        backend=lab.backend,
-        router=Router(LIGHTWEIGHT, RoutingRules(shadow=(ShadowRule(None, STANDARD, 1.0),))),
-        observer=RecordingObserver(),
-        clock=lab.clock,
+    lab.predictor = make_predictor(
+        lab.backend,
         workers=workers,
-        batching=BatchingPolicy(),
-        limits=Limits(),
+        clock=lab.clock,
+        router=Router(LIGHTWEIGHT, RoutingRules(shadow=(ShadowRule(None, STANDARD, 1.0),))),
         shadow=lab.shadow,
     )
     await lab.ask()
@@ -227,14 +217,11 @@ async def test_where_there_is_no_canary_its_share_is_answered_by_the_stable_vers
     workers: ThreadPoolExecutor,
 ) -> None:
     lab = Lab(workers, TwoMinds())
-    predictor = Predictor(
-        backend=FakeBackend(served_model("lightweight")),
-        router=Router(LIGHTWEIGHT, RoutingRules(canary={"lightweight": 1.0})),
-        observer=RecordingObserver(),
-        clock=lab.clock,
+    predictor = make_predictor(
+        FakeBackend(served_model("lightweight")),
         workers=workers,
-        batching=BatchingPolicy(),
-        limits=Limits(),
+        clock=lab.clock,
+        router=Router(LIGHTWEIGHT, RoutingRules(canary={"lightweight": 1.0})),
     )
 
     estimate = await predictor.estimate(EstimateRequest(image_bytes(), FAR))
@@ -244,14 +231,11 @@ async def test_where_there_is_no_canary_its_share_is_answered_by_the_stable_vers
 
 async def test_the_canarys_share_is_answered_by_the_canary(workers: ThreadPoolExecutor) -> None:
     lab = Lab(workers, TwoMinds())
-    predictor = Predictor(
-        backend=FakeBackend(served_model("lightweight"), served_model("lightweight", version=2, labels=("canary",))),
-        router=Router(LIGHTWEIGHT, RoutingRules(canary={"lightweight": 1.0})),
-        observer=RecordingObserver(),
-        clock=lab.clock,
+    predictor = make_predictor(
+        FakeBackend(served_model("lightweight"), served_model("lightweight", version=2, labels=("canary",))),
         workers=workers,
-        batching=BatchingPolicy(),
-        limits=Limits(),
+        clock=lab.clock,
+        router=Router(LIGHTWEIGHT, RoutingRules(canary={"lightweight": 1.0})),
     )
 
     estimate = await predictor.estimate(EstimateRequest(image_bytes(), FAR))

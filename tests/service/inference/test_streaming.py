@@ -13,12 +13,13 @@ from service.inference.errors import (
     UndecodableImageError,
     UnknownModelError,
 )
-from service.inference.predictor import Estimate, EstimateRequest
+from service.inference.estimates import Estimate, EstimateRequest
 from service.inference.streaming import Frame, FrameAnswer, StreamLimits, StreamOptions, Streams
 from service.inference.tracking import TrackedEstimate
 from service.pose.tracking import OneEuro
 from tests.support.clock import ManualClock, settle
 from tests.support.moving_hand import MovingHand, frame_bytes, hand_at
+from tests.support.observer import RecordingObserver
 
 PLAIN = StreamOptions(tracking=False)
 
@@ -101,7 +102,7 @@ class HeldModel:
 
 
 def streams(estimate: MovingHand | HeldModel, **limits: float) -> Streams:
-    return Streams(estimate, clock=ManualClock(), limits=StreamLimits(**limits))  # type: ignore[arg-type]
+    return Streams(estimate, clock=ManualClock(), observer=RecordingObserver(), limits=StreamLimits(**limits))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ async def test_a_defect_in_one_frame_is_an_internal_error_of_that_frame() -> Non
     async def broken(request: EstimateRequest) -> Estimate:
         raise RuntimeError("secret")
 
-    await Streams(broken, clock=ManualClock()).run(StreamOptions(), numbered(2), viewer)
+    await Streams(broken, clock=ManualClock(), observer=RecordingObserver()).run(StreamOptions(), numbered(2), viewer)
 
     assert [getattr(answer.outcome, "code", None) for answer in viewer.answers] == ["internal", "internal"]
     assert "secret" not in str(viewer.answers[0].outcome)
@@ -398,7 +399,9 @@ async def test_memory_stays_flat_over_ten_thousand_frames_and_a_slow_reader() ->
         await asyncio.sleep(0)
 
     limits = StreamLimits(max_waiting=2, max_under_way=4)
-    await Streams(model, clock=ManualClock(), limits=limits).run(PLAIN, frames(), slow_reader)
+    await Streams(model, clock=ManualClock(), observer=RecordingObserver(), limits=limits).run(
+        PLAIN, frames(), slow_reader
+    )
 
     assert seen == 10_000
     assert most <= limits.max_waiting + limits.max_under_way + 3

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from service.inference.keys import new_key
-from service.inference.tracing import Untraced, entered
 from service.observability.logs import LogFormat, configure_logging
+from service.observability.tracing import Traces
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,8 @@ def test_json_line_holds_the_message_and_the_events_own_fields() -> None:
 
 @pytest.mark.parametrize("style", ["text", "json"])
 def test_whatever_is_logged_for_a_request_names_its_trace(style: LogFormat) -> None:
-    with entered(Untraced("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")):
+    caller = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with Traces().request("POST", request_id="a", caller=caller, attributes={}):
         inside = logged(style, "the model server is slow")
     assert "4bf92f3577b34da6a3ce929d0e0e4736" in inside
     assert "trace_id" not in logged(style, "nobody asked")
@@ -103,3 +104,10 @@ def test_keys_are_in_no_line_wherever_they_came_from(style: LogFormat) -> None:
     assert stream.getvalue().count("[key]") == 4
     if style == "json":
         assert json.loads(stream.getvalue())["message"] == "GET /v1/[key] failed"
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_tokens_of_other_services_are_in_no_line(style: LogFormat) -> None:
+    line = logged(style, "refused", client="authorization: bearer eyJhbGciOi.J9.x")
+    assert "eyJ" not in line
+    assert "authorization: [key]" in line

@@ -6,8 +6,10 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.inference.ports import DropReason, Observer, RejectReason, ReleaseReason, Stage
+from service.inference.estimates import Estimate, Hand, Timings
+from service.inference.ports import DropReason, Observer, RejectReason, ReleaseReason
 from service.observability.metrics import PrometheusObserver
+from service.pose.geometry import Box
 from tests.support.models import served_model
 
 LIGHT = served_model("lightweight", version=3)
@@ -30,15 +32,17 @@ def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
 def test_what_the_use_case_reports_is_counted_by_variant_and_version() -> None:
     observer = PrometheusObserver(CollectorRegistry())
     use_case: Observer = observer
-    use_case.stage_finished(LIGHT, Stage.DECODE, 0.004)
     use_case.batch_released(LIGHT, 3, ReleaseReason.FULL)
     use_case.queue_changed(LIGHT, 7)
     use_case.request_dropped(LIGHT, DropReason.EXPIRED)
     use_case.request_rejected(LIGHT, RejectReason.QUEUE_FULL)
-    use_case.hand_found(LIGHT, np.linspace(0, 1, 21))
+    points, scores = np.zeros((21, 2)), np.linspace(0, 1, 21, dtype=np.float32)
+    hand = Hand(Box(0, 0, 10, 10), points, scores, np.ones(21))
+    use_case.estimated(Estimate(LIGHT, "default", (10, 10), (hand,), Timings(0.004, 0.001, 0.02, 0.002, 0.03)))
     found = samples(observer)
     model = {"variant": "lightweight", "version": "3"}
     assert found[key("handpose_stage_duration_seconds_sum", stage="decode", **model)] == 0.004
+    assert found[key("handpose_stage_duration_seconds_sum", stage="inference", **model)] == 0.02
     assert found[key("handpose_batch_size_sum", **model)] == 3
     assert found[key("handpose_batch_release_total", reason="full", **model)] == 1
     assert found[key("handpose_queue_depth", **model)] == 7
@@ -50,7 +54,7 @@ def test_what_the_use_case_reports_is_counted_by_variant_and_version() -> None:
 
 def test_failures_are_counted_and_timed_like_successes() -> None:
     observer = PrometheusObserver(CollectorRegistry())
-    observer.image_answered(LIGHT, None, "ok", 0.02)
+    observer.image_answered(("lightweight", 3), None, "ok", 0.02)
     observer.image_answered(None, "standard@2", "overloaded", 0.001)
     found = samples(observer)
     failed = {"variant": "standard", "version": "unknown", "code": "overloaded"}
@@ -71,10 +75,10 @@ def test_words_of_strangers_never_become_labels() -> None:
 
 def test_requests_in_flight_go_up_and_down() -> None:
     observer = PrometheusObserver(CollectorRegistry())
-    observer.request_started()
-    observer.request_started()
-    observer.request_ended()
-    assert samples(observer)[key("handpose_inflight_requests")] == 1
+    with observer.in_flight():
+        with observer.in_flight():
+            assert samples(observer)[key("handpose_inflight_requests")] == 2
+        assert samples(observer)[key("handpose_inflight_requests")] == 1
 
 
 def test_models_that_are_gone_are_no_longer_listed() -> None:
@@ -97,7 +101,7 @@ def test_names_and_units_are_prometheus_own() -> None:
     registry = CollectorRegistry()
     PrometheusObserver(registry)
     families = [family for family in registry.collect() if not family.name.startswith(("process_", "python_"))]
-    assert len(families) == 17
+    assert len(families) == 19
     for family in families:
         assert re.fullmatch(r"handpose_[a-z]+(_[a-z]+)*", family.name), family.name
         assert family.documentation.endswith("."), family.name
@@ -108,13 +112,13 @@ def test_names_and_units_are_prometheus_own() -> None:
 
 def test_observers_share_nothing() -> None:
     first, second = PrometheusObserver(CollectorRegistry()), PrometheusObserver(CollectorRegistry())
-    first.request_started()
-    assert samples(second)[key("handpose_inflight_requests")] == 0
+    with first.in_flight():
+        assert samples(second)[key("handpose_inflight_requests")] == 0
 
 
 def test_buckets_tell_answers_of_5_ms_from_answers_of_5_s() -> None:
     observer = PrometheusObserver(CollectorRegistry())
-    observer.image_answered(LIGHT, None, "ok", 0.004)
+    observer.image_answered(("lightweight", 3), None, "ok", 0.004)
     bounds = [
         float(dict(labels)["le"])
         for name, labels in samples(observer)

@@ -11,12 +11,13 @@ import pytest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy.stand_in.process import StandIn
+from deploy.stand_in.repository import add_version, config_text
 from service.rpc.server import ServerOptions
 from tests.support.executor import InlineExecutor
 from tests.support.gateway import Gateway
 from tests.support.gateway_process import GatewayProcess
 from tests.support.images import image_bytes
-from tests.support.stand_in import StandIn, add_version, config_text
 
 REQUESTS = 24
 

@@ -1,7 +1,6 @@
 """Pictures, a model repository and a job for the tests of offline work."""
 
-import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,20 +8,6 @@ import pytest
 from service.settings import Settings
 from tests.support.images import image_bytes, marked_picture
 from tests.support.servables import write_card
-
-
-class _WithoutRay(pytest.Module):
-    """A module that cannot be imported, and says why."""
-
-    def collect(self) -> Iterator[pytest.Item]:
-        pytest.skip("offline jobs need the extra ray", allow_module_level=True)
-
-
-def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
-    if importlib.util.find_spec("ray") is not None and importlib.util.find_spec("pyarrow") is not None:
-        return None
-    module: pytest.Module = _WithoutRay.from_parent(parent, path=module_path)
-    return module
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ def test_records_hold_what_the_api_answers(
     report = worker(row)
 
     assert (report["images"], report["failed"]) == (9, [])
+    assert len(records(tmp_path)) == 9
     for record in records(tmp_path):
         answer = httpx.post(
             f"{service.urls['rest']}/v1/hand-pose",

@@ -47,12 +47,6 @@ def in_jpeg(*segments: bytes) -> bytes:
     return data[:2] + b"".join(segments) + data[2:]
 
 
-def in_gif(*blocks: bytes) -> bytes:
-    data = green("GIF")
-    at = 13 + 3 * 2 ** ((data[10] & 7) + 1)
-    return data[:at] + b"".join(blocks) + data[at:]
-
-
 def exif(orientation: int, *more: bytes, order: str = "<") -> bytes:
     entries = [struct.pack(order + "HHIHH", 0x0112, 3, 1, orientation, 0), *more]
     start = (b"II*\x00" if order == "<" else b"MM\x00*") + struct.pack(order + "IH", 8, len(entries))
@@ -62,40 +56,6 @@ def exif(orientation: int, *more: bytes, order: str = "<") -> bytes:
 def tags_that_share(megabytes: int, number: int) -> bytes:
     """TIFF entries that each claim the same megabytes as their value."""
     return b"".join(struct.pack("<HHII", 0x9000 + index, 7, megabytes << 20, 8) for index in range(number))
-
-
-def tiff_with_tags(number: int, *, big: bool) -> bytes:
-    """A TIFF whose directory says that it has so many tags; they are there, too."""
-    data = green("TIFF", big_tiff=big)
-    (start,) = struct.unpack_from("<Q" if big else "<I", data, 8 if big else 4)
-    (real,) = struct.unpack_from("<Q" if big else "<H", data, start)
-    first, size = start + (8 if big else 2), 20 if big else 12
-    entries: bytes = data[first : first + real * size]
-    kind = "<HHQQ" if big else "<HHII"
-    extra = struct.pack(kind, 0xC000, 3, 1, 0) * (number - real)
-    directory = struct.pack("<Q" if big else "<H", number) + entries + extra + bytes(8 if big else 4)
-    pointer = struct.pack("<Q" if big else "<I", len(data))
-    parts: list[bytes] = [data[: 8 if big else 4], pointer, data[16 if big else 8 :], directory]
-    return b"".join(parts)
-
-
-def tiff_with_pages(number: int) -> bytes:
-    """Each page's directory points at the next one's."""
-    data = green("TIFF")
-    (start,) = struct.unpack_from("<I", data, 4)
-    (entries,) = struct.unpack_from("<H", data, start)
-    directory = data[start : start + 2 + 12 * entries]
-    step = len(directory) + 4
-    end_of_first = start + len(directory)
-    pages = [directory + struct.pack("<I", len(data) + (index + 1) * step) for index in range(number - 1)]
-    chained = data[:end_of_first] + struct.pack("<I", len(data)) + data[end_of_first + 4 :]
-    return chained + b"".join(pages)[:-4] + bytes(4)
-
-
-def gif_with_frames(number: int) -> bytes:
-    data = green("GIF")
-    start = data.index(b"\x2c", 13 + 3 * 2 ** ((data[10] & 7) + 1))
-    return data[:-1] + data[start:-1] * (number - 1) + b";"
 
 
 def webp_with_frames(number: int) -> bytes:
@@ -129,10 +89,6 @@ STILL_SEEN: dict[str, Callable[[], bytes]] = {
     ),
     "PNG that moves": lambda: in_png(png_chunk(b"acTL", struct.pack(">II", 10_000, 0))),
     "PNG followed by a script": lambda: green("PNG") + b"<script>alert(1)</script>" * 1000,
-    "GIF of 10000 frames": lambda: gif_with_frames(10_000),
-    "GIF with a comment of megabytes": lambda: in_gif(b"\x21\xfe" + (b"\xff" + bytes(255)) * 8000 + b"\x00"),
-    "TIFF of 10000 pages": lambda: tiff_with_pages(10_000),
-    "TIFF of 4000 tags": lambda: tiff_with_tags(4000, big=False),
     "WebP of 2000 frames": lambda: webp_with_frames(2000),
     "WebP followed by a zip file": lambda: green("WEBP", lossless=True) + b"PK\x03\x04" + bytes(100_000),
 }
@@ -160,7 +116,6 @@ def test_a_picture_is_seen_whatever_else_its_file_carries(what: str) -> None:
         "JPEG with more of a profile than there can be",
         "JPEG followed by a zip file",
         "PNG with long texts",
-        "GIF of 10000 frames",
         "WebP followed by a zip file",
     ],
 )
@@ -183,11 +138,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "sequential JPEG of many scans": (lambda: jpeg_in_scans(picture(), MAX_SCANS + 1), "too many scans"),
     "JPEG without pixels": (lambda: green("JPEG")[:20] + bytes(100), "no pixels"),
     "PNG of a million chunks": (lambda: in_png(png_chunk(b"IDAT", b"") * 1_000_000), "too many chunks"),
-    "GIF of a million blocks": (lambda: gif_of_blocks(1_000_000), "too many blocks"),
     "WebP of a million chunks": (lambda: webp_of_chunks(1_000_000), "too many frames"),
-    "TIFF of a million tags": (lambda: tiff_with_tags(1_000_000, big=True), "too many tags"),
-    "TIFF of a million strips": (lambda: tiff_of_strips(1_000_000), "too many strips"),
-    "TIFF that points outside": (lambda: b"II*\x00" + struct.pack("<I", 1 << 31), "breaks off"),
 }
 
 
@@ -197,24 +148,9 @@ def jpeg_of_scans(number: int) -> bytes:
     return data[:last] + data[last:-2] * number + data[-2:]
 
 
-def gif_of_blocks(number: int) -> bytes:
-    return in_gif(b"\x21\xfe" + b"\x01x" * number + b"\x00")
-
-
 def webp_of_chunks(number: int) -> bytes:
     body = b"WEBP" + b"ANMF\x00\x00\x00\x00" * number
     return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
-def tiff_of_strips(number: int) -> bytes:
-    data = green("TIFF")
-    (start,) = struct.unpack_from("<I", data, 4)
-    (entries,) = struct.unpack_from("<H", data, start)
-    changed = bytearray(data) + struct.pack("<I", 8) * number
-    for at in range(start + 2, start + 2 + 12 * entries, 12):
-        if struct.unpack_from("<H", data, at)[0] == 273:
-            struct.pack_into("<HHII", changed, at, 273, 4, number, len(data))
-    return bytes(changed)
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -265,18 +201,36 @@ def test_a_bomb_is_refused_without_decoding_it() -> None:
         decode_image(bomb)
 
 
+def recoded(frame: int, bits: int = 8) -> bytes:
+    """A JPEG that says that it is coded in another way."""
+    data = bytearray(green("JPEG"))
+    at = data.index(b"\xff\xc0")
+    data[at + 1], data[at + 4] = frame, bits
+    return bytes(data)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"\x00\x00\x00\x18ftypheic" + bytes(100), "HEIC"),
-        (b"\x00\x00\x00\x1cftypmif1\x00\x00\x00\x00mif1heic" + bytes(100), "HEIC"),
-        (b"\x00\x00\x00\x18ftypisom" + bytes(100), "video"),
-        (b"BM" + bytes(12) + struct.pack("<IiiHHI", 40, 4, 4, 1, 8, 1) + bytes(100), "compression"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0", "JPEG, PNG"),
-        (b"<?xml version='1.0'?><svg/>", "JPEG, PNG"),
-        (b"P6 4 4 255 " + bytes(48), "JPEG, PNG"),
-        (b"8BPS\x00\x01" + bytes(100), "JPEG, PNG"),
-        (b"\x00\x00\x01\x00" + bytes(100), "JPEG, PNG"),
+        (b"\x00\x00\x00\x18ftypisom" + bytes(100), "it is a video"),
+        (b"\x00\x00\x00\x18ftypcrx " + bytes(100), "it is a raw photo"),
+        (b"BM" + bytes(100), "it is a BMP"),
+        (b"GIF89a" + bytes(100), "it is a GIF"),
+        (b"II*\x00" + bytes(100), "it is a TIFF, or a raw photo"),
+        (b"MM\x00*" + bytes(100), "it is a TIFF, or a raw photo"),
+        (b"\xff\x0a" + bytes(100), "it is a JPEG XL"),
+        (b"\x00\x00\x00\x0cjP  " + bytes(100), "it is a JPEG 2000"),
+        (b"RIFF\x00\x00\x00\x00AVI " + bytes(100), "it is a video"),
+        (b"%PDF-1.7", "it is a PDF"),
+        (recoded(0xC3), "it is a lossless JPEG"),
+        (recoded(0xC5), "it is a hierarchical JPEG"),
+        (recoded(0xF7), "it is a JPEG-LS"),
+        (recoded(0xC1, bits=12), "it is a JPEG with 12 bits a sample"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "send JPEG, PNG, WebP, AVIF or HEIC"),
+        (b"<?xml version='1.0'?><svg/>", "send JPEG, PNG, WebP, AVIF or HEIC"),
+        (b"P6 4 4 255 " + bytes(48), "send JPEG, PNG, WebP, AVIF or HEIC"),
+        (b"8BPS\x00\x01" + bytes(100), "send JPEG, PNG, WebP, AVIF or HEIC"),
+        (b"\x00\x00\x01\x00" + bytes(100), "send JPEG, PNG, WebP, AVIF or HEIC"),
     ],
 )
 def test_formats_that_are_not_read_are_told_apart_by_content(data: bytes, words: str) -> None:
@@ -284,11 +238,6 @@ def test_formats_that_are_not_read_are_told_apart_by_content(data: bytes, words:
         decode_image(data)
     with pytest.raises(UnknownFormatError):
         cleaned(data)
-
-
-def test_tiff_with_another_coding_is_not_handed_to_its_codec() -> None:
-    with pytest.raises(UnsupportedImageError, match="compression"):
-        decode_image(green("TIFF", compression="lzma"))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -313,8 +262,7 @@ def test_a_photo_says_what_decoding_takes_before_it_is_decoded() -> None:
     large = io.BytesIO()
     picture(4000, 3000, GREEN).save(large, "JPEG")
     assert open_image(large.getvalue()).bytes_needed >= 4000 * 3000 * 4
-    reduced = open_image(large.getvalue())
-    reduced.shrink(256)
+    reduced = open_image(large.getvalue(), longest_side=lambda _size: 256)
     assert reduced.bytes_needed < 4000 * 3000
     assert reduced.decode().pixels.size == (500, 375)
     assert open_image(photo).bytes_needed < 100_000
@@ -323,17 +271,8 @@ def test_a_photo_says_what_decoding_takes_before_it_is_decoded() -> None:
 def test_a_progressive_photo_is_held_whole_even_if_it_comes_out_smaller() -> None:
     large = io.BytesIO()
     picture(4000, 3000, GREEN).save(large, "JPEG", progressive=True)
-    opened = open_image(large.getvalue())
-    opened.shrink(256)
+    opened = open_image(large.getvalue(), longest_side=lambda _size: 256)
     assert opened.bytes_needed > 4000 * 3000 * 6
-
-
-def test_an_offset_beyond_all_memory_breaks_off() -> None:
-    big_tiff = b"II" + struct.pack("<HHHQ", 43, 8, 0, 2**64 - 2) + bytes(32)
-
-    with pytest.raises(BrokenImageError, match="breaks off"):
-        decode_image(big_tiff)
-    assert orientation_in(b"Exif\x00\x00" + big_tiff) == 1
 
 
 def test_sequential_jpeg_of_several_scans_is_counted_as_it_is_held() -> None:

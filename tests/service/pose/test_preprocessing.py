@@ -84,10 +84,17 @@ def test_a_picture_held_smaller_crops_like_the_full_one() -> None:
     full = picture_with_a_dot((640, 480), 400, 120, side=80)
     held = full.reduce(4)
     region = Box(300, 60, 240, 240)
-    in_full, affine = crop(DecodedImage(full, 640, 480), region, (64, 64))
-    in_held, same_affine = crop(DecodedImage(held, 640, 480, Affine.scaling(0.25)), region, (64, 64))
-    assert affine == same_affine
-    np.testing.assert_allclose(centre_of_brightness(in_held), centre_of_brightness(in_full), atol=0.1)
+    in_full = crop(DecodedImage(full, 640, 480), region, (64, 64))
+    in_held = crop(DecodedImage(held, 640, 480, Affine.scaling(0.25)), region, (64, 64))
+    assert in_held.image_to_input == in_full.image_to_input
+    np.testing.assert_allclose(centre_of_brightness(in_held.pixels), centre_of_brightness(in_full.pixels), atol=0.1)
+
+
+def test_keypoints_return_to_the_image_frame_after_letterbox() -> None:
+    image = DecodedImage(picture_with_a_dot((640, 480), 396, 116, side=8), 640, 480)
+    shown = crop(image, Box(360, 90, 80, 60), (64, 64))
+    np.testing.assert_allclose(shown.to_image(np.array(centre_of_brightness(shown.pixels))), (400, 120), atol=0.2)
+    assert shown.image_pixels_per_input_pixel == pytest.approx(80 / 64)
 
 
 def test_a_hand_box_becomes_a_padded_square_about_the_same_centre() -> None:

@@ -10,11 +10,11 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from service.inference.batching import BatchingPolicy
+from service.inference.decoding import ImageDecoder
+from service.inference.model_queue import BatchingPolicy
 from service.inference.models import ModelReference
-from service.inference.predictor import Limits, Predictor
+from service.inference.predictor import Predictor
 from service.inference.routing import Router
-from service.observability.afterwards import Afterwards
 from service.observability.metrics import PrometheusObserver
 from service.rest.app import create_app
 from service.rest.policy import RestPolicy
@@ -42,30 +42,32 @@ async def running_gateway(
     backend: FakeBackend | None = None,
     batching: BatchingPolicy | None = None,
     policy: RestPolicy | None = None,
-    limits: Limits | None = None,
+    max_pixels: int = 50_000_000,
+    max_rois: int = 16,
 ) -> AsyncIterator[Gateway]:
     """A gateway as the bootstrap builds it, on a fake backend and a clock moved by hand."""
     backend = backend or FakeBackend()
     clock = ManualClock()
-    observer = Afterwards(PrometheusObserver(CollectorRegistry()))
+    observer = PrometheusObserver(CollectorRegistry())
     router = Router(ModelReference("lightweight"))
+    decoder = ImageDecoder(workers, clock, max_pixels=max_pixels)
     predictor = Predictor(
         backend=backend,
         router=router,
+        decoder=decoder,
         observer=observer,
         clock=clock,
-        workers=workers,
         batching=batching or BatchingPolicy(),
-        limits=limits or Limits(),
+        max_rois=max_rois,
     )
     app = create_app(
         predictor=predictor,
+        decoder=decoder,
         backend=backend,
         observer=observer,
         metrics=observer.exposition,
         not_ready=backend.not_ready,
         clock=clock,
-        workers=workers,
         default_model=lambda: router.default,
         policy=policy or RestPolicy(),
     )

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from service.inference.predictor import Limits
 from service.rest.policy import RestPolicy
 from tests.service.rest.conftest import Gateway, running_gateway
 from tests.support.images import image_bytes, picture
@@ -192,8 +191,8 @@ async def test_wrong_body_is_told_apart(gateway: Gateway, wrong: str) -> None:
 @pytest.mark.parametrize(
     ("rois", "words"),
     [
-        (["150,0,100,50"], "inside the image, which is 200 x 100 pixels"),
-        (["-1,0,10,10"], "inside the image"),
+        (["200,0,100,50"], "lies outside the image, which is 200 x 100 pixels"),
+        (["-10,0,10,10"], "lies outside the image"),
         (["10,10,0,20"], "at least 1 pixel"),
         (["10,10,20,-5"], "at least 1 pixel"),
         (["10,10,20"], "four numbers"),
@@ -202,7 +201,7 @@ async def test_wrong_body_is_told_apart(gateway: Gateway, wrong: str) -> None:
         ([""], "four numbers"),
         (["nan,0,10,10"], "finite"),
         (["0,0,inf,10"], "finite"),
-        (["0,0,50,50", "0,0,1e9,1"], "roi[1]"),
+        (["0,0,50,50", "1e9,0,50,50"], "roi[1]"),
     ],
 )
 async def test_wrong_roi_is_named(gateway: Gateway, rois: list[str], words: str) -> None:
@@ -269,12 +268,12 @@ async def test_body_of_exactly_the_limit_is_read(workers: Executor) -> None:
 
 
 async def test_too_many_pixels_are_refused(workers: Executor) -> None:
-    async with running_gateway(workers, limits=Limits(max_pixels=19_999)) as gateway:
+    async with running_gateway(workers, max_pixels=19_999) as gateway:
         await expect_problem(gateway, {"content": PHOTO}, 413, "too_many_pixels", "19999 are allowed")
 
 
 async def test_too_many_rois_are_refused(workers: Executor) -> None:
-    async with running_gateway(workers, limits=Limits(max_rois=2), policy=RestPolicy(max_rois=2)) as gateway:
+    async with running_gateway(workers, max_rois=2, policy=RestPolicy(max_rois=2)) as gateway:
         params = {"params": {"roi": ["0,0,10,10"] * 3}}
         await expect_problem(gateway, {"content": PHOTO, **params}, 413, "too_many_rois", "at most 2")
         form = {"files": {"image": ("a.jpg", PHOTO)}, "data": {"roi": ["0,0,10,10"] * 3}}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.inference.batching import BatchingPolicy
+from service.inference.model_queue import BatchingPolicy
 from service.rest.policy import RestPolicy
 from tests.service.rest.conftest import Gateway, running_gateway
 from tests.support.backend import FakeBackend, hand_where_crop_is_marked

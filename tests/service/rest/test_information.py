@@ -1,5 +1,6 @@
 """What the service tells of itself."""
 
+import json
 from concurrent.futures import Executor
 
 import pytest
@@ -7,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.inference.models import ModelReference
 from service.inference.routing import RoutingRules
+from service.observability.logs import JsonFormatter
 from service.pose.keypoints import KEYPOINT_NAMES, SKELETON_EDGES
 from tests.service.rest.conftest import Gateway, running_gateway
 from tests.support.backend import FakeBackend
@@ -103,14 +105,11 @@ async def test_unsafe_request_id_is_replaced(gateway: Gateway, unsafe: str) -> N
 async def test_log_line_names_the_request_and_its_trace(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     headers = {"X-Request-Id": "find-me", "traceparent": trace}
+    caplog.handler.setFormatter(JsonFormatter())
     with caplog.at_level("INFO", "service.rest"):
         await gateway.client.post("/v1/hand-pose", content=image_bytes(), headers=headers)
         await gateway.client.post("/v1/hand-pose", content=b"", headers={"traceparent": "not\tone"})
-    first, second = caplog.records
-    assert first.getMessage() == "POST /v1/hand-pose"
-    assert (first.__dict__["request_id"], first.__dict__["trace_id"], first.__dict__["status"]) == (
-        "find-me",
-        trace.split("-")[1],
-        200,
-    )
-    assert (second.__dict__["trace_id"], second.__dict__["status"]) == (None, 400)
+    first, second = (json.loads(line) for line in caplog.text.splitlines())
+    assert first["message"] == "POST /v1/hand-pose"
+    assert (first["request_id"], first["trace_id"], first["status"]) == ("find-me", trace.split("-")[1], 200)
+    assert ("trace_id" in second, second["status"]) == (False, 400)

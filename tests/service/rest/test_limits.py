@@ -21,7 +21,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
-from service.rest.limits import ConnectionLimits, bound_send_buffer
+from service.rest.policy import ConnectionLimits, TransferRate
+from service.rest.transports import bound_send_buffer
 from tests.support.gateway import Gateway
 from tests.support.images import image_bytes
 from tests.support.waiting import until
@@ -29,7 +30,7 @@ from tests.support.waiting import until
 PATH = "/v1/hand-pose"
 PHOTO = image_bytes()
 POST = f"POST {PATH} HTTP/1.1\r\nHost: gateway\r\nContent-Type: image/png\r\n"
-PATIENT = ConnectionLimits(head_timeout_s=30, body_timeout_s=30)
+PATIENT = ConnectionLimits(head_timeout_s=30, rate=TransferRate(30))
 SOON = 0.05
 IN_TIME = 1.0  # for a good request's head to arrive on a busy machine
 
@@ -255,7 +256,7 @@ async def test_requests_sent_ahead_are_bounded() -> None:
 
 @pytest.mark.parametrize("head", [f"Content-Length: {len(PHOTO)}", "Transfer-Encoding: chunked"])
 async def test_body_that_does_not_come_is_not_waited_for(head: str) -> None:
-    async with gateway(ConnectionLimits(body_timeout_s=SOON)) as running:
+    async with gateway(ConnectionLimits(rate=TransferRate(SOON))) as running:
         client = await Client.to(running, f"{POST}{head}\r\n\r\n")
         assert is_problem(await client.answer(), 408, "body_too_slow")
         assert running.requests.images == [(None, None, "body_too_slow")]
@@ -264,7 +265,7 @@ async def test_body_that_does_not_come_is_not_waited_for(head: str) -> None:
 
 async def test_body_may_take_the_time_that_its_rate_allows() -> None:
     """The first bytes, at 100 bytes a second, are worth seconds more than the time-out."""
-    async with gateway(ConnectionLimits(body_timeout_s=SOON, min_bytes_per_s=100)) as running:
+    async with gateway(ConnectionLimits(rate=TransferRate(SOON, 100))) as running:
         half = len(PHOTO) // 2
         client = await Client.to(running, f"{POST}Content-Length: {len(PHOTO)}\r\n\r\n".encode() + PHOTO[:half])
         late = await Client.to(running, f"{POST}Content-Length: {len(PHOTO)}\r\n\r\n")
@@ -377,7 +378,7 @@ async def test_connections_are_bounded() -> None:
 
 async def test_reader_that_does_not_read_is_cut_off() -> None:
     """The answer is a picture of several megabytes, which no kernel buffers as a whole."""
-    async with gateway(ConnectionLimits(body_timeout_s=0.2)) as running:
+    async with gateway(ConnectionLimits(rate=TransferRate(0.2))) as running:
         photo = image_bytes(noise(2600, 1800), "JPEG")
         head = POST.replace("image/png", "image/jpeg") + f"Accept: image/png\r\nContent-Length: {len(photo)}\r\n\r\n"
         client = await Client.to(running, head.encode() + photo)
@@ -397,7 +398,7 @@ def test_kernel_takes_answers_in_lumps_that_are_small_beside_the_least_rate() ->
         bound_send_buffer(sender)
         lump = sender.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
     assert lump != untouched  # which the kernel would let grow
-    assert lump <= limits.min_bytes_per_s * limits.body_timeout_s / 2
+    assert lump <= limits.rate.min_bytes_per_s * limits.rate.grace_s / 2
 
 
 async def test_picture_counts_until_it_is_sent() -> None:
@@ -440,7 +441,7 @@ async def test_frames_count_as_uploads_until_they_are_answered() -> None:
 
 
 async def test_message_that_stays_unfinished_counts_and_is_not_waited_for() -> None:
-    async with gateway(ConnectionLimits(body_timeout_s=0.2)) as running:
+    async with gateway(ConnectionLimits(rate=TransferRate(0.2))) as running:
         async with connect(f"ws://127.0.0.1:{running.rest_port}{PATH}/stream") as socket:
             started = Frame(Opcode.BINARY, bytes(3000), fin=False).serialize(mask=True, extensions=[])
             socket.transport.write(started)
@@ -487,7 +488,7 @@ async def test_message_that_is_too_long_closes_its_stream() -> None:
 
 async def test_stream_that_stays_open_without_frames_is_not_closed_for_that() -> None:
     async with (
-        gateway(ConnectionLimits(head_timeout_s=IN_TIME, body_timeout_s=IN_TIME)) as running,
+        gateway(ConnectionLimits(head_timeout_s=IN_TIME, rate=TransferRate(IN_TIME))) as running,
         connect(f"ws://127.0.0.1:{running.rest_port}{PATH}/stream") as socket,
     ):
         late = await Client.to(running, "GET")

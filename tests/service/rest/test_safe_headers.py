@@ -79,7 +79,7 @@ async def test_site_that_is_not_listed_is_told_nothing(shared: Gateway) -> None:
 
 
 async def test_admin_listener_answers_what_operators_ask_and_nothing_else(gateway: Gateway) -> None:
-    async def metrics(_accept: str | None) -> tuple[bytes, str]:
+    def metrics(_accept: str | None) -> tuple[bytes, str]:
         return b"handpose 1\n", "text/plain"
 
     app = create_admin_app(metrics=metrics, not_ready=gateway.backend.not_ready, clock=gateway.clock)

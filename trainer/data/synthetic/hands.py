@@ -46,7 +46,7 @@ class PosedHand:
     hand_triangles: Ints
     arm_triangles: Ints  # may be empty
     shadow_triangles: Ints  # hand and arm, as coarse as a shadow may be
-    keypoints: Floats  # [21, 3]
+    keypoints: Floats  # [21, 3] joints of the rig; labels are made of them in `annotate`
     flesh: Floats  # [21] see FLESH, scaled to this hand
     arm_path: Floats  # [P, 3] from the wrist up the arm
     arm_radii: Floats  # [P]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data.synthetic import props
-from trainer.data.synthetic.annotate import PlacedHand
+from trainer.data.synthetic.annotate import PlacedHand, as_labelled_on_photos
 from trainer.data.synthetic.appearance import (
     BODY,
     TEXTURED_SKIN,
@@ -343,7 +343,7 @@ def _placed(hand: PosedHand, at: _Placement, instance: int) -> PlacedHand:
     return PlacedHand(
         handedness=hand.handedness,
         instance=instance,
-        keypoints=at.points(hand.keypoints).astype(np.float64),
+        keypoints=as_labelled_on_photos(at.points(hand.keypoints).astype(np.float64)),
         flesh=hand.flesh,
         skin=at.points(hand.hand_vertices()),
         label=hand.label,

@@ -18,6 +18,7 @@ from typing import Any, Final
 from PIL import Image
 
 from service.pose.keypoints import KEYPOINT_NAMES, SKELETON_EDGES
+from trainer.data import label_convention
 from trainer.data.synthetic.annotate import OUTSIDE, HandLabel
 from trainer.data.synthetic.sample import Sample, SetKind
 from trainer.errors import RefusedError
@@ -25,8 +26,8 @@ from trainer.errors import RefusedError
 Record = dict[str, Any]
 
 ANNOTATIONS: Final = "annotations.json"
-# Goes up whenever the same seed gives other pictures than before.
-RENDERING_VERSION: Final = 1
+# Goes up whenever the same seed gives other pictures or labels than before.
+RENDERING_VERSION: Final = 2
 # A hand of which fewer keypoints than this lie in the picture keeps its box, but is no sample for keypoints.
 _FEWEST_KEYPOINTS: Final = 3
 
@@ -228,6 +229,7 @@ def coco_document(settings: SetSettings, records: list[Record]) -> Record:
         "info": {
             "description": "synthetic hands",
             "pixel_centre": 0.5,
+            "label_convention": label_convention.CURRENT,
             "units": "pixels; keypoints_3d in metres, camera frame (x right, y down, z forward)",
             "camera": "[fx, fy, cx, cy] in pixels",
             "mask_values": "0 background, 1 arm or body, 255 thing, else the annotation's instance",

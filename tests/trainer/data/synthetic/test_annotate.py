@@ -1,6 +1,14 @@
 import numpy as np
 
-from trainer.data.synthetic.annotate import OCCLUDED, OUTSIDE, VISIBLE, PlacedHand, label_hand, visibility
+from trainer.data.synthetic.annotate import (
+    OCCLUDED,
+    OUTSIDE,
+    VISIBLE,
+    PlacedHand,
+    as_labelled_on_photos,
+    label_hand,
+    visibility,
+)
 from trainer.data.synthetic.camera import Camera
 from trainer.data.synthetic.renderer import Rendered
 
@@ -53,3 +61,18 @@ def test_box_covers_the_hand_and_ends_at_the_picture() -> None:
 
 def test_a_hand_of_which_no_pixel_is_seen_has_no_label() -> None:
     assert label_hand(placed(0.0), CAMERA, rendered(1)) is None
+
+
+def test_wrist_and_thumb_base_move_alike_on_a_hand_its_mirror_image_and_a_turned_one() -> None:
+    rng = np.random.default_rng(0)
+    joints = rng.normal(size=(21, 3))
+    moved = as_labelled_on_photos(joints)
+
+    assert np.flatnonzero((moved != joints).any(axis=1)).tolist() == [0, 1, 2]
+    np.testing.assert_allclose(
+        moved[1], joints[1] + 0.096 * (joints[9] - joints[0]) + 0.132 * (joints[5] - joints[17]), atol=1e-12
+    )
+    mirror = np.diag([-1.0, 1.0, 1.0])
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    for change in (mirror, turn):
+        np.testing.assert_allclose(as_labelled_on_photos(joints @ change), moved @ change, atol=1e-12)

@@ -1,0 +1,47 @@
+"""Model folders without models, which is all that the stand-in needs, and the configuration that names them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from service.inference.models import ModelCard, Variant
+from service.pose.keypoints import KEYPOINT_NAMES
+
+INPUT_SIZE: Final = 128
+"""Side of the input in pixels: 16 x 16 cells."""
+
+
+def model_card(variant: Variant = "lightweight", *, version: int = 1, input_size: int = INPUT_SIZE) -> ModelCard:
+    """The card of a model without measurements; inputs are `input_size` pixels square."""
+    return ModelCard(
+        name=f"cpm_{variant}",
+        variant=variant,
+        version=version,
+        keypoints=KEYPOINT_NAMES,
+        channels=22,
+        input_size=input_size,
+        stride=8,
+    )
+
+
+def add_version(repository: Path, variant: Variant, version: int, *, input_size: int = INPUT_SIZE) -> Path:
+    """A version folder that appears whole, as exporting makes it, with a card and no model."""
+    card = model_card(variant, version=version, input_size=input_size)
+    folder = repository / card.name
+    unfinished = folder / f".export-{version}"
+    unfinished.mkdir(parents=True)
+    (unfinished / "model_card.json").write_text(card.model_dump_json())
+    return unfinished.rename(folder / str(version))
+
+
+def config_text(repository: Path, models: Mapping[Variant, tuple[Sequence[int], Mapping[str, int]]]) -> str:
+    """A model server's configuration: for each variant its versions and its labels."""
+    text = ""
+    for variant, (versions, labels) in models.items():
+        specific = " ".join(f"versions: {version}" for version in versions)
+        labelled = " ".join(f'version_labels {{ key: "{key}" value: {value} }}' for key, value in labels.items())
+        text += (
+            f'config {{ name: "cpm_{variant}" base_path: "{repository / f"cpm_{variant}"}" model_platform: "tensorflow"'
+            f" model_version_policy {{ specific {{ {specific} }} }} {labelled} }}\n"
+        )
+    return f"model_config_list {{\n{text}}}\n"

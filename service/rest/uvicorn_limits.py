@@ -1,0 +1,437 @@
+"""Limits on connections, inside uvicorn: how many, how long a head may be, how slowly they may send or read.
+
+uvicorn leaves these to a proxy in front; here they hold without one. They cannot be set from outside, so the classes
+here derive from uvicorn's private ones. This is the only module that knows them, and pyproject.toml pins uvicorn's
+minor version because of it. Bodies are bounded in `service.rest.uploads`.
+"""
+
+import asyncio
+import logging
+from collections.abc import MutableMapping
+from http import HTTPStatus
+from typing import Any, ClassVar, Final, cast
+
+import uvicorn
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+from websockets.protocol import State
+
+from service.inference.byte_budget import ByteBudget, Hold
+from service.inference.errors import OverloadedError
+from service.inference.requests import request_id_from
+from service.rest.policy import ConnectionLimits
+from service.rest.problems import HttpError, http_problem
+from service.rest.transports import LenientTransport, SlowReaderWatch, bound_send_buffer
+
+_MAX_PIPELINED: Final = 16
+_MAX_FRAGMENTS: Final = 1024  # of one WebSocket message: each costs more than its bytes
+_TRY_AGAIN_LATER: Final = 1013
+_TOO_BIG: Final = 1009
+_POLICY_VIOLATION: Final = 1008
+
+_log = logging.getLogger(__name__)
+
+
+def protocols(limits: ConnectionLimits, uploads: ByteBudget, *, max_message_bytes: int) -> dict[str, Any]:
+    """What `uvicorn.Config` is to be told of protocols.
+
+    Args:
+        limits: of connections.
+        uploads: what bodies and messages may hold all together.
+        max_message_bytes: longest message of a WebSocket.
+    """
+    return {
+        "http": type("_Http", (LimitedHttp,), {"limits": limits}),
+        "ws": type("_WebSocket", (LimitedWebSocket,), {"limits": limits, "uploads": uploads}),
+        "ws_max_size": max_message_bytes,
+        "ws_per_message_deflate": False,  # pictures are compressed, and what unpacks to much is no use
+    }
+
+
+class LimitedServer(uvicorn.Server):
+    """uvicorn on sockets that listen already, with a time-out for the handshake of TLS.
+
+    Args:
+        config: uvicorn's.
+        handshake_timeout_s: for the handshake of TLS.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, handshake_timeout_s: float) -> None:
+        super().__init__(config)
+        self._handshake_timeout_s = handshake_timeout_s
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Take connections from the sockets."""
+        await self.lifespan.startup()
+        loop, config = asyncio.get_running_loop(), self.config
+
+        def protocol() -> asyncio.Protocol:
+            made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
+                config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+            )
+            return made
+
+        self.servers = [
+            await loop.create_server(
+                protocol,
+                sock=sock,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=self._handshake_timeout_s if config.ssl else None,
+            )
+            for sock in sockets
+        ]
+        self.started = True
+
+
+class _RefusedError(Exception):
+    """Leaves the parser from within one of its calls."""
+
+
+class LimitedHttp(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with limits on heads, connections and the time that both take."""
+
+    limits: ClassVar[ConnectionLimits] = ConnectionLimits()
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._in_head = True
+        self._head_bytes = 0  # received since the last body, as they come
+        self._header_bytes = 0  # of the head that is being read
+        self._idle_bytes = 0  # received since the last of a body that were the body's: chunk extensions, trailers
+        self._timer: asyncio.TimerHandle | None = None  # for a head, or for the end after a refusal
+        self._refusal: HttpError | None = None
+        self._deaf = False  # what comes in is thrown away
+        self._reader: SlowReaderWatch | None = None
+
+    # Connections
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if len(self.connections) >= self.limits.max_connections:
+            self.transport = transport
+            full = HttpError(
+                503, "too_many_connections", "as many connections are open as may be", {"Retry-After": "1"}
+            )
+            self._refuse(full)
+            return
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
+            bound_send_buffer(connection)
+        self._reader = SlowReaderWatch(transport, self.limits.rate)
+        outgoing = LenientTransport(transport, lambda: self._close_connection(transport))
+        super().connection_made(cast("asyncio.Transport", outgoing))
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        if self._reader is not None:
+            self._reader.stop()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._reader is not None:
+            self._reader.paused()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._reader is not None:
+            self._reader.stop()
+
+    # Heads
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._timer is None:
+                self._expect_head()
+        else:
+            self._idle_bytes += len(data)
+        super().data_received(data)
+        if self._deaf:
+            return
+        if self._in_head and self._head_bytes > self.limits.max_head_bytes:
+            self._refuse(self._head_too_long())
+        elif not self._in_head and self._idle_bytes > self.limits.max_head_bytes:
+            self._refuse(self._too_much_besides_the_body())
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > self.limits.max_url_bytes:
+            most = self.limits.max_url_bytes
+            self._stop_parsing(
+                HttpError(414, "url_too_long", f"the URL is longer than {most} bytes, the most there may be")
+            )
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._header_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_bytes += len(name) + len(value) + 4
+        if self._header_bytes + len(self.url) > self.limits.max_head_bytes:
+            self._stop_parsing(self._head_too_long())
+        if len(self.headers) >= self.limits.max_headers:
+            most = self.limits.max_headers
+            self._stop_parsing(
+                HttpError(431, "too_many_headers", f"there are more than {most} headers, the most there may be")
+            )
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            self._stop_parsing(
+                HttpError(429, "too_many_pipelined", "wait for answers before sending further requests on a connection")
+            )
+        self._in_head, self._head_bytes, self._idle_bytes = False, 0, 0
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._idle_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_head = True
+        if not self._answering:  # the answer was out before the body was in
+            self._stop_timer()
+            self._expect_head()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._stop_timer()
+        super().handle_websocket_upgrade()
+
+    def _close_connection(self, transport: asyncio.Transport) -> None:
+        """Close it, after the last answer or because something is wrong; what was written is still sent."""
+        if self._in_head or self._deaf:
+            transport.close()
+            return
+        # The answer did not wait for the body, see below; here the connection was to be closed after it.
+        self._deaf = True
+        self.flow.resume_reading()
+        self._stop_timer()
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._timer = self.loop.call_later(self.limits.linger_s, transport.abort)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._in_head and not self.transport.is_closing():
+            # Answered without reading the body to its end. Were the connection closed now, its other end would find
+            # it broken, and no answer; were it left open, a body without end would never be stopped.
+            self._stop_timer()
+            self._timer = self.loop.call_later(self.limits.linger_s, self.transport.abort)
+
+    @property
+    def _answering(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _expect_head(self) -> None:
+        self._timer = self.loop.call_later(self.limits.head_timeout_s, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        self._timer = None
+        if self._answering:
+            self._expect_head()  # of a request that was sent ahead; the one before it is still being answered
+            return
+        seconds = self.limits.head_timeout_s
+        self._refuse(HttpError(408, "head_too_slow", f"the request's head was not complete within {seconds:g} seconds"))
+
+    def _head_too_long(self) -> HttpError:
+        most = self.limits.max_head_bytes
+        return HttpError(431, "head_too_long", f"the request's head is longer than {most} bytes, the most there may be")
+
+    def _too_much_besides_the_body(self) -> HttpError:
+        most = self.limits.max_head_bytes
+        return HttpError(
+            431,
+            "trailers_too_long",
+            f"the body's chunks come with trailers or extensions of more than {most} bytes, the most there may be",
+        )
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # Refusals
+
+    def _stop_parsing(self, refusal: HttpError) -> None:
+        self._refusal = refusal
+        raise _RefusedError
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's word for whatever was wrong
+        self._refuse(self._refusal or HttpError(400, "invalid_http", "this is not HTTP/1.1 as it should be"))
+
+    def _refuse(self, refusal: HttpError) -> None:
+        """Answer without the application, and close once the other end could read it."""
+        self._deaf = True
+        if not self._in_head and not self._answering and self.cycle is not None:
+            return  # the request has its answer, and the connection is about to be closed, see on_response_complete
+        self._stop_timer()
+        self._unset_keepalive_if_required()
+        if self._answering:
+            overtakes = self._in_head or self.pipeline or self.cycle.response_started
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if overtakes:
+                self.transport.close()  # an answer is on its way, and this one cannot overtake it
+                return
+        problem = http_problem(refusal, instance=self._path(), request_id=request_id_from(None))
+        body = problem.model_dump_json(exclude_unset=True).encode()
+        headers = {
+            "content-type": "application/problem+json",
+            "content-length": str(len(body)),
+            "x-request-id": problem.request_id,
+            "x-content-type-options": "nosniff",
+            "connection": "close",
+            **refusal.headers,
+        }
+        head = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}"]
+        head += [f"{name}: {value}" for name, value in headers.items()]
+        _log.info(
+            "refused a connection",
+            extra={"status": refusal.status, "code": refusal.code, "request_id": problem.request_id},
+        )
+        self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._timer = self.loop.call_later(self.limits.linger_s, self.transport.abort)
+
+    def _path(self) -> str:
+        url: bytes = getattr(self, "url", b"")
+        return url.partition(b"?")[0][:256].decode("ascii", "replace") or "/"
+
+
+class LimitedWebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, whose unread messages count as uploads and must come in at a least rate.
+
+    Text that is not UTF-8 closes it with 1007, without a traceback in the log.
+    """
+
+    limits: ClassVar[ConnectionLimits] = ConnectionLimits()
+    uploads: ClassVar[ByteBudget]
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._hold: Hold = self.uploads.hold()
+        self._queued = 0  # bytes of whole messages that were not taken yet
+        self._fragments = 0  # bytes of a message's frames so far
+        self._timer: asyncio.TimerHandle | None = None
+        self._reader: SlowReaderWatch | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        self._reader = SlowReaderWatch(transport, self.limits.rate)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        if self._reader is not None:
+            self._reader.stop()
+        super().connection_lost(exc)
+        self._queued = self._fragments = 0
+        self._hold.release()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._reader is not None:
+            self._reader.paused()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._reader is not None:
+            self._reader.stop()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.disconnected or self.transport.is_closing():
+            return
+        partial = len(self.conn.reader.buffer) + self._fragments
+        try:
+            self._hold.resize(partial + self._queued)
+        except OverloadedError:
+            self._end(_TRY_AGAIN_LATER, "overloaded")
+            return
+        if partial == 0:
+            self._stop_timer()
+        elif self._timer is None:
+            self._wait_for_message(self.loop.time())
+
+    def handle_text(self, event: Frame) -> None:
+        self._fragments = 0 if event.fin else len(event.data)
+        super().handle_text(event)
+
+    def handle_bytes(self, event: Frame) -> None:
+        self._fragments = 0 if event.fin else len(event.data)
+        super().handle_bytes(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) >= _MAX_FRAGMENTS:
+            self._end(_TOO_BIG, "too many fragments")
+            return
+        self._fragments = 0 if event.fin else self._fragments + len(event.data)
+        super().handle_cont(event)
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # refused by an HTTP answer, which is an answer
+
+    def send_receive_event_to_app(self) -> None:
+        self._stop_timer()
+        if self.curr_msg_data_type == "text" and not _is_text(self.frames):
+            self.frames = []
+            if not self.close_sent and self.conn.state is State.OPEN:  # else it is being closed already
+                self.conn.send_close(1007)
+                self.handle_parser_exception()
+            return
+        self._queued += sum(map(len, self.frames))
+        super().send_receive_event_to_app()
+
+    async def receive(self) -> Any:
+        message: MutableMapping[str, Any] = await super().receive()  # type: ignore[assignment]
+        if message["type"] == "websocket.receive":
+            taken = len(message.get("bytes") or b"") or len((message.get("text") or "").encode())
+            self._queued = max(0, self._queued - taken)
+            self._hold.resize(min(self._hold.size, len(self.conn.reader.buffer) + self._fragments + self._queued))
+        return message
+
+    def _wait_for_message(self, since: float) -> None:
+        self._timer = self.loop.call_at(since + self._allowed_s(), self._message_is_late, since)
+
+    def _allowed_s(self) -> float:
+        partial = len(self.conn.reader.buffer) + self._fragments
+        return self.limits.rate.allowed_s(partial)
+
+    def _message_is_late(self, since: float) -> None:
+        if self.loop.time() < since + self._allowed_s():
+            self._wait_for_message(since)  # more has come meanwhile
+        else:
+            self._end(_POLICY_VIOLATION, "message_too_slow")
+
+    def _end(self, code: int, reason: str) -> None:
+        self._stop_timer()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code})
+        self.conn.fail(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _is_text(parts: list[Any]) -> bool:
+    try:
+        b"".join(parts).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
