@@ -110,13 +110,13 @@ def decode(belief_maps: NDArray[np.floating]) -> DecodedKeypoints:
     if belief_maps.ndim != 4 or belief_maps.shape[-1] != CHANNEL_COUNT or min(belief_maps.shape[1:3]) < 3:
         raise ValueError(f"belief maps must be [N, height >= 3, width >= 3, {CHANNEL_COUNT}], got {belief_maps.shape}")
     maps = _beliefs(belief_maps)
-    smooth = _smoothing_matrix(maps.shape[2]) @ maps @ _smoothing_matrix(maps.shape[3]).T
+    height, width = maps.shape[2:]
+    smooth = np.asarray(_smoothing_matrix(height) @ maps @ _smoothing_matrix(width).T, np.float32)
     tops = maps.max(axis=(2, 3))
-    rows, columns = np.divmod(smooth.reshape(*tops.shape, -1).argmax(axis=-1) * (tops > _FLOOR), maps.shape[3])
-    of_map, of_keypoint = np.ogrid[: tops.shape[0], : tops.shape[1]]
-    scores = np.minimum(maps[of_map, of_keypoint, rows, columns], np.float32(1)) - _FLOOR  # exactly 0 for nothing
-    centres = np.stack((columns, rows), axis=-1).astype(np.float32) + np.float32(0.5)
-    in_heatmap = centres + _peak_offsets(maps, smooth, rows, columns)
+    peaks = smooth.reshape(*tops.shape, -1).argmax(axis=-1) * (tops > _FLOOR)  # the first cell of an empty map
+    beliefs = np.take_along_axis(maps.reshape(*tops.shape, -1), peaks[..., None], axis=-1)[..., 0]
+    scores = np.minimum(beliefs, np.float32(1)) - _FLOOR  # exactly 0 for nothing
+    in_heatmap = _peak_positions(maps, smooth, peaks)
     return DecodedKeypoints(in_heatmap, scores, _spreads(maps, tops, in_heatmap))
 
 
@@ -152,43 +152,38 @@ def _smoothing_matrix(size: int) -> NDArray[np.float32]:
     return matrix
 
 
-def _peak_offsets(
-    maps: NDArray[np.float32], smooth: NDArray[np.floating], rows: NDArray[np.intp], columns: NDArray[np.intp]
+def _peak_positions(
+    maps: NDArray[np.float32], smooth: NDArray[np.float32], peaks: NDArray[np.intp]
 ) -> NDArray[np.float32]:
-    """How far the maximum of each map lies from the centre of its highest cell: float32 [N, 21, 2], in cells.
+    """Where the maximum of each map lies: float32 [N, 21, 2], (x, y) in heatmap coordinates.
 
     The logarithm is expanded about the nearest cell that has neighbours on all sides, so a peak in a border cell is
     described by the cells next to it. Near the border the map is taken as it is, because a Gaussian that the border
-    cuts off is not one any more once it is smoothed. Offsets end at one cell, and are 0 where there is no proper peak.
+    cuts off is not one any more once it is smoothed. The maximum lies at most one cell from the centre of the highest
+    cell, and in that centre where there is no proper peak.
 
     Args:
         maps: float32 [N, 21, height, width].
         smooth: the same maps, smoothed.
-        rows: [N, 21], of the highest cell of each smoothed map.
-        columns: [N, 21], of the same cell.
+        peaks: [N, 21], index of the highest cell of each smoothed map, row by row.
     """
     height, width = maps.shape[2:]
+    rows, columns = np.divmod(peaks, width)
     inner_rows = np.minimum(np.maximum(rows, 1), height - 2)
     inner_columns = np.minimum(np.maximum(columns, 1), width - 2)
     from_border = np.minimum(np.minimum(rows, height - 1 - rows), np.minimum(columns, width - 1 - columns))
-    of_map, of_keypoint = np.ogrid[: maps.shape[0], : maps.shape[1]]
-    index = (
-        of_map[..., None, None],
-        of_keypoint[..., None, None],
-        inner_rows[..., None, None] + _AROUND[:, None],
-        inner_columns[..., None, None] + _AROUND,
-    )
-    values = np.where((from_border < _SMOOTHING_REACH)[..., None, None], maps[index], smooth[index])
-    x_slope, y_slope, xx, yy, xy = np.moveaxis(np.log(values.reshape(*rows.shape, 9)) @ _DERIVATIVES, -1, 0)
+    expanded = np.where((from_border < _SMOOTHING_REACH)[..., None, None], maps, smooth).reshape(*peaks.shape, -1)
+    around = (_AROUND[:, None] * width + _AROUND).ravel()
+    values = np.take_along_axis(expanded, (inner_rows * width + inner_columns)[..., None] + around, axis=-1)
+    x_slope, y_slope, xx, yy, xy = np.moveaxis(np.log(values) @ _DERIVATIVES, -1, 0)
     determinant = xx * yy - xy * xy
     is_peak = (determinant > 1e-9) & (xx + yy < 0)
     determinant[~is_peak] = 1.0
     # Newton's step, from the cell about which the logarithm is expanded.
     x = (xy * y_slope - yy * x_slope) / determinant + (inner_columns - columns)
     y = (xy * x_slope - xx * y_slope) / determinant + (inner_rows - rows)
-    offsets = np.stack((x, y), axis=-1).astype(np.float32) * is_peak[..., None]
-    bounded: NDArray[np.float32] = np.minimum(np.maximum(offsets, -1), 1)
-    return bounded
+    offsets = np.minimum(np.maximum(np.stack((x, y), axis=-1), -1), 1) * is_peak[..., None]
+    return np.asarray(np.stack((columns, rows), axis=-1) + 0.5 + offsets, np.float32)
 
 
 def _spreads(
