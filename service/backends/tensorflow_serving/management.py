@@ -135,7 +135,10 @@ async def promote(
     except BaseException:
         report("putting the configuration back")
         write_config(servers.config_file, before)
-        await _send(servers, before)
+        try:
+            await _send(servers, before)
+        except ManagementError as error:
+            report(f"{error}; the servers take it from their file instead")
         raise
     was = f", before that version {old}, which stays loaded" if old is not None else ""
     report(f"{label} of {target.variant} is version {version}{was}")
@@ -267,10 +270,10 @@ async def _send_to(endpoint: Endpoint, config: wire.ModelServerConfig) -> None:
     try:
         reply = await endpoint.reload(wire.ReloadConfigRequest(config=config), _CALL_S)
     except CallError as error:
-        raise ManagementError(f"{endpoint.address} refused the configuration: {error}") from error
+        raise ManagementError(f"{endpoint.address} did not take the configuration: {error}") from error
     if reply.status.error_code:
         reason = one_line(reply.status.error_message)
-        raise ManagementError(f"{endpoint.address} refused the configuration: {reason}")
+        raise ManagementError(f"{endpoint.address} did not take the configuration: {reason}")
 
 
 @asynccontextmanager
