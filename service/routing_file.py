@@ -109,7 +109,7 @@ def _content_of(path: Path) -> bytes:
         raise RoutingFileError(f"{path}: {error}") from error
 
 
-def _model(text: str) -> str:
+def _checked(text: str) -> str:
     try:
         ModelReference.parse(text)
     except UnknownModelError as error:
@@ -117,7 +117,9 @@ def _model(text: str) -> str:
     return text
 
 
-_Model = Annotated[str, AfterValidator(_model)]
+ModelName = Annotated[str, AfterValidator(_checked)]
+"""Text that names a model: variant[@version|@label]."""
+
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Weight = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
@@ -126,15 +128,15 @@ class _Shadow(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     source: Variant | None = Field(None, alias="from")
-    to: _Model
+    to: ModelName
     share: _Share
 
 
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    default: _Model | None = None
-    weights: dict[_Model, _Weight] = Field(default_factory=dict)
+    default: ModelName | None = None
+    weights: dict[ModelName, _Weight] = Field(default_factory=dict)
     canary: dict[Variant, _Share] = Field(default_factory=dict)
     shadow: list[_Shadow] = Field(default_factory=list)
 

@@ -41,7 +41,7 @@ _RECIPE_NOTES: Final = (
     "changes_on_the_way",
 )
 _COMPUTE_NOTES: Final = ("compute", "minutes", "updates", "samples_seen")
-_SHOWN_ELSEWHERE: Final = ("hands_trained_on", "summary", "measured", "run")
+_SHOWN_ELSEWHERE: Final = ("hands_trained_on", "credits", "summary", "measured", "run")
 _RECIPE_FIELDS: Final = (
     "steps", "minutes", "batch_size", "input_sizes", "learning_rate", "schedule", "warm_up", "final_rate_share",
     "weight_decay", "clip_norm", "distil_weight", "ema_momentum", "part", "frozen_blocks", "precision", "seed",
@@ -98,6 +98,7 @@ def document(
         ),
         "## Data and licences",
         _table(("set", "hands trained on"), [(n, f"{c:,}") for n, c in notes.get("hands_trained_on", {}).items()]),
+        _credits(notes.get("credits", ())),
         _notes(notes, _DATA_NOTES),
         "## Recipe",
         _recipe(record, notes),
@@ -125,6 +126,13 @@ _LIMITS: Final = """\
 One hand a crop: whoever calls says where the hand is. A hand much smaller than the crop, two hands in it, or no hand
 at all gives keypoints all the same. Pseudo-labels are another network's answers, so agreement with them is not
 accuracy. Not for identifying people, and not for decisions about them."""
+
+
+def _credits(named: Sequence[Mapping[str, str]]) -> str:
+    if not named:
+        return ""
+    rows = [(credit["source"], credit["author"], credit["licence"]) for credit in named]
+    return "Pictures by:\n\n" + _table(("source", "author", "licence"), rows)
 
 
 def _recipe(record: RunRecord | None, notes: Mapping[str, Any]) -> str:

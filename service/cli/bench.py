@@ -4,21 +4,22 @@ For load that arrives whether or not the service keeps up, see `benchmarks/`.
 """
 
 import argparse
+import asyncio
 import io
 import json
 import statistics
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from service.cli.where import CommandError, connected
-from service.client import HandPoseClient, HandPoseError
+from service.cli.connection import connected
+from service.cli.errors import CommandError
+from service.client import AsyncHandPoseClient, HandPoseError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,80 +39,67 @@ class Figures:
     longest_ms: float
 
 
-def bench(parsed: argparse.Namespace) -> int:
+async def bench(parsed: argparse.Namespace) -> int:
     """Run the subcommand; returns the exit code."""
-    if parsed.concurrency < 1:
-        print("handpose: --concurrency must be at least 1", file=sys.stderr)
-        return 2
-    try:
-        image = parsed.file.read_bytes() if parsed.file is not None else _grey()
-        with connected(parsed) as client:
-            model = client.estimate(image).model  # also warms up
-            name = f"{model.variant}@{model.version}"
-            print(f"measuring for {parsed.seconds:g} s ...", file=sys.stderr, flush=True)
-            run = _stream if parsed.stream else _requests
-            figures = run(client, image, name, parsed)
-    except (CommandError, OSError) as error:
-        print(f"handpose: {error}", file=sys.stderr)
-        return 1
+    image = parsed.file.read_bytes() if parsed.file is not None else _grey()
+    async with connected(parsed) as client:
+        model = (await client.estimate(image)).model  # also warms up
+        print(f"measuring for {parsed.seconds:g} s ...", file=sys.stderr, flush=True)
+        concurrency = 1 if parsed.stream else parsed.concurrency
+        measure = _stream if parsed.stream else _requests
+        seconds, times, failed = await measure(client, image, parsed.seconds, concurrency)
+    mode = "stream" if parsed.stream else "requests"
+    figures = _figures(mode, f"{model.variant}@{model.version}", concurrency, seconds, times, failed)
     if parsed.json:
         print(json.dumps(asdict(figures)))
     else:
         table = Table("mode", "model", "at a time", "images/s", "p50 ms", "p95 ms", "p99 ms", "failed", box=None)
-        table.add_row(
-            figures.mode,
-            figures.model,
-            str(figures.concurrency),
-            f"{figures.images_per_second:.1f}",
-            f"{figures.p50_ms:.1f}",
-            f"{figures.p95_ms:.1f}",
-            f"{figures.p99_ms:.1f}",
-            str(figures.failed),
-        )
+        rates = (figures.images_per_second, figures.p50_ms, figures.p95_ms, figures.p99_ms)
+        table.add_row(mode, figures.model, str(concurrency), *(f"{each:.1f}" for each in rates), str(failed))
         Console().print(table)
-    return 1 if figures.failed else 0
+    return 1 if failed else 0
 
 
-def _requests(client: HandPoseClient, image: bytes, model: str, parsed: argparse.Namespace) -> Figures:
+async def _requests(
+    client: AsyncHandPoseClient, image: bytes, seconds: float, concurrency: int
+) -> tuple[float, list[float], int]:
+    """Seconds that it took, those of each answer, and the number of failures."""
     times: list[float] = []
-    failed: list[HandPoseError] = []
-    end = time.perf_counter() + parsed.seconds
+    failed = 0
+    started = time.perf_counter()
 
-    def ask() -> None:
-        while (asked := time.perf_counter()) < end:
+    async def ask() -> None:
+        nonlocal failed
+        while (asked := time.perf_counter()) < started + seconds:
             try:
-                client.estimate(image)
-            except HandPoseError as error:
-                failed.append(error)
+                await client.estimate(image)
+            except HandPoseError:
+                failed += 1
             else:
                 times.append(time.perf_counter() - asked)
 
-    started = time.perf_counter()
-    threads = [threading.Thread(target=ask) for _ in range(parsed.concurrency)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return _figures("requests", model, parsed.concurrency, time.perf_counter() - started, times, len(failed))
+    await asyncio.gather(*(ask() for _ in range(concurrency)))
+    return time.perf_counter() - started, times, failed
 
 
-def _stream(client: HandPoseClient, image: bytes, model: str, parsed: argparse.Namespace) -> Figures:
+async def _stream(
+    client: AsyncHandPoseClient, image: bytes, seconds: float, _concurrency: int
+) -> tuple[float, list[float], int]:
     """Each frame's time is that from the answer before: what a viewer waits for."""
-    end = time.perf_counter() + parsed.seconds
+    started = last = time.perf_counter()
 
-    def frames() -> Iterator[bytes]:
-        while time.perf_counter() < end:
+    async def frames() -> AsyncIterator[bytes]:
+        while time.perf_counter() < started + seconds:
             yield image
 
-    started = last = time.perf_counter()
     times: list[float] = []
     failed = 0
-    for answer in client.stream(frames()):
+    async for answer in client.stream(frames()):
         now = time.perf_counter()
         times.append(now - last)
         last = now
         failed += answer.error is not None
-    return _figures("stream", model, 1, last - started, times, failed)
+    return last - started, times, failed
 
 
 def _figures(mode: str, model: str, concurrency: int, seconds: float, times: list[float], failed: int) -> Figures:

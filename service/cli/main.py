@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 something failed (a file, the service, a model); 2 the com
 """
 
 import argparse
+import asyncio
 import os
 import subprocess
 import sys
@@ -11,17 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from service.cli.errors import CommandError
 from service.pose.geometry import Box
 
 FAILED: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130
-
-API_KEY_VARIABLE: Final = "HANDPOSE_API_KEY"
-
-_URL_HELP: Final = (
-    "service to ask: http(s)://host:port or grpc(s)://host:port; without it the model runs in this process"
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except (CommandError, OSError) as error:
+        print(f"handpose: {error}", file=sys.stderr)
+        return FAILED
 
 
 def _run(parsed: argparse.Namespace) -> int:
@@ -45,15 +44,15 @@ def _run(parsed: argparse.Namespace) -> int:
         case "estimate":
             from service.cli.estimate import estimate
 
-            return estimate(parsed)
+            return asyncio.run(estimate(parsed))
         case "models":
             from service.cli.models import models
 
-            return models(parsed)
+            return asyncio.run(models(parsed))
         case _:
             from service.cli.bench import bench
 
-            return bench(parsed)
+            return asyncio.run(bench(parsed))
 
 
 def _serve(parsed: argparse.Namespace) -> int:
@@ -116,8 +115,13 @@ def _add_estimate(parser: argparse.ArgumentParser) -> None:
         metavar="X,Y,WIDTH,HEIGHT",
         help="a box around a hand in pixels (repeatable, one picture only); without it the picture shows one hand",
     )
-    save = parser.add_argument("--save", type=Path, metavar="DIR", help="write pictures with the hands drawn into DIR")
-    save.complete = shtab.DIRECTORY  # type: ignore[attr-defined]  # where shtab looks
+    save = parser.add_argument(
+        "--save",
+        type=Path,
+        metavar="PATH",
+        help="write pictures with the hands drawn into a folder, or a single one to a file",
+    )
+    save.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks
     parser.add_argument("--json", action="store_true", help="print one JSON object a picture or frame, one a line")
     video = parser.add_argument_group("videos")
     video.add_argument("--no-tracking", action="store_true", help="look at every frame as a whole")
@@ -135,18 +139,21 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", type=Path, help="the picture (default: a grey one of 640 x 480)")
     _add_where(parser)
     parser.add_argument("--seconds", type=_positive, default=5.0, help="how long (default 5)")
-    parser.add_argument("--concurrency", type=int, default=4, metavar="N", help="requests at a time (default 4)")
+    parser.add_argument("--concurrency", type=_count, default=4, metavar="N", help="requests at a time (default 4)")
     parser.add_argument("--stream", action="store_true", help="one stream of frames instead of single requests")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_where(parser: argparse.ArgumentParser, *, variant: bool = True) -> None:
-    parser.add_argument("--url", default=None, help=_URL_HELP)
+    parser.add_argument(
+        "--url",
+        help="service to ask: http(s)://host:port or grpc(s)://host:port; without it the model runs in this process",
+    )
     parser.add_argument(
         "--api-key-file",
         type=Path,
         metavar="FILE",
-        help=f"file that holds the service's key, where it asks for one (default: the key in {API_KEY_VARIABLE})",
+        help="file that holds the service's key, where it asks for one (default: the key in HANDPOSE_API_KEY)",
     )
     parser.add_argument(
         "--api-key", metavar="KEY", help="the key itself; others on this machine can see it while the command runs"
@@ -167,6 +174,12 @@ def _box(text: str) -> Box:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"four numbers X,Y,WIDTH,HEIGHT are needed, got {text!r}") from error
     return Box(x, y, width, height)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"a whole number from 1 is needed, got {text!r}")
+    return int(text)
 
 
 def _positive(text: str) -> float:
