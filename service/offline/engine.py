@@ -98,11 +98,7 @@ def cluster(address: str, workers: Workers) -> Iterator[None]:
         cores = max(os.cpu_count() or 1, workers.cpus * (workers.number or 1))
         only_here = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     try:
-        ray.init(
-            address,
-            logging_level=logging.ERROR,
-            **only_here,
-        )
+        ray.init(address, logging_level=logging.ERROR, **only_here)
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise JobError(f"no Ray at {address}: {error}") from error
     try:
