@@ -27,7 +27,7 @@ async def follow(
         load: loads it if it has changed, and returns whether it had. When it raises, what was loaded before applies.
         every_s: seconds between two calls.
         what: names it in the log.
-        expected: errors whose message says everything. Others are logged with their traceback.
+        expected: errors that need no traceback in the log.
     """
     failure = ""
     while True:

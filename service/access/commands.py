@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the subcommands."""
     commands = parser.add_subparsers(dest="action", required=True)
     new = commands.add_parser("new", help="make a key, print it once, and append its SHA-256 to the file")
-    new.add_argument("--name", required=True, help="who uses it: for people and for the log")
+    new.add_argument("--name", required=True, help="name of its user, for people and for the log")
     new.add_argument(
         "--expires-in-days", type=_positive, metavar="DAYS", help="how long it is good (default: for ever)"
     )
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, path: Path, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> int:
-    """Do what was asked; returns the exit code."""
+    """Run the subcommand; returns the exit code."""
     try:
         match arguments.action:
             case "new":

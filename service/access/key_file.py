@@ -8,7 +8,7 @@
       burst: 60                             # may be left out; needs images_per_second
 
 `python -m service keys new --name kiosk` makes a key, prints it once, and appends its entry. To revoke a key, remove
-its entry. An empty list lets nobody in.
+its entry. An empty list refuses every request.
 """
 
 import asyncio
@@ -99,7 +99,7 @@ class KeyFile:
         # The content is compared, not the time: a mounted file changes by a link that now leads elsewhere.
         content = read_at_most(self._path, MAX_BYTES)
         if self._content and not content.strip():  # it may be in the middle of being written
-            raise FileError(f"{self._path}: is empty; write [] into it to let nobody in")
+            raise FileError(f"{self._path}: is empty; for no keys, write []")
         return None if content == self._content else (content, parse_keys(content, str(self._path)))
 
     def _use(self, changed: tuple[bytes, list[ApiKey]] | None) -> bool:
@@ -160,7 +160,7 @@ def remove_key(path: Path, name: str) -> None:
     begin, end = document.line_of((index,)) - 1, document.lines.get((index + 1,), len(lines) + 1) - 1
     after = "".join(lines[:begin] + lines[end:])
     if _names(parse_keys(after.encode(), str(path))) != [each for each in _names(keys) if each != name]:
-        raise FileError(f"{path}: the entry cannot be told from the others; remove it with an editor")
+        raise FileError(f"{path}: the entry cannot be separated from the others; remove it with an editor")
     replace(path, after.encode())
 
 

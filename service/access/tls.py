@@ -31,7 +31,7 @@ class TlsMaterial:
     Attributes:
         certificate_chain: PEM; the server's certificate first.
         private_key: PEM, the certificate's.
-        client_ca: PEM; whoever connects must have a certificate from one of these. None: anybody may.
+        client_ca: PEM; clients must show a certificate from one of these. None: they need none.
         valid_until: when the server's certificate expires.
     """
 
@@ -50,7 +50,7 @@ class TlsFiles:
         client_ca_file: PEM; authorities whose certificates clients must show. None: they need none.
 
     Raises:
-        FileError: if they are not right.
+        FileError: they are wrong.
     """
 
     def __init__(self, cert_file: Path, key_file: Path, client_ca_file: Path | None = None) -> None:
@@ -73,14 +73,14 @@ class TlsFiles:
         return self._outer
 
     def now(self) -> TlsMaterial:
-        """What the files hold; for those who ask at each connection."""
+        """What the files hold, as a function to call for each connection."""
         return self.current
 
     def load(self) -> bool:
         """Follow the files as they are now; whether they have changed since.
 
         Raises:
-            FileError: if they are not right. What they were before holds.
+            FileError: they are wrong. What they were before stays in use.
         """
         if self._contents() == self._contents_of(self.current):
             return False

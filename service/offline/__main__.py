@@ -19,7 +19,7 @@ from service.settings import PREFIX, Settings, SettingsError
 
 _INTERRUPTED: Final = 130
 _NOT_FOR_JOBS: Final = ("ROUTING_FILE", "API_KEYS_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE")
-"""Settings that only a server has a use for: a job names its model, and nobody connects to it."""
+"""Settings of a server only: a job names its model, and accepts no connections."""
 
 T = TypeVar("T", int, float)
 

@@ -91,7 +91,7 @@ def cluster(address: str, workers: Workers) -> Iterator[None]:
     Raises:
         JobError: there is no cluster at the address.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked for reports to Ray's makers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to Ray's makers
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do anyway, and warns of until then
     only_here: dict[str, Any] = {}
     if address == LOCAL:
