@@ -28,8 +28,8 @@ from prometheus_client import CollectorRegistry
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access.key_file import KeyFile, KeyFileError
-from service.access.tls import TlsFileError, TlsFiles
+from service.access.key_file import KeyFile
+from service.access.tls import TlsFiles
 from service.backends.embedded import EmbeddedBackend, Run
 from service.backends.native_log import native_log_filtered
 from service.backends.processor import multiplies_bfloat16
@@ -37,7 +37,7 @@ from service.backends.repository import ModelRepository, Servable, ServableError
 from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
 from service.backends.tensorflow_serving.config_file import ManagementError, largest_batch
 from service.backends.tensorflow_serving.management import ManagedServers
-from service.files import follow
+from service.files import FileError, follow
 from service.inference.access import Doorkeeper
 from service.inference.byte_budget import ByteBudget
 from service.inference.decoding import ImageDecoder
@@ -54,7 +54,7 @@ from service.rest.app import create_admin_app, create_app
 from service.rest.stream import stream_routes
 from service.rest.uploads import UploadGuard
 from service.rest.uvicorn_limits import LimitedServer, protocols
-from service.routing_file import RoutingFile, RoutingFileError
+from service.routing_file import RoutingFile
 from service.rpc.health import HealthServicer
 from service.rpc.server import SERVICE_NAME, RpcServer
 from service.rpc.servicer import HandPoseServicer
@@ -111,7 +111,7 @@ async def serve(
             workers = resources.enter_context(_threads("worker", _worker_threads(settings)))
             service = _build(settings, clock, workers, models, observer, access)
             await _live(service, listener, settings, on_ready)
-    except (ServableError, ManagementError, RoutingFileError, KeyFileError, TlsFileError) as error:
+    except (ServableError, ManagementError, FileError) as error:
         raise StartError(str(error)) from error
     logger.info("stopped")
 
@@ -141,7 +141,7 @@ async def local_service(
                 yield LocalService(service.predictor, service.streams, models.backend, clock)
             finally:
                 await models.close()
-    except (ServableError, ManagementError, RoutingFileError) as error:
+    except (ServableError, ManagementError, FileError) as error:
         raise StartError(str(error)) from error
 
 

@@ -193,7 +193,7 @@ class Settings(BaseModel):
         None, description="authorities in PEM; clients must show a certificate of one of them; none: they need none"
     )
     hsts_max_age_s: int = Field(
-        15_552_000, ge=0, description="seconds for which browsers shall use TLS only, told where TLS is on; 0: not told"
+        15_552_000, ge=0, description="seconds for which browsers shall use TLS only, sent where TLS is on; 0: not sent"
     )
     cors_origins: tuple[str, ...] = Field(
         (),

@@ -11,7 +11,6 @@ import statistics
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
 
 from PIL import Image
 from rich.console import Console
@@ -20,23 +19,6 @@ from rich.table import Table
 from service.cli.connection import connected
 from service.cli.errors import CommandError
 from service.client import AsyncHandPoseClient, HandPoseError
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What was measured. Times are from question to answer, as the client sees them."""
-
-    mode: str
-    model: str
-    concurrency: int
-    seconds: float
-    answered: int
-    failed: int
-    images_per_second: float
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    longest_ms: float
 
 
 async def bench(parsed: argparse.Namespace) -> int:
@@ -49,13 +31,14 @@ async def bench(parsed: argparse.Namespace) -> int:
         measure = _stream if parsed.stream else _requests
         seconds, times, failed = await measure(client, image, parsed.seconds, concurrency)
     mode = "stream" if parsed.stream else "requests"
-    figures = _figures(mode, f"{model.variant}@{model.version}", concurrency, seconds, times, failed)
+    figures = {"mode": mode, "model": f"{model.variant}@{model.version}", "concurrency": concurrency}
+    figures |= {"seconds": seconds, "answered": len(times), "failed": failed, **_rates(seconds, times)}
     if parsed.json:
-        print(json.dumps(asdict(figures)))
+        print(json.dumps(figures))
     else:
-        table = Table("mode", "model", "at a time", "images/s", "p50 ms", "p95 ms", "p99 ms", "failed", box=None)
-        rates = (figures.images_per_second, figures.p50_ms, figures.p95_ms, figures.p99_ms)
-        table.add_row(mode, figures.model, str(concurrency), *(f"{each:.1f}" for each in rates), str(failed))
+        names = ("mode", "model", "concurrency", "images_per_second", "p50_ms", "p95_ms", "p99_ms", "failed")
+        table = Table(*(name.replace("_", " ") for name in names), box=None)
+        table.add_row(*(f"{value:.1f}" if isinstance(value := figures[name], float) else str(value) for name in names))
         Console().print(table)
     return 1 if failed else 0
 
@@ -102,14 +85,14 @@ async def _stream(
     return last - started, times, failed
 
 
-def _figures(mode: str, model: str, concurrency: int, seconds: float, times: list[float], failed: int) -> Figures:
+def _rates(seconds: float, times: list[float]) -> dict[str, float]:
+    """Images a second, and how long answers took, from question to answer as the client sees it."""
     ms = sorted(1000 * each for each in times)
     if not ms:
         raise CommandError("nothing was answered in this time")
     cuts = statistics.quantiles(ms, n=100, method="inclusive") if len(ms) > 1 else 99 * ms
-    return Figures(
-        mode, model, concurrency, seconds, len(ms), failed, len(ms) / seconds, cuts[49], cuts[94], cuts[98], ms[-1]
-    )
+    percentiles = {"p50_ms": cuts[49], "p95_ms": cuts[94], "p99_ms": cuts[98], "longest_ms": ms[-1]}
+    return {"images_per_second": len(ms) / seconds, **percentiles}
 
 
 def _grey() -> bytes:

@@ -12,7 +12,6 @@ from service.client import AsyncHandPoseClient, HandPoseError, Tls
 API_KEY_VARIABLE = "HANDPOSE_API_KEY"
 
 _TIMEOUT_S = 60.0
-_INSTALL = "pip install '.[service,embedded]' in a checkout of the project"
 
 
 @asynccontextmanager
@@ -52,23 +51,21 @@ def _api_key(parsed: argparse.Namespace) -> str | None:
 
 @asynccontextmanager
 async def _local(parsed: argparse.Namespace, variant: str | None) -> AsyncIterator[AsyncHandPoseClient]:
+    environment = dict(os.environ)
+    if parsed.model_repo is not None:
+        environment["HANDPOSE_MODEL_REPO"] = str(parsed.model_repo)
     try:
         from service.bootstrap import StartError, local_service
         from service.cli.local import LocalTransport
         from service.settings import Settings, SettingsError
+
+        print("loading the models ...", file=sys.stderr, flush=True)
+        async with local_service(Settings.from_environment(environment)) as service:
+            yield AsyncHandPoseClient(variant=variant, timeout_s=_TIMEOUT_S, transport=LocalTransport(service))
     except ImportError as error:
         raise CommandError(
             f"without --url the model runs in this process, which needs more packages ({error.name} is missing):"
-            f" {_INSTALL}"
+            " pip install '.[service,embedded]' in a checkout of the project"
         ) from error
-    environment = dict(os.environ)
-    if parsed.model_repo is not None:
-        environment["HANDPOSE_MODEL_REPO"] = str(parsed.model_repo)
-    print("loading the models ...", file=sys.stderr, flush=True)
-    try:
-        async with local_service(Settings.from_environment(environment)) as service:
-            yield AsyncHandPoseClient(variant=variant, timeout_s=_TIMEOUT_S, transport=LocalTransport(service))
     except (StartError, SettingsError) as error:
         raise CommandError(str(error)) from error
-    except ImportError as error:
-        raise CommandError(f"{error.name} is missing, which runs the models in this process: {_INSTALL}") from error

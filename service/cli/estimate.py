@@ -139,7 +139,7 @@ def _inputs(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    """The files of a folder that look like pictures, by their content; says which others there are."""
+    """The files of a folder that look like pictures, by their content; names the others on standard error."""
     files = sorted(each for each in folder.iterdir() if each.is_file())
     left_out = [each for each in files if each.name.startswith(".") or not _looks_like_a_picture(each)]
     if left_out:
@@ -156,7 +156,7 @@ def _looks_like_a_picture(path: Path) -> bool:
             open_image(file.read(_HEAD_BYTES))
     except UnsupportedImageError:
         return False
-    except (ImageError, OSError):  # damaged, too large, unreadable: to be tried, and told of
+    except (ImageError, OSError):  # damaged, too large or unreadable: tried, so that it gets its error
         return True
     return True
 

@@ -109,15 +109,5 @@ def _stream_answer(answer: FrameAnswer) -> types.StreamAnswer:
 
 
 def _model(model: ServedModel) -> types.Model:
-    card = model.card
-    return types.Model(
-        name=model.name,
-        variant=model.variant,
-        version=model.version,
-        labels=model.labels,
-        input_size=card.input_size,
-        stride=card.stride,
-        parameters=card.parameters,
-        created=card.created,
-        metrics=card.metrics,
-    )
+    of_card = model.card.model_dump(include={"input_size", "stride", "parameters", "created", "metrics"})
+    return types.Model(model.name, model.variant, model.version, model.labels, **of_card)

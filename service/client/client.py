@@ -18,7 +18,8 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from typing import Final, Self, TypeVar
+from importlib import import_module
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 from service.client.batches import TOO_LARGE, Batch, batches
@@ -100,7 +101,7 @@ class HandPoseClient(_Common):
     ) -> None:
         super().__init__(variant, client_id, api_key, timeout_s, retries)
         self._sleep = sleep
-        self._transport = transport or _connect(url, tls or Tls())
+        self._transport = transport or _protocol(url).BlockingConnection(url, tls or Tls())
 
     def __enter__(self) -> Self:
         return self
@@ -255,7 +256,7 @@ class AsyncHandPoseClient(_Common):
     ) -> None:
         super().__init__(variant, client_id, api_key, timeout_s, retries)
         self._sleep = sleep or asyncio.sleep
-        self._transport = transport or _connect_async(url, tls or Tls())
+        self._transport = transport or _protocol(url).AsyncConnection(url, tls or Tls())
 
     async def __aenter__(self) -> Self:
         return self
@@ -356,31 +357,12 @@ class AsyncHandPoseClient(_Common):
             await self._sleep(pause)
 
 
-def _connect(url: str, tls: Tls) -> Transport:
-    if _speaks_grpc(url):
-        from service.client.rpc import RpcTransport
-
-        return RpcTransport(url, tls)
-    from service.client.rest import RestTransport
-
-    return RestTransport(url, tls)
-
-
-def _connect_async(url: str, tls: Tls) -> AsyncTransport:
-    if _speaks_grpc(url):
-        from service.client.rpc import AsyncRpcTransport
-
-        return AsyncRpcTransport(url, tls)
-    from service.client.rest import AsyncRestTransport
-
-    return AsyncRestTransport(url, tls)
-
-
-def _speaks_grpc(url: str) -> bool:
+def _protocol(url: str) -> Any:
+    """The module of the address's protocol, imported only now."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https", "grpc", "grpcs") or not parts.netloc:
         raise ValueError(f"an address begins with http://, https://, grpc:// or grpcs:// and names a host, got {url!r}")
-    return parts.scheme.startswith("grpc")
+    return import_module(f"service.client.{'rpc' if parts.scheme.startswith('grpc') else 'rest'}")
 
 
 def _left(deadline: float) -> float:

@@ -37,6 +37,8 @@ _END: Final = '{"end": true}'
 class _Calls:
     """The calls of both transports. `_send` returns the answer; in the async transport, an awaitable of it."""
 
+    _send: Callable[..., Any]
+
     def __init__(self, url: str, tls: Tls) -> None:
         self._url = url.rstrip("/")
         self._tls = tls.context() if url.startswith("https:") else None
@@ -54,13 +56,8 @@ class _Calls:
     def models(self, headers: Headers, timeout_s: float) -> Any:
         return self._send(answers.models, "GET", _MODELS, headers, timeout_s)
 
-    def _send(
-        self, read: Callable[[Any], Any], method: str, path: str, headers: Headers, timeout_s: float, **body: Any
-    ) -> Any:
-        raise NotImplementedError
 
-
-class RestTransport(_Calls):
+class BlockingConnection(_Calls):
     """Implements `service.client.transport.Transport`."""
 
     def __init__(self, url: str, tls: Tls) -> None:
@@ -118,7 +115,7 @@ class RestTransport(_Calls):
         return answers.understood(read, _json_or_error(response))
 
 
-class AsyncRestTransport(_Calls):
+class AsyncConnection(_Calls):
     """Implements `service.client.transport.AsyncTransport`."""
 
     def __init__(self, url: str, tls: Tls) -> None:

@@ -30,12 +30,9 @@ from service.rpc.handpose.v1 import hand_pose_pb2_grpc
 _LARGEST_MESSAGE: Final = 64 * 1024 * 1024
 _STATUS_DETAILS: Final = "grpc-status-details-bin"
 
+_REJECTED: Final = ("INVALID_ARGUMENT", "NOT_FOUND", "UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED")
 _ERROR_OF: Final[dict[int, type[errors.HandPoseError]]] = {
-    grpc.StatusCode.INVALID_ARGUMENT.value[0]: errors.RejectedError,
-    grpc.StatusCode.NOT_FOUND.value[0]: errors.RejectedError,
-    grpc.StatusCode.UNAUTHENTICATED.value[0]: errors.RejectedError,
-    grpc.StatusCode.PERMISSION_DENIED.value[0]: errors.RejectedError,
-    grpc.StatusCode.UNIMPLEMENTED.value[0]: errors.RejectedError,
+    **{grpc.StatusCode[name].value[0]: errors.RejectedError for name in _REJECTED},
     grpc.StatusCode.UNAVAILABLE.value[0]: errors.TryAgainError,
     grpc.StatusCode.DEADLINE_EXCEEDED.value[0]: errors.TimedOutError,
 }
@@ -55,7 +52,11 @@ _OPTIONS: Final = [
 class _Calls:
     """The calls of both transports. `_call` returns the answer; in the async transport, an awaitable of it."""
 
-    _stub: Any
+    _call: Callable[..., Any]
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._stub: Any = hand_pose_pb2_grpc.HandPoseServiceStub(channel)  # type: ignore[no-untyped-call]
 
     def estimate(self, image: bytes, rois: Sequence[Box], headers: Headers, timeout_s: float) -> Any:
         request = pb.EstimateRequest(image=image, rois=map(_box_message, rois))
@@ -68,21 +69,12 @@ class _Calls:
     def models(self, headers: Headers, timeout_s: float) -> Any:
         return self._call(_models, self._stub.ListModels, pb.ListModelsRequest(), headers, timeout_s)
 
-    def _call(self, read: Callable[[Any], Any], method: Any, request: Any, headers: Headers, timeout_s: float) -> Any:
-        raise NotImplementedError
 
-
-class RpcTransport(_Calls):
+class BlockingConnection(_Calls):
     """Implements `service.client.transport.Transport`."""
 
     def __init__(self, url: str, tls: Tls) -> None:
-        target, credentials = _target(url), _credentials(url, tls)
-        self._channel = (
-            grpc.insecure_channel(target, _OPTIONS)
-            if credentials is None
-            else grpc.secure_channel(target, credentials, _OPTIONS)
-        )
-        self._stub = hand_pose_pb2_grpc.HandPoseServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        super().__init__(_channel(grpc, url, tls))
 
     def _call(self, read: Callable[[Any], Any], method: Any, request: Any, headers: Headers, timeout_s: float) -> Any:
         try:
@@ -119,17 +111,11 @@ class RpcTransport(_Calls):
         self._channel.close()
 
 
-class AsyncRpcTransport(_Calls):
+class AsyncConnection(_Calls):
     """Implements `service.client.transport.AsyncTransport`."""
 
     def __init__(self, url: str, tls: Tls) -> None:
-        target, credentials = _target(url), _credentials(url, tls)
-        self._channel = (
-            grpc.aio.insecure_channel(target, _OPTIONS)
-            if credentials is None
-            else grpc.aio.secure_channel(target, credentials, _OPTIONS)
-        )
-        self._stub = hand_pose_pb2_grpc.HandPoseServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        super().__init__(_channel(grpc.aio, url, tls))
 
     async def _call(
         self, read: Callable[[Any], Any], method: Any, request: Any, headers: Headers, timeout_s: float
@@ -171,14 +157,14 @@ class AsyncRpcTransport(_Calls):
         await self._channel.close()
 
 
-def _target(url: str) -> str:
+def _channel(api: Any, url: str, tls: Tls) -> Any:
+    """A channel of `grpc` or of `grpc.aio`, whose functions have the same names."""
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{host}:{parts.port or 8001}"
-
-
-def _credentials(url: str, tls: Tls) -> grpc.ChannelCredentials | None:
-    return tls.credentials() if url.startswith("grpcs:") else None
+    target = f"{host}:{parts.port or 8001}"
+    if parts.scheme == "grpcs":
+        return api.secure_channel(target, tls.credentials(), _OPTIONS)
+    return api.insecure_channel(target, _OPTIONS)
 
 
 # Messages

@@ -77,7 +77,7 @@ class ShardWorker:
             records = self._runner.run(self._shard(int(row["first"]), images, attempts))
             self._check_pictures_are_to_blame(records)
             self._output.write(file_name, encode(records, self._work.description.form))
-        except BaseException:  # being told to end (SystemExit, KeyboardInterrupt) is no picture's fault either
+        except BaseException:  # SystemExit and KeyboardInterrupt are no picture's fault either
             attempts.failed()
             raise
         attempts.done()
@@ -132,9 +132,9 @@ class ShardWorker:
         raise AssertionError("the last try returns or raises")
 
     def _check_pictures_are_to_blame(self, records: Sequence[Record]) -> None:
-        """A shard whose every picture failed through no fault of its own says more about the machine than about them.
+        """Where every picture of a shard failed with an error of the machine's, the shard failed and not they.
 
-        A single picture says little. It gets its problem, unless its store is away.
+        A single picture gets its problem all the same, unless its store is away.
 
         Raises:
             ShardError: the pictures are not to blame.

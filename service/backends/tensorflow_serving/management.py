@@ -34,6 +34,7 @@ from service.backends.tensorflow_serving.config_file import (
 from service.backends.tensorflow_serving.failures import CallError, Meaning, one_line
 from service.backends.tensorflow_serving.golden import Golden, check_golden, golden_of
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
+from service.files import FileError
 from service.inference.errors import ServiceError
 from service.inference.models import CANARY_LABEL, STABLE_LABEL, ModelReference, Variant
 
@@ -327,7 +328,7 @@ def run(arguments: argparse.Namespace, servers: ManagedServers) -> int:
     """`python -m service models …`; the exit code."""
     try:
         asyncio.run(_run(arguments, servers))
-    except (ManagementError, ServiceError) as error:
+    except (ManagementError, ServiceError, FileError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
