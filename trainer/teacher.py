@@ -48,5 +48,4 @@ def mixed_targets(batch: Batch, teacher: Teacher | None, weight: float) -> NDArr
     if teacher is None or weight == 0.0:
         return batch.targets
     beliefs = np.maximum(teacher.belief_maps(batch.crops), np.float32(0))
-    mixed: NDArray[np.float32] = np.float32(1 - weight) * batch.targets + np.float32(weight) * beliefs
-    return mixed
+    return (np.float32(1 - weight) * batch.targets + np.float32(weight) * beliefs).astype(np.float32, copy=False)
