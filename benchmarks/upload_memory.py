@@ -52,7 +52,7 @@ def bound(settings: Settings, connections: int) -> dict[str, int]:
         "the message that is being unpacked": 2 * settings.max_body_bytes,
         "the copy that one body is read into": settings.max_body_bytes,
         "large images being decoded": settings.decode_bytes,
-        "small images and JSON in worker threads": threads * (SMALL_IMAGE_BYTES + settings.max_body_bytes),
+        "small images, and headers being read": threads * (SMALL_IMAGE_BYTES + settings.max_body_bytes),
         "read from connections and not taken yet": open_at_a_time * (_READ_AT_A_TIME + _HIGH_WATER),
         "written to connections and not taken by the kernel": open_at_a_time * _UNSENT,
         "health checks that gRPC receives": HEALTH_TURNS * settings.max_body_bytes,
