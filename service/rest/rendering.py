@@ -4,7 +4,6 @@ import io
 from collections.abc import Sequence
 from typing import Final, Literal
 
-from PIL import Image
 from pydantic_core import to_json
 
 from service.answers import estimate_values
@@ -12,6 +11,7 @@ from service.inference.estimates import Estimate
 from service.inference.estimates import Hand as FoundHand
 from service.inference.models import STABLE_LABEL, ModelReference, ServedModel
 from service.pose.drawing import FINGER_COLOURS, draw_hand
+from service.pose.images import DecodedImage
 from service.pose.keypoints import KEYPOINT_NAMES, SKELETON_EDGES, finger_of
 from service.rest.problems import HttpError
 from service.rest.schemas import (
@@ -81,8 +81,9 @@ def hand_pose_json(estimate: Estimate, request_id: str) -> bytes:
     return to_json(estimate_values(estimate, request_id))
 
 
-def picture_with_hands(picture: Image.Image, hands: Sequence[FoundHand], media_type: MediaType) -> bytes:
+def picture_with_hands(image: DecodedImage, hands: Sequence[FoundHand], media_type: MediaType) -> bytes:
     """The upright picture with every hand drawn on it, as an image file. Blocks: call it in a thread."""
+    picture = image.pixels
     for each in hands:
         picture = draw_hand(picture, each.keypoints_in_image, each.scores)
     buffer = io.BytesIO()

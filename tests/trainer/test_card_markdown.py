@@ -28,6 +28,7 @@ INFO = weights.WeightsInfo(
         "compute": "one abacus",
         "minutes": 12.5,
         "measured": "Boxes by hand.",
+        "credits": [{"source": "ann/hands", "licence": "CC BY 4.0", "author": "Ann B."}],
         "surprise": "none",
     },
     metrics={"drawn": {"samples": 7, "pck_at_0_1": 0.5, "pck_at_0_2": 0.75, "epe_px": 3.21}},
@@ -55,6 +56,7 @@ def test_a_document_says_what_the_weights_say() -> None:
     for expected in (
         "# The lightweight network", "| parameters | 6,892,930 |", "13.77 M", "accumulates at 256 × 256 | 8.60 G |",
         "`abc`", "Good on drawn hands.", "| drawn | 1,234 |", "CC0 \\| our own", "one abacus", "12.5", "Boxes by hand.",
+        "| ann/hands | Ann B. | CC BY 4.0 |",
         "| drawn | 7 | 0.500 | 0.750 | – | – | – | 3.210 |", "(lightweight-curves.png)", "| surprise | none |",
         "from before runs kept their configuration",
     ):  # fmt: skip

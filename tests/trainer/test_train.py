@@ -484,6 +484,33 @@ def test_mean_of_two_runs_weights_is_written_and_measured(
 
 
 @pytest.mark.slow
+def test_a_standard_network_trained_by_its_stages_is_stored_as_these_alone(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer import weights
+
+    assert command("train", "--steps", "1") == 0
+    assert command("finish", "--out", "light/lightweight.npz") == 0
+    text = (tmp_path / "tiny.py").read_text()
+    (tmp_path / "both.py").write_text(
+        text
+        + "from dataclasses import replace\nSTANDARD = replace(CONFIG, variant='standard', part='stages', steps=1)\n"
+    )
+    start = ["--config", "both.py", "--variant", "standard", "--warm-start", "light/lightweight.npz"]
+    assert command("train", *start, to="stages") == 0
+    features = ["--features", "light/lightweight.npz"]
+    assert command("finish", "--out", "light/standard.npz", *features, to="stages") == 0
+
+    assert (tmp_path / "light/standard.npz").stat().st_size < (tmp_path / "light/lightweight.npz").stat().st_size
+    stored = weights.load(tmp_path / "light/standard.npz", "standard")
+    assert stored.info.provenance["part"] == "stages"
+    capsys.readouterr()
+    measure = ["evaluate", "--weights", "light/standard.npz", "--data", "rhd:rhd/evaluation", "--json"]
+    assert cli.main(measure) == 0
+    assert json.loads(capsys.readouterr().out)["all"]["epe_px"] == stored.info.metrics["rhd"]["epe_px"]
+
+
+@pytest.mark.slow
 def test_finish_writes_into_the_run_and_leaves_the_repositorys_weights_alone(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -720,6 +747,9 @@ def test_a_run_is_not_gone_on_with_on_other_data_or_without_its_record(
         (["--steps", "0"], "minutes and batch_size must be positive"),
         (["--steps", "1", "--minutes", "1"], "give --steps or --minutes, not both"),
         (["--holdout", "."], "leave no sample"),
+        (["--frozen-blocks", "9"], "frozen_blocks must be in 0..5, got 9"),
+        (["--input-sizes", "0:30"], "input sizes must be multiples of 8"),
+        (["--distil-weight", "2"], "distil_weight must be in 0..1"),
     ],
 )
 def test_wrong_arguments_of_train_are_refused(
