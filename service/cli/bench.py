@@ -37,7 +37,7 @@ async def bench(parsed: argparse.Namespace) -> int:
         print(json.dumps(figures))
     else:
         names = ("mode", "model", "concurrency", "images_per_second", "p50_ms", "p95_ms", "p99_ms", "failed")
-        table = Table(*(name.replace("_", " ") for name in names), box=None)
+        table = Table("mode", "model", "at a time", "images/s", "p50 ms", "p95 ms", "p99 ms", "failed", box=None)
         table.add_row(*(f"{value:.1f}" if isinstance(value := figures[name], float) else str(value) for name in names))
         Console().print(table)
     return 1 if failed else 0

@@ -35,7 +35,7 @@ class ShardError(Exception):
 
 
 class ShardWorker:
-    """Does shards. Made in the process that it works in.
+    """Does shards, in the process that it is made in.
 
     Args:
         work: the job.
@@ -56,7 +56,11 @@ class ShardWorker:
         self._runner = asyncio.Runner()
         self._resources = AsyncExitStack()
         service = local_service(work.settings, open_servable=open_servable)
-        self._service = self._runner.run(self._resources.enter_async_context(service))
+        try:
+            self._service = self._runner.run(self._resources.enter_async_context(service))
+        except BaseException:
+            self._runner.close()
+            raise
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Do one shard.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.parquet
 import pytest
 from pydantic import BaseModel
 
+from service.bootstrap import StartError
 from service.offline.attempts import ShardAttempts
 from service.offline.job import Job
 from service.offline.records import SCHEMA, Format
@@ -43,6 +45,16 @@ def start(tmp_path: Path, settings: Settings) -> Iterator[Start]:
 
 def records(tmp_path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (tmp_path / "out" / "part-000000.jsonl").read_text().splitlines()]
+
+
+def test_a_worker_without_models_does_not_start(
+    pictures: Callable[[int], Path], tmp_path: Path, settings: Settings
+) -> None:
+    job = Job.begin(str(pictures(1)), str(tmp_path / "out"), settings, model="lightweight@1", form="jsonl")
+    nowhere = replace(job.work, settings=settings.model_copy(update={"model_repo": tmp_path / "nowhere"}))
+
+    with pytest.raises(StartError, match="nowhere"):
+        ShardWorker(nowhere, Model(tmp_path))
 
 
 def test_records_hold_what_the_api_answers(
