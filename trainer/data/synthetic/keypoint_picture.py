@@ -78,7 +78,8 @@ def draw(sample: Sample, label: HandLabel) -> Image.Image:
         pen.text((x + 8, y - 10), str(number), fill="white", stroke_width=2, stroke_fill="black", font_size=18)
     low, high = np.array(points).min(axis=0), np.array(points).max(axis=0)
     margin = 0.25 * float((high - low).max())
-    return picture.crop((*(int(v) for v in low - margin), *(int(v) for v in high + margin)))
+    left, top, right, bottom = (int(v) for v in (*(low - margin), *(high + margin)))
+    return picture.crop((left, top, right, bottom))
 
 
 if __name__ == "__main__":
