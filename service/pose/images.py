@@ -19,12 +19,11 @@ from PIL import Image, ImageCms, ImageFile
 
 from service.pose.containers import (
     MAX_PROFILE_BYTES,
-    BrokenContainerError,
     Cleaned,
-    UnknownFormatError,
     cleaned,
     orientation_in,
 )
+from service.pose.formats import BrokenContainerError, UnknownFormatError
 from service.pose.geometry import Affine
 
 FORMATS: Final = ("JPEG", "PNG", "WebP", "AVIF", "HEIC")
@@ -260,13 +259,13 @@ def _upright(picture: Image.Image, orientation: int) -> Image.Image:
 
 
 def _bytes_needed(file: Cleaned, picture: Image.Image, stored_pixels: int) -> int:
-    held = math.prod(picture.size)
-    needed = len(file.data) + _decoder_bytes(file, picture, stored_pixels) + held * _RGB_BYTES
-    if _orientation_of(picture, file) != 1 or not _is_rgb(picture):
-        needed += held * _RGB_BYTES + _STRIP_BYTES
-    if not file.has_end:
-        needed += held * _RGB_BYTES
-    return needed
+    held = math.prod(picture.size) * _RGB_BYTES
+    converts = _orientation_of(picture, file) != 1 or not _is_rgb(picture)
+    converted = held + _STRIP_BYTES if converts else 0
+    decoder = _decoder_bytes(file, picture, stored_pixels)
+    # The decoder of a HEIC is gone before its colours are converted.
+    beside = max(decoder, converted) if file.kind == "HEIC" else decoder + converted
+    return len(file.data) + held + beside + (0 if file.has_end else held)
 
 
 def _decoder_bytes(file: Cleaned, picture: Image.Image, pixels: int) -> int:
@@ -278,8 +277,10 @@ def _decoder_bytes(file: Cleaned, picture: Image.Image, pixels: int) -> int:
             return 13 * pixels
         case "AVIF":
             return 14 * pixels
-        case "HEIC":
-            return 16 * pixels
+        case "HEIC":  # a copy of the file; what is coded, in 16 bits a sample if it has more than 8; and that as RGB
+            full_colours, deep = picture.info.get("chroma") == 444, picture.info.get("bit_depth", 8) > 8
+            bytes_each: int = 6 + 2 * full_colours + 5 * deep + 3 * (picture.mode in _ALPHA_MODES)
+            return len(file.data) + bytes_each * pixels
         case _:
             return 0
 
