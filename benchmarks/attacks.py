@@ -36,6 +36,7 @@ import uvloop
 
 from benchmarks import hostile_files
 from benchmarks.load import Answer, Client, Target, open_loop
+from benchmarks.report import add_json, write_json
 from benchmarks.servers import Running, Server, free_port, gateway, running
 from service.access.key_file import add_key
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
@@ -502,9 +503,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="windows with and without each attack (default 5)")
     parser.add_argument("--rate", type=float, default=20.0, help="of the probe, in requests a second (default 20)")
     parser.add_argument("--only", nargs="*", default=[], help="parts of the names of attacks")
-    parser.add_argument("--json", type=Path, help="where to write the results, too")
+    add_json(parser)
     arguments = parser.parse_args()
-    model = str(Path(arguments.model).resolve()) if Path(arguments.model).is_dir() else arguments.model
     image = hostile_files.photo(640, 480)
     results = []
     print("making files", file=sys.stderr, flush=True)
@@ -512,7 +512,7 @@ def main() -> int:
         for index, attack in enumerate(attacks()):
             if arguments.only and not any(text.lower() in attack.name.lower() for text in arguments.only):
                 continue
-            with _keyed_gateway(model) as server, running(server, image) as started:
+            with _keyed_gateway(arguments.model) as server, running(server, image) as started:
                 door = Door(started.port, int(server.settings["HANDPOSE_GRPC_PORT"]), server.key)
 
                 async def strike(seconds: float, index: int = index, door: Door = door) -> dict[str, int]:
@@ -523,9 +523,7 @@ def main() -> int:
                 results.append(uvloop.run(measure(measurement, attack, strike)))
             print(_line(results[-1]), file=sys.stderr, flush=True)
     print(table(results))
-    if arguments.json is not None:
-        figures = [asdict(each) | {"ratio": round(each.ratio, 3)} for each in results]
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    write_json([asdict(each) | {"ratio": round(each.ratio, 3)} for each in results], arguments.json)
     return 0 if all(each.alive and "INJECTED" not in each.answers for each in results) else 1
 
 

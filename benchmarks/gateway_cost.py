@@ -7,18 +7,14 @@ so that it matters little what else the machine does. One crop an image, and bat
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import uvloop
-
-from benchmarks.load import Answer, Client, Target, closed_loop
-from benchmarks.peers import EXAMPLE
-from benchmarks.servers import Running, gateway, running
+from benchmarks.report import add_json, write_json
+from benchmarks.servers import EXAMPLE, gateway, running
 from deploy.stand_in.process import StandIn
 from deploy.stand_in.repository import add_version, config_text
 from service.inference.models import VARIANTS
@@ -57,24 +53,13 @@ def measure(image: bytes, *, input_size: int, concurrency: int, seconds: float, 
                     str(versions["lightweight"]),
                     BACKEND="tensorflow_serving",
                     TFS_ADDRESSES=stand_in.address,
-                    SECOND_LOOK="false",
                 )
                 with running(server, image) as started:
-                    before = started.cpu_seconds()
-                    answers = uvloop.run(_load(started, concurrency, seconds))
-                    cpu_s = started.cpu_seconds() - before
+                    load = started.under_load(concurrency, seconds, keep_bodies=True)
                     resident_bytes, request_bytes = started.resident_bytes(), len(started.request)
-        good = [each for each in answers if each.status == 200]
-        per_core_second.append(round(len(good) / cpu_s, 1))
-        response_bytes = len(good[-1].body)
+        per_core_second.append(round(len(load.good) / load.cpu_s, 1))
+        response_bytes = len(load.good[-1].body)
     return Cost(per_core_second, resident_bytes, request_bytes, response_bytes)
-
-
-async def _load(started: Running, concurrency: int, seconds: float) -> list[Answer]:
-    client = Client(Target("127.0.0.1", started.port, ""), keep_bodies=True)
-    answers = await closed_loop(client, [started.request], concurrency=concurrency, seconds=seconds, warm_up_s=0.0)
-    client.close()
-    return answers
 
 
 def main() -> int:
@@ -85,6 +70,7 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=10.0, help="for each round (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
+    add_json(parser)
     given = parser.parse_args()
     cost = measure(
         given.image.read_bytes(),
@@ -93,7 +79,7 @@ def main() -> int:
         seconds=given.seconds,
         rounds=given.rounds,
     )
-    print(json.dumps({"median": statistics.median(cost.per_core_second), **asdict(cost)}, indent=2))
+    write_json({"median": statistics.median(cost.per_core_second), **asdict(cost)}, given.json)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Does the input pipeline keep the trainer busy? Batches a second it can build, beside what the network can train on.
 
-    python -m benchmarks.input_pipeline [--data KIND:PATH] [--json]
+    python -m benchmarks.input_pipeline [--data KIND:PATH] [--json FILE]
 
 Measures both alone, one after the other, on the machine it runs on: the pipeline (crop, augmentation, targets, worker
 processes and prefetch, as in training) and updates of the lightweight network at the same input size on batches that
@@ -9,7 +9,6 @@ needs. Pictures are drawn noise unless a data set is given; their content does n
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.report import add_json, write_json
 from service.pose.geometry import Box
 from trainer.data.augment import AugmentConfig
 from trainer.data.pipeline import Batch, ImageStore, Prefetcher, TrainingBatches
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=16, help="images a batch (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes of the pipeline (%(default)s)")
     parser.add_argument("--seconds", type=float, default=15.0, help="about how long each is measured (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json(parser)
     arguments = parser.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -64,11 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         "ratio": round(fed / trained, 1),
         "wanted_ratio": WANTED_RATIO,
     }
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        width = max(len(name) for name in result)
-        print("\n".join(f"{name.ljust(width)}  {value}" for name, value in result.items()))
+    write_json(result, arguments.json)
     return 0 if result["ratio"] >= WANTED_RATIO else 1
 
 

@@ -14,7 +14,6 @@ sockets, because what it costs comes off the machine that is measured.
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from collections import Counter
@@ -26,6 +25,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import uvloop
+
+from benchmarks.report import add_json, show, write_json
 
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9)
 
@@ -229,22 +230,15 @@ class Summary:
         )
 
 
-def table(summaries: Sequence[Summary]) -> str:
-    """One line a run."""
-    columns = ["run", "sent", "ok", "ok/s", *(f"p{percent:g} ms" for percent in PERCENTILES), "max ms", "outcomes"]
-    rows = [columns]
+def show_summaries(summaries: Sequence[Summary]) -> None:
+    """A table with one line a run."""
+    keys = [*(f"p{percent:g}" for percent in PERCENTILES), "max"]
+    rows = []
     for each in summaries:
-        latencies = [f"{each.latency_ms[key]:.1f}" if each.latency_ms else "-" for key in _keys()]
+        latencies = [f"{each.latency_ms[key]:.1f}" if each.latency_ms else "-" for key in keys]
         outcomes = " ".join(f"{key}:{count}" for key, count in sorted(each.outcomes.items()))
         rows.append([each.name, str(each.sent), str(each.ok), f"{each.per_second:.1f}", *latencies, outcomes])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def _keys() -> list[str]:
-    return [*(f"p{percent:g}" for percent in PERCENTILES), "max"]
+    show(["run", "sent", "ok", "ok/s", *(f"{key} ms" for key in keys), "outcomes"], rows)
 
 
 def main() -> int:
@@ -259,12 +253,11 @@ def main() -> int:
     parser.add_argument("--warm-up-s", type=float, default=2.0, help="closed loop: not counted (default 2)")
     parser.add_argument("--variant", default="", help="X-Model-Variant")
     parser.add_argument("--timeout-ms", type=int, default=0, help="X-Request-Timeout-Ms")
-    parser.add_argument("--json", type=Path, help="where to write the summary")
+    add_json(parser)
     arguments = parser.parse_args()
     summary = uvloop.run(_run(arguments))
-    print(table([summary]))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(asdict(summary), indent=2) + "\n")
+    show_summaries([summary])
+    write_json(asdict(summary), arguments.json)
     return 0
 
 

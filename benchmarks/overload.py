@@ -10,7 +10,6 @@ comes back after the time it was told; all must get in.
 
 import argparse
 import asyncio
-import json
 import random
 import statistics
 import sys
@@ -21,9 +20,9 @@ from typing import Any, Final
 
 import uvloop
 
-from benchmarks.load import Answer, Client, Summary, Target, closed_loop, open_loop, table
-from benchmarks.peers import EXAMPLE
-from benchmarks.servers import Running, gateway, running
+from benchmarks.load import Answer, Client, Summary, Target, closed_loop, open_loop, show_summaries
+from benchmarks.report import add_json, write_json
+from benchmarks.servers import EXAMPLE, Running, gateway, running
 
 _DEADLINE_S: Final = 3.0
 
@@ -105,16 +104,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--crowd", type=int, default=150)
     parser.add_argument("--image", type=Path, default=EXAMPLE)
-    parser.add_argument("--json", type=Path, help="where to write the result, too")
+    add_json(parser)
     arguments = parser.parse_args()
-    model = str(Path(arguments.model).resolve()) if Path(arguments.model).is_dir() else arguments.model
     image = arguments.image.read_bytes()
-    with running(gateway(model), image) as started:
+    with running(gateway(arguments.model), image) as started:
         result = uvloop.run(overload(started, image, arguments.seconds, arguments.crowd))
-    print(table(result.pop("runs")))
-    print(json.dumps(result, indent=2))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    show_summaries(result.pop("runs"))
+    write_json(result, arguments.json)
     return 0
 
 

@@ -32,15 +32,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import uvloop
 
-from benchmarks.load import Answer, Client, Summary, Target, closed_loop
+from benchmarks.load import Summary
 from benchmarks.peer_servers.work import MAX_BATCH_SIZE, open_model
-from benchmarks.raw_tensorflow import BATCH_SIZES
-from benchmarks.servers import ROOT, Running, Server, gateway, peers, running
-from service.pose.images import decode_image
+from benchmarks.raw_tensorflow import BATCH_SIZES, rates_in_a_process
+from benchmarks.report import add_json, write_json
+from benchmarks.servers import EXAMPLE, ROOT, Server, gateway, peers, running
 
-EXAMPLE: Final = ROOT / "service" / "rest" / "static" / "example.jpg"
 RAW_KINDS: Final = {  # arguments of `benchmarks.raw_tensorflow`
     "float32": ("--precision", "float32"),
     "auto": ("--precision", "auto"),
@@ -77,25 +75,13 @@ def measure(
 ) -> None:
     """Start a server, load it, and note what came back."""
     with running(server, image) as started:
-        before, since = started.cpu_seconds(), time.perf_counter()
-        answers = uvloop.run(_load(started, concurrency, seconds, warm_up_s))
-        cpu, lasted = started.cpu_seconds() - before, time.perf_counter() - since
-    summary = Summary.of(server.name, answers, seconds)
-    good = [answer for answer in answers if answer.status == 200]
-    into.failures += len(answers) - len(good)
+        load = started.under_load(concurrency, seconds, warm_up_s=warm_up_s)
+    summary = Summary.of(server.name, load.answers, seconds)
+    into.failures += len(load.answers) - len(load.good)
     into.per_second.append(summary.per_second)
-    into.per_cpu_second.append(summary.per_second * lasted / cpu)
+    into.per_cpu_second.append(summary.per_second * load.lasted_s / load.cpu_s)
     into.p50_ms.append(summary.latency_ms["p50"])
     into.p99_ms.append(summary.latency_ms["p99"])
-
-
-async def _load(started: Running, concurrency: int, seconds: float, warm_up_s: float) -> list[Answer]:
-    client = Client(Target("127.0.0.1", started.port, ""))
-    answers = await closed_loop(
-        client, [started.request], concurrency=concurrency, seconds=seconds, warm_up_s=warm_up_s
-    )
-    client.close()
-    return answers
 
 
 def compare(
@@ -132,7 +118,8 @@ def saturation(arguments: argparse.Namespace) -> dict[str, Any]:
 
     def measure_raw() -> None:
         for kind, runs in raw.items():
-            runs.append(_raw(arguments, kind))
+            print(f"raw TensorFlow calls, {kind}", file=sys.stderr, flush=True)
+            runs.append(rates_in_a_process(arguments.model, arguments.seconds, arguments.raw_sizes, RAW_KINDS[kind]))
 
     rows = compare(
         [
@@ -173,7 +160,7 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
         seconds=arguments.seconds,
         rounds=arguments.rounds,
     )
-    call_ms, decoding_ms, decoding_after_a_call_ms = _alone(image, constant, size)
+    call_ms = _call_ms(constant, size)
     for row in one:
         row["added_ms"] = round(row["p50_ms"] - call_ms, 2)
     many = compare(
@@ -188,8 +175,6 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "input_size": size,
         "call_ms": call_ms,
-        "decoding_ms": decoding_ms,
-        "decoding_after_a_call_ms": decoding_after_a_call_ms,
         "constant_10_ms": one,
         "null": many,
     }
@@ -222,44 +207,20 @@ def _wanted(servers: Sequence[Server], arguments: argparse.Namespace) -> list[Se
     return [server for server in servers if not arguments.only or server.name in arguments.only]
 
 
-def _raw(arguments: argparse.Namespace, kind: str) -> dict[str, dict[str, float]]:
-    print(f"raw TensorFlow calls, {kind}", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "benchmarks.raw_tensorflow", arguments.model, "--seconds", str(arguments.seconds)]
-    command += ["--batch-sizes", *map(str, arguments.raw_sizes), *RAW_KINDS[kind]]
-    result: dict[str, dict[str, float]] = _json_of(command)
-    return result
-
-
 def _json_of(command: Sequence[str]) -> Any:
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _alone(image: bytes, constant: str, size: int) -> tuple[float, float, float]:
-    """Median milliseconds in this process and alone: of a call of the constant model, which sleeps a little longer than
-    it is told to; of decoding the picture as the gateway does, over and over; and of decoding it after such a call, as
-    in a request, when the processor's caches have been put to other use.
-    """
+def _call_ms(constant: str, size: int) -> float:
+    """Median milliseconds of a call of the constant model, alone; it sleeps a little longer than it is told to."""
     run, crop = open_model(constant), np.zeros((1, size, size, 3), np.uint8)
-
-    def decode() -> object:
-        return decode_image(image, enough_pixels=size)
-
-    calls, after_a_call = [], []
+    times = []
     for _ in range(100):
-        calls.append(_seconds(lambda: run(crop)))
-        after_a_call.append(_seconds(decode))
-    over_and_over = [_seconds(decode) for _ in range(200)]
-    call_ms, decoding_ms, decoding_after_a_call_ms = (
-        round(statistics.median(times) * 1000, 3) for times in (calls, over_and_over, after_a_call)
-    )
-    return call_ms, decoding_ms, decoding_after_a_call_ms
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+        start = time.perf_counter()
+        run(crop)
+        times.append(time.perf_counter() - start)
+    return round(statistics.median(times) * 1000, 3)
 
 
 def main() -> int:
@@ -274,7 +235,7 @@ def main() -> int:
     for name, function in functions.items():
         command = commands.add_parser(name, help=(function.__doc__ or "").splitlines()[0])
         command.set_defaults(function=function)
-        command.add_argument("--json", type=Path, help="where to write the result, too")
+        add_json(command)
         if name == "footprint":
             continue
         if name == "saturation":
@@ -306,10 +267,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if "model" in arguments:
         arguments.model = str(Path(arguments.model).resolve())
-    result = arguments.function(arguments)
-    print(json.dumps(result, indent=2))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(arguments.function(arguments), arguments.json)
     return 0
 
 

@@ -7,10 +7,12 @@ python -m benchmarks.raw_tensorflow model_repo/cpm_lightweight/1 --seconds 5
 
 import argparse
 import json
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +30,7 @@ def main() -> int:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=BATCH_SIZES, metavar="N")
     parser.add_argument(
         "--precision",
-        choices=("auto", "float32"),
+        choices=("auto", "float32", "bfloat16"),
         default="auto",
         help="what convolutions multiply in; auto: as the gateway does (default)",
     )
@@ -36,7 +38,7 @@ def main() -> int:
     arguments = parser.parse_args()
     sizes: list[int] = list(arguments.batch_sizes)
     at_once: int = arguments.at_once
-    bfloat16 = False if arguments.precision == "float32" else None
+    bfloat16 = None if arguments.precision == "auto" else arguments.precision == "bfloat16"
     run = open_model(arguments.model, bfloat16=bfloat16, at_once=at_once)
     size = input_size(arguments.model)
     crops = np.random.default_rng(0).integers(0, 256, (max(sizes), size, size, 3), np.uint8)
@@ -63,6 +65,17 @@ def main() -> int:
     }
     print(json.dumps(result))
     return 0
+
+
+def rates_in_a_process(
+    model: str, seconds: float, batch_sizes: Sequence[int], options: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """This command's figures, by batch size: from a process of its own, which alone can choose the precision."""
+    command = [sys.executable, "-m", "benchmarks.raw_tensorflow", model, "--seconds", str(seconds)]
+    command += ["--batch-sizes", *map(str, batch_sizes), *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True)
+    result: Any = json.loads(done.stdout.splitlines()[-1])
+    return dict(result)
 
 
 def _call_until(run: Run, crops: NDArray[np.uint8], until: float) -> int:

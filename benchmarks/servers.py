@@ -1,4 +1,4 @@
-"""Starts the gateway or one of its peers, waits until it answers, and adds up what its processes use."""
+"""Starts the gateway or one of its peers, waits until it answers, loads it, and adds up what its processes use."""
 
 import asyncio
 import os
@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.load import Client, Target
+import uvloop
+
+from benchmarks.load import Answer, Client, Target, closed_loop
 from benchmarks.peer_servers.work import MAX_BATCH_SIZE
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+EXAMPLE: Final = ROOT / "service" / "rest" / "static" / "example.jpg"
 PEERS_PYTHON: Final = ROOT / ".venv-peers" / "bin" / "python"
 _HERTZ: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -59,7 +62,7 @@ def gateway(model: str, **settings: str) -> Server:
     python = [sys.executable, "-m"]
     if Path(model).is_dir():
         command = [*python, "service"]
-        environment["MODEL_REPO"] = str(Path(model).parent.parent)
+        environment["MODEL_REPO"] = str(Path(model).resolve().parent.parent)
     else:
         command = [*python, "benchmarks.null_backend", "--model", model]
     named = {f"HANDPOSE_{name}": value for name, value in environment.items()}
@@ -139,6 +142,26 @@ def running(server: Server, image: bytes, patience_s: float = 180.0) -> Iterator
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """What became of a load.
+
+    Attributes:
+        answers: those that came after the warm-up and before the end.
+        cpu_s: processor time of the server's processes, from the first request to the last answer.
+        lasted_s: how long that was.
+    """
+
+    answers: Sequence[Answer]
+    cpu_s: float
+    lasted_s: float
+
+    @property
+    def good(self) -> list[Answer]:
+        """Those with status 200."""
+        return [answer for answer in self.answers if answer.status == 200]
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """A server that answers."""
 
@@ -157,6 +180,18 @@ class Running:
         answers = [await client.send(request) for request in requests]
         client.close()
         return all(answer.status == 200 for answer in answers)
+
+    def under_load(
+        self, concurrency: int, seconds: float, *, warm_up_s: float = 0.0, keep_bodies: bool = False
+    ) -> Load:
+        """So many clients, each with its next request when it has the answer to the last, for so long."""
+        client = Client(Target("127.0.0.1", self.port, ""), keep_bodies=keep_bodies)
+        before, since = self.cpu_seconds(), time.perf_counter()
+        answers = uvloop.run(
+            closed_loop(client, [self.request], concurrency=concurrency, seconds=seconds, warm_up_s=warm_up_s)
+        )
+        client.close()
+        return Load(answers, self.cpu_seconds() - before, time.perf_counter() - since)
 
     def cpu_seconds(self) -> float:
         """Processor time that its processes have used so far."""

@@ -16,22 +16,21 @@ with it less the lag without it.
 
 import argparse
 import asyncio
-import json
+import os
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from benchmarks.moving_hand import FRAME_S, HEIGHT, WIDTH, Video, load_or_render
-from service.client import Frame, HandPoseClient, OneEuro, StreamOptions
+from benchmarks.report import add_json, show, write_json
+from service.client import AsyncHandPoseClient, Frame, OneEuro, StreamOptions
 from service.inference.errors import InvalidInputError
 from service.inference.estimates import Estimate, EstimateRequest, Hand, Timings
 from service.inference.models import ModelCard, ServedModel
@@ -195,21 +194,24 @@ async def _known(video: Video, smoothing: OneEuro | None, *, follow: bool) -> tu
     return Track(np.array(points), np.array(tracked), boxes), time.perf_counter() - started
 
 
-def _single(client: HandPoseClient, video: Video) -> tuple[Track, float]:
+async def _single(client: AsyncHandPoseClient, video: Video) -> tuple[Track, float]:
     points, boxes = [], []
     started = time.perf_counter()
     for frame in track(video.frames, "single requests", transient=True):
-        hand = client.estimate(frame).hands[0]
+        hand = (await client.estimate(frame)).hands[0]
         points.append(hand.points)
         boxes.append(hand.box)
     return Track(np.array(points), np.zeros(len(points), np.bool_), boxes), time.perf_counter() - started
 
 
-def _stream(client: HandPoseClient, video: Video, options: StreamOptions) -> tuple[Track, float]:
-    frames = (Frame(frame, id=index, time_s=index * FRAME_S) for index, frame in enumerate(video.frames))
+async def _stream(client: AsyncHandPoseClient, video: Video, options: StreamOptions) -> tuple[Track, float]:
+    async def frames() -> AsyncIterator[Frame]:
+        for index, frame in enumerate(track(video.frames, "stream", transient=True)):
+            yield Frame(frame, id=index, time_s=index * FRAME_S)
+
     points, tracked, boxes = [], [], []
     started = time.perf_counter()
-    for answer in track(client.stream(frames, options=options), "stream", total=len(video.frames), transient=True):
+    async for answer in client.stream(frames(), options=options):
         if answer.estimate is None:
             raise RuntimeError(f"frame {answer.frame_id} failed: {answer.error}")
         hand = answer.estimate.hands[0]
@@ -219,7 +221,7 @@ def _stream(client: HandPoseClient, video: Video, options: StreamOptions) -> tup
     return Track(np.array(points), np.array(tracked), boxes), time.perf_counter() - started
 
 
-def run(video: Video, client: HandPoseClient | None) -> list[Row]:
+async def run(video: Video, client: AsyncHandPoseClient | None) -> list[Row]:
     """All measurements."""
     rows = []
     for way, smoothing, follow in (
@@ -227,40 +229,40 @@ def run(video: Video, client: HandPoseClient | None) -> list[Row]:
         ("tracked", None, True),
         ("tracked, smoothed", OneEuro(), True),
     ):
-        answers, _ = asyncio.run(_known(video, smoothing, follow=follow))
+        answers, _ = await _known(video, smoothing, follow=follow)
         rows.append(measure("known hand", way, video, answers, None))
     if client is None:
         return rows
-    name = client.estimate(video.frames[0]).model  # also warms up
+    name = (await client.estimate(video.frames[0])).model  # also warms up
     source = f"{name.variant}@{name.version}"
-    rows.append(measure(source, "single requests", video, *_single(client, video)))
+    rows.append(measure(source, "single requests", video, *(await _single(client, video))))
     for way, options in (
         ("stream, whole frames", StreamOptions(tracking=False)),
         ("stream, tracked", StreamOptions()),
         ("stream, tracked, smoothed", StreamOptions(smoothing=OneEuro())),
     ):
-        rows.append(measure(source, way, video, *_stream(client, video, options)))
+        rows.append(measure(source, way, video, *(await _stream(client, video, options))))
     return rows
 
 
-def show(rows: Sequence[Row], console: Console) -> None:
+def show_rows(rows: Sequence[Row]) -> None:
     """Print the table."""
-    table = Table(box=None)
-    for heading in ("source", "way", "tracked", "box on hand", "near", "error/size", "jitter px", "lag frames", "fps"):
-        table.add_column(heading, justify="left" if heading in ("source", "way") else "right")
-    for row in rows:
-        table.add_row(
-            row.source,
-            row.way,
-            f"{row.tracked:.1%}",
-            "-" if row.box_on_hand is None else f"{row.box_on_hand:.1%}",
-            f"{row.near:.1%}",
-            f"{row.error_share:.3f}",
-            f"{row.jitter_px:.2f}",
-            "-" if row.lag_frames is None else f"{row.lag_frames:.2f}",
-            "-" if row.frames_per_second is None else f"{row.frames_per_second:.1f}",
-        )
-    console.print(table)
+    show(
+        ["source, way", "tracked", "box on hand", "near", "error/size", "jitter px", "lag frames", "fps"],
+        [
+            [
+                f"{row.source}, {row.way}",
+                f"{row.tracked:.1%}",
+                "-" if row.box_on_hand is None else f"{row.box_on_hand:.1%}",
+                f"{row.near:.1%}",
+                f"{row.error_share:.3f}",
+                f"{row.jitter_px:.2f}",
+                "-" if row.lag_frames is None else f"{row.lag_frames:.2f}",
+                "-" if row.frames_per_second is None else f"{row.frames_per_second:.1f}",
+            ]
+            for row in rows
+        ],
+    )
 
 
 def main() -> None:
@@ -272,29 +274,34 @@ def main() -> None:
     parser.add_argument("--url", help="a service to measure; without it the models run in this process")
     parser.add_argument("--variant", default="lightweight")
     parser.add_argument("--no-model", action="store_true", help="measure tracker and filter only")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
+    add_json(parser)
     arguments = parser.parse_args()
 
     video = load_or_render(arguments.work, arguments.frames, arguments.seed)
-    with ExitStack() as stack:
-        client = None
-        if not arguments.no_model:
-            client = stack.enter_context(_client(arguments.url, arguments.variant))
-        rows = run(video, client)
-    show(rows, Console())
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    rows = asyncio.run(_measured(video, None if arguments.no_model else _client(arguments.url, arguments.variant)))
+    show_rows(rows)
+    write_json([asdict(row) for row in rows], arguments.json)
 
 
-def _client(url: str | None, variant: str) -> HandPoseClient:
+async def _measured(video: Video, opened: AbstractAsyncContextManager[AsyncHandPoseClient] | None) -> list[Row]:
+    if opened is None:
+        return await run(video, None)
+    async with opened as client:
+        return await run(video, client)
+
+
+@asynccontextmanager
+async def _client(url: str | None, variant: str) -> AsyncIterator[AsyncHandPoseClient]:
     if url is not None:
-        return HandPoseClient(url, variant=variant)
-    import os
-
+        async with AsyncHandPoseClient(url, variant=variant) as client:
+            yield client
+        return
+    from service.bootstrap import local_service
     from service.cli.local import LocalTransport
     from service.settings import Settings
 
-    return HandPoseClient(variant=variant, transport=LocalTransport(Settings.from_environment(os.environ)))
+    async with local_service(Settings.from_environment(os.environ)) as service:
+        yield AsyncHandPoseClient(variant=variant, transport=LocalTransport(service))
 
 
 if __name__ == "__main__":

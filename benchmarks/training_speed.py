@@ -7,17 +7,15 @@ falls on all. Look at the ratio; images a second are of this machine and this mi
 """
 
 import argparse
-import json
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+
+from benchmarks.report import add_json, show, write_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--precision", default="mixed_bfloat16", help="Keras's dtype policy (%(default)s)")
     parser.add_argument("--rounds", type=int, default=4, help="turns of each (%(default)s)")
     parser.add_argument("--updates", type=int, default=3, help="updates in a turn (%(default)s)")
-    parser.add_argument("--json", type=Path, help="where to write the result, too")
+    add_json(parser)
     arguments = parser.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
@@ -69,13 +67,9 @@ def main(argv: list[str] | None = None) -> int:
         "images_per_second": {name: round(rate, 2) for name, rate in rates.items()},
         "ratios": {name: round(rate / rates[reference], 2) for name, rate in rates.items()},
     }
-    table = Table("network", "images a second", "times Keras's own")
-    for name, rate in rates.items():
-        table.add_row(name, f"{rate:.1f}", f"{rate / rates[reference]:.2f}")
-    Console().print(table)
-    print(json.dumps(result))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    rows = [[name, f"{rate:.1f}", f"{rate / rates[reference]:.2f}"] for name, rate in rates.items()]
+    show(["network", "images a second", "times Keras's own"], rows)
+    write_json(result, arguments.json)
     return 0
 
 

@@ -10,11 +10,9 @@ settings alone, as docs/security.md derives it; the exit code tells whether it h
 import argparse
 import asyncio
 import io
-import json
 import os
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -22,8 +20,8 @@ import numpy as np
 import uvloop
 from PIL import Image
 
-from benchmarks.peers import EXAMPLE
-from benchmarks.servers import Running, free_port, gateway, running
+from benchmarks.report import add_json, show, write_json
+from benchmarks.servers import EXAMPLE, Running, free_port, gateway, running
 from service.inference.decoding import SMALL_IMAGE_BYTES
 from service.rpc.guard import HEALTH_TURNS
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
@@ -54,7 +52,7 @@ def bound(settings: Settings, connections: int) -> dict[str, int]:
         "the message that is being unpacked": 2 * settings.max_body_bytes,
         "the copy that one body is read into": settings.max_body_bytes,
         "large images being decoded": settings.decode_bytes,
-        "small images and JSON in worker threads": threads * (SMALL_IMAGE_BYTES + settings.max_body_bytes),
+        "small images, and headers being read": threads * (SMALL_IMAGE_BYTES + settings.max_body_bytes),
         "read from connections and not taken yet": open_at_a_time * (_READ_AT_A_TIME + _HIGH_WATER),
         "written to connections and not taken by the kernel": open_at_a_time * _UNSENT,
         "health checks that gRPC receives": HEALTH_TURNS * settings.max_body_bytes,
@@ -152,7 +150,7 @@ def main() -> int:
     parser.add_argument(
         "--image", choices=("PNG", "JPEG", "many pixels"), default="PNG", help="what is uploaded (default PNG)"
     )
-    parser.add_argument("--json", type=Path, help="where to write the result, too")
+    add_json(parser)
     arguments = parser.parse_args()
     settings = Settings.from_environment(os.environ)
     mine = {name.removeprefix("HANDPOSE_"): value for name, value in os.environ.items() if name.startswith("HANDPOSE_")}
@@ -163,13 +161,14 @@ def main() -> int:
         result = uvloop.run(measure(started, arguments.protocol, rpc_port, body, arguments.uploads))
     parts = bound(settings, arguments.uploads)
     promised = sum(parts.values())
-    for name, size in parts.items():
-        print(f"{size / _MIB:8.0f} MiB  {name}")
-    print(f"{promised / _MIB:8.0f} MiB  bound: the sum")
-    print(f"{result['peak_over_idle'] / _MIB:8.0f} MiB  measured: peak over idle ({result['idle'] / _MIB:.0f} MiB)")
+    measured = {
+        "bound: the sum": promised,
+        "measured: peak over idle": result["peak_over_idle"],
+        "idle": result["idle"],
+    }
+    show(["", "MiB"], [[name, f"{size / _MIB:.0f}"] for name, size in (parts | measured).items()])
     print(f"{arguments.uploads} uploads of {len(body) / _MIB:.1f} MiB: {result['outcomes']}")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({**result, "bound": promised, "parts": parts}, indent=2) + "\n")
+    write_json({**result, "bound": promised, "parts": parts}, arguments.json)
     return 0 if result["peak_over_idle"] <= promised else 1
 
 

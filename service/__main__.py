@@ -97,7 +97,7 @@ def _manage_keys(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def _say_ready(addresses: Addresses) -> None:
-    """Tell whoever started the service where it is and how to try it."""
+    """Print where the service is, and a command to try it."""
     s = "s" if addresses.tls else ""
     url, rpc_url = f"http{s}://{_reachable(*addresses.rest)}", f"grpc{s}://{_reachable(*addresses.grpc)}"
     admin = f"; admin: http://{_reachable(*addresses.admin)}" if addresses.admin is not None else ""

@@ -10,8 +10,16 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 
 
+class FileError(ValueError):
+    """A file of the operator's cannot be read, used or written; the message names it, and is one line."""
+
+
 async def follow(
-    load: Callable[[], Awaitable[bool]], *, every_s: float, what: str, expected: tuple[type[Exception], ...]
+    load: Callable[[], Awaitable[bool]],
+    *,
+    every_s: float,
+    what: str,
+    expected: tuple[type[Exception], ...] = (FileError,),
 ) -> None:
     """Load something again and again, for ever. A failure is logged once, until it passes or becomes another one.
 
@@ -19,7 +27,7 @@ async def follow(
         load: loads it if it has changed, and returns whether it had. When it raises, what was loaded before applies.
         every_s: seconds between two calls.
         what: names it in the log.
-        expected: errors whose message says everything. Others are logged with their traceback.
+        expected: errors that need no traceback in the log.
     """
     failure = ""
     while True:
@@ -41,13 +49,15 @@ def read_at_most(path: Path, max_bytes: int) -> bytes:
     """The content of a file.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is longer than `max_bytes`; the rest was not read.
+        FileError: it cannot be read, or is longer than `max_bytes`; the rest was not read.
     """
-    with path.open("rb") as file:
-        content = file.read(max_bytes + 1)
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror}") from error
     if len(content) > max_bytes:
-        raise ValueError(f"longer than {max_bytes} bytes")
+        raise FileError(f"{path}: longer than {max_bytes} bytes")
     return content
 
 
@@ -58,9 +68,15 @@ def replace(path: Path, content: bytes) -> None:
     A link stays a link.
 
     Raises:
-        OSError: it cannot be written, and is what it was before.
+        FileError: it cannot be written, and is what it was before.
     """
-    path = path.resolve()
+    try:
+        _replace(path.resolve(), content)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
     before = path.stat() if path.exists() else None
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     unfinished = Path(name)

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service import yaml_files
-from service.files import follow, read_at_most
+from service.files import FileError, follow, read_at_most
 from service.inference.errors import UnknownModelError
 from service.inference.models import ModelReference, Variant
 from service.inference.routing import Router, RoutingRules, ShadowRule
@@ -30,37 +30,30 @@ from service.inference.routing import Router, RoutingRules, ShadowRule
 MAX_BYTES: Final = 256 * 1024
 
 
-class RoutingFileError(ValueError):
-    """The file holds no routing rules; the message names file and line, what is wrong and what is allowed."""
-
-
 def read_rules(path: Path) -> RoutingRules:
     """The rules in a file.
 
     Raises:
-        RoutingFileError: it cannot be read or is wrong.
+        FileError: it cannot be read or is wrong.
     """
-    return parse_rules(_content_of(path), str(path))
+    return parse_rules(read_at_most(path, MAX_BYTES), str(path))
 
 
 def parse_rules(content: bytes, name: str = "routing file") -> RoutingRules:
     """The rules in a file's content; `name` is the file's name in errors.
 
     Raises:
-        RoutingFileError: they are wrong.
+        FileError: they are wrong.
     """
-    try:
-        document = yaml_files.parse(content)
-    except yaml_files.YamlError as error:
-        raise RoutingFileError(f"{name}{error}") from error
+    document = yaml_files.parse(content, name)
     if document.data is None:
-        raise RoutingFileError(f"{name}: is empty; for no rules, write {{}}")
+        raise FileError(f"{name}: is empty; for no rules, write {{}}")
     if not isinstance(document.data, dict):
-        raise RoutingFileError(f"{name}, line 1: expected default, weights, canary or shadow")
+        raise FileError(f"{name}, line 1: expected default, weights, canary or shadow")
     try:
         return _File.model_validate(document.data).rules()
     except ValidationError as error:
-        raise RoutingFileError(_in_one_line(error, document, name)) from error
+        raise FileError(_in_one_line(error, document, name)) from error
 
 
 class RoutingFile:
@@ -80,10 +73,10 @@ class RoutingFile:
         """Read the file if it has changed; whether it had.
 
         Raises:
-            RoutingFileError: it is wrong. The router keeps its rules.
+            FileError: it is wrong. The router keeps its rules.
         """
         # The content is compared, not the time: a mounted file changes by a link that now leads elsewhere.
-        content = _content_of(self._path)
+        content = read_at_most(self._path, MAX_BYTES)
         if content == self._content:
             return False
         self._router.follow(parse_rules(content, str(self._path)))
@@ -92,24 +85,10 @@ class RoutingFile:
 
     async def watch(self, every_s: float = 1.0) -> None:
         """Follow the file for ever. A file that is wrong changes nothing, and is logged once."""
-        await follow(
-            lambda: asyncio.to_thread(self.load),
-            every_s=every_s,
-            what=f"routing rules in {self._path}",
-            expected=(RoutingFileError,),
-        )
+        await follow(lambda: asyncio.to_thread(self.load), every_s=every_s, what=f"routing rules in {self._path}")
 
 
-def _content_of(path: Path) -> bytes:
-    try:
-        return read_at_most(path, MAX_BYTES)
-    except OSError as error:
-        raise RoutingFileError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise RoutingFileError(f"{path}: {error}") from error
-
-
-def _model(text: str) -> str:
+def _checked(text: str) -> str:
     try:
         ModelReference.parse(text)
     except UnknownModelError as error:
@@ -117,7 +96,9 @@ def _model(text: str) -> str:
     return text
 
 
-_Model = Annotated[str, AfterValidator(_model)]
+ModelName = Annotated[str, AfterValidator(_checked)]
+"""Text that names a model: variant[@version|@label]."""
+
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Weight = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
@@ -126,15 +107,15 @@ class _Shadow(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     source: Variant | None = Field(None, alias="from")
-    to: _Model
+    to: ModelName
     share: _Share
 
 
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    default: _Model | None = None
-    weights: dict[_Model, _Weight] = Field(default_factory=dict)
+    default: ModelName | None = None
+    weights: dict[ModelName, _Weight] = Field(default_factory=dict)
     canary: dict[Variant, _Share] = Field(default_factory=dict)
     shadow: list[_Shadow] = Field(default_factory=list)
 

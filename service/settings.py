@@ -19,11 +19,11 @@ from service.access.key_file import allowance_of
 from service.inference.access import AccessPolicy
 from service.inference.byte_budget import UPLOAD_BYTES
 from service.inference.decoding import LARGE_IMAGES_BYTES, SMALL_IMAGE_BYTES
-from service.inference.errors import UnknownModelError
 from service.inference.model_queue import BatchingPolicy
 from service.inference.models import ModelReference
 from service.inference.streaming import StreamLimits
 from service.rest.policy import ConnectionLimits, RestPolicy, TransferRate
+from service.routing_file import ModelName
 from service.rpc.server import ServerOptions
 from service.rpc.servicer import RpcPolicy
 
@@ -55,9 +55,7 @@ class Settings(BaseModel):
     rest_host: str = Field("127.0.0.1", min_length=1, description="address that REST listens on")
     rest_port: int = Field(8000, ge=0, le=65535, description="port that REST listens on; 0 lets the system choose")
     grpc_host: str = Field("127.0.0.1", min_length=1, description="address that gRPC listens on")
-    grpc_port: int | None = Field(
-        None, ge=0, le=65535, description="port that gRPC listens on; none: the one after REST's"
-    )
+    grpc_port: int | None = Field(None, ge=0, le=65535, description="port of gRPC; none: the one after REST's")
 
     reuse_port: bool = Field(
         False,
@@ -74,13 +72,21 @@ class Settings(BaseModel):
         description="TensorFlow Serving's gRPC addresses host:port, by commas; a DNS name may stand for many servers",
     )
     tfs_config_file: Path | None = Field(
-        None, description="TensorFlow Serving's model configuration, for python -m service models"
+        None,
+        description="TensorFlow Serving's model configuration, for python -m service models; a"
+        " gateway that can read it too tells which of its versions are not there",
+    )
+    tfs_batching_file: Path | None = Field(
+        None,
+        description="TensorFlow Serving's batching parameters; a MAX_BATCH_SIZE above theirs ends the start",
     )
     routing_file: Path | None = Field(None, description="YAML file of routing rules, followed when it changes")
 
     model_repo: Path = Field(Path("model_repo"), description="folder of servables: <model>/<version>/")
     versions_in_memory: int = Field(1, ge=1, le=16, description="newest versions of each model that are loaded")
-    default_model: str = Field("lightweight", description="model of requests that name none: variant[@version|@label]")
+    default_model: ModelName = Field(
+        "lightweight", description="model of requests that name none: variant[@version|@label]"
+    )
 
     second_look: bool = Field(
         True,
@@ -143,9 +149,7 @@ class Settings(BaseModel):
         20.0, gt=0, le=3600, description="time to answer accepted requests after SIGTERM, in seconds"
     )
 
-    worker_threads: int = Field(
-        0, ge=0, le=256, description="threads that decode images, but small photos; 0: one a CPU core"
-    )
+    worker_threads: int = Field(0, ge=0, le=256, description="threads that decode images; 0: one a CPU core")
     tensorflow_threads: int = Field(0, ge=0, le=256, description="threads of one inference; 0: one a CPU core")
     tensorflow_precision: Precision = Field(
         "auto",
@@ -162,9 +166,7 @@ class Settings(BaseModel):
         0.1, ge=0, le=1, description="share of requests that is traced where the caller's traceparent does not decide"
     )
 
-    api_keys_file: Path | None = Field(
-        None, description="YAML file of API keys, followed when it changes; none: whoever can connect may ask"
-    )
+    api_keys_file: Path | None = Field(None, description="YAML file of API keys, followed; none: no keys are needed")
     key_images_per_second: float = Field(
         0, ge=0, allow_inf_nan=False, description="images that one key may have estimated a second; 0: no limit"
     )
@@ -185,15 +187,13 @@ class Settings(BaseModel):
         " then; none: no such listener",
     )
 
-    tls_cert_file: Path | None = Field(
-        None, description="certificate chain in PEM for REST and gRPC, followed when it changes; none: plain text"
-    )
+    tls_cert_file: Path | None = Field(None, description="certificate chain in PEM, followed; none: plain text")
     tls_key_file: Path | None = Field(None, description="the certificate's private key in PEM, not encrypted")
     tls_client_ca_file: Path | None = Field(
         None, description="authorities in PEM; clients must show a certificate of one of them; none: they need none"
     )
     hsts_max_age_s: int = Field(
-        15_552_000, ge=0, description="seconds for which browsers shall use TLS only, told where TLS is on; 0: not told"
+        15_552_000, ge=0, description="seconds for which browsers shall use TLS only, sent where TLS is on; 0: not sent"
     )
     cors_origins: tuple[str, ...] = Field(
         (),
@@ -202,15 +202,6 @@ class Settings(BaseModel):
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["text", "json"] = Field("text", description="one readable line, or one JSON object, an event")
-
-    @field_validator("default_model")
-    @classmethod
-    def _names_a_model(cls, value: str) -> str:
-        try:
-            ModelReference.parse(value)
-        except UnknownModelError as error:
-            raise ValueError(error.detail) from error
-        return value
 
     @field_validator("cors_origins")
     @classmethod
@@ -231,39 +222,23 @@ class Settings(BaseModel):
         return value.lower() if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _deadlines_fit(self) -> Self:
+    def _fit_together(self) -> Self:
         if self.default_deadline_ms > self.max_deadline_ms:
             raise ValueError(
                 f"{PREFIX}DEFAULT_DEADLINE_MS={self.default_deadline_ms:g}: must not be above"
                 f" {PREFIX}MAX_DEADLINE_MS={self.max_deadline_ms:g}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _rois_fit_the_queue(self) -> Self:
         if self.max_rois > self.max_queue:
             raise ValueError(
                 f"{PREFIX}MAX_ROIS={self.max_rois}: must not be above {PREFIX}MAX_QUEUE={self.max_queue}, because a"
                 " request's rois wait together"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _tls_files_go_together(self) -> Self:
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError(f"{PREFIX}TLS_CERT_FILE and {PREFIX}TLS_KEY_FILE: set both or neither")
         if self.tls_client_ca_file is not None and self.tls_cert_file is None:
             raise ValueError(f"{PREFIX}TLS_CLIENT_CA_FILE={self.tls_client_ca_file}: needs {PREFIX}TLS_CERT_FILE, too")
-        return self
-
-    @model_validator(mode="after")
-    def _burst_has_a_rate(self) -> Self:
         if self.key_burst is not None and not self.key_images_per_second:
             raise ValueError(f"{PREFIX}KEY_BURST={self.key_burst:g}: needs {PREFIX}KEY_IMAGES_PER_SECOND, too")
-        return self
-
-    @model_validator(mode="after")
-    def _a_body_fits_the_uploads(self) -> Self:
         if 2 * max(self.max_body_bytes, self.max_frame_bytes) > self.upload_bytes:
             raise ValueError(
                 f"{PREFIX}UPLOAD_BYTES={self.upload_bytes}: must be at least twice {PREFIX}MAX_BODY_BYTES="

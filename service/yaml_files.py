@@ -5,15 +5,13 @@ from typing import Any, Final
 
 import yaml
 
+from service.files import FileError
+
 Place = tuple[str | int, ...]
 """Names and indices that lead from the document to a value within it."""
 
 _DEEPEST: Final = 8
 _TIMESTAMP: Final = "tag:yaml.org,2002:timestamp"
-
-
-class YamlError(ValueError):
-    """The content is not YAML as expected. The message begins with ", line N" where the line is known."""
 
 
 @dataclass(slots=True)
@@ -33,37 +31,37 @@ class Document:
         return next((self.lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in self.lines), 1)
 
 
-def parse(content: bytes) -> Document:
-    """Read a document; without one, its data is None.
+def parse(content: bytes, name: str) -> Document:
+    """Read a document; without one, its data is None. `name` is the file's in errors.
 
     Raises:
-        YamlError: it is no YAML, repeats a name, or is nested deeper than `_DEEPEST`.
+        FileError: it is no YAML, repeats a name, or is nested deeper than `_DEEPEST`.
     """
     document = Document()
     try:
         loader = yaml.SafeLoader(content)
         try:
             root = loader.get_single_node()
-            document.data = None if root is None else _value(root, loader, (), document.lines)
+            document.data = None if root is None else _value(root, loader, (), document.lines, name)
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}" if mark is not None else ""
-        raise YamlError(f"{where}: no YAML: {error.problem or error.context}") from error
-    except YamlError:
+        raise FileError(f"{name}{where}: no YAML: {error.problem or error.context}") from error
+    except FileError:
         raise
     except Exception as error:  # a value that is not what its tag says breaks PyYAML with errors of any kind
-        raise YamlError(f": no YAML: {[*str(error).splitlines(), type(error).__name__][0]}") from error
+        raise FileError(f"{name}: no YAML: {[*str(error).splitlines(), type(error).__name__][0]}") from error
     return document
 
 
-def _value(node: yaml.Node, loader: yaml.SafeLoader, place: Place, lines: dict[Place, int]) -> Any:
+def _value(node: yaml.Node, loader: yaml.SafeLoader, place: Place, lines: dict[Place, int], name: str) -> Any:
     lines[place] = line = node.start_mark.line + 1
     if len(place) > _DEEPEST:
-        raise YamlError(f", line {line}: no YAML for this file: nested too deep")
+        raise FileError(f"{name}, line {line}: no YAML for this file: nested too deep")
     if isinstance(node, yaml.SequenceNode):
-        return [_value(each, loader, (*place, index), lines) for index, each in enumerate(node.value)]
+        return [_value(each, loader, (*place, index), lines, name) for index, each in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
         return node.value if node.tag == _TIMESTAMP else loader.construct_object(node)
     values = {}
@@ -72,7 +70,7 @@ def _value(node: yaml.Node, loader: yaml.SafeLoader, place: Place, lines: dict[P
         key_line = key_node.start_mark.line + 1
         if not key or key == "<<" or key in values:
             wrong = "given twice" if key in values else "not a plain name"
-            raise YamlError(f", line {key_line}: {key or 'a key'} is {wrong}")
-        values[key] = _value(value_node, loader, (*place, key), lines)
+            raise FileError(f"{name}, line {key_line}: {key or 'a key'} is {wrong}")
+        values[key] = _value(value_node, loader, (*place, key), lines, name)
         lines[*place, key] = key_line
     return values

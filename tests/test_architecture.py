@@ -69,3 +69,9 @@ def test_pose_imports_only_numpy_and_pillow_outside_the_standard_library() -> No
     imported = set().union(*(graph.find_modules_directly_imported_by(module) for module in pose))
 
     assert imported - pose - sys.stdlib_module_names == {"numpy", "PIL", "pi_heif"}
+
+
+def test_no_text_advises_to_install_a_package_of_a_name_that_nobody_owns() -> None:
+    texts = [path for folder in ("service", "trainer", "docs") for path in (ROOT / folder).rglob("*.[pm][yd]")]
+    assert len(texts) > 100
+    assert [path for path in texts if "install 'handpose" in path.read_text("utf-8")] == []

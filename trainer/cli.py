@@ -43,6 +43,7 @@ class CommandModule(Protocol):
 COMMANDS = (
     Command("synth", "render labelled synthetic hands", "trainer.data.synthetic.synth", "synth"),
     Command("preview", "draw a contact sheet of a set of labelled hands", "trainer.data.synthetic.preview", "synth"),
+    Command("pack", "pack data sets into one small folder to train from elsewhere", "trainer.pack"),
     Command("train", "train a network from a configuration, or go on with a run", "trainer.train"),
     Command("finish", "turn a run into weights for serving, measured on held-out pictures", "trainer.finish"),
     Command("evaluate", "measure a network on labelled hands", "trainer.evaluate"),

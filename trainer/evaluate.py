@@ -12,6 +12,7 @@ import json
 import math
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import track
 
@@ -29,12 +30,15 @@ from service.pose.heatmaps import STRIDE, decode
 from service.pose.keypoints import KEYPOINT_NAMES
 from trainer import metrics, model_card
 from trainer.atomic_files import write_text_atomically
+from trainer.breakdown import breakdown, cluster_of
+from trainer.data.augment import NO_AUGMENTATION, UPRIGHT
 from trainer.data.pipeline import ImageStore, evaluation_crops, make_crop, readable, to_model_input
 from trainer.data.rhd import paper_split
 from trainer.data.sample import DataError, OnBad, Sample, SkippedSamples, refuse_bad
 from trainer.data.sources import Source, read_sources, split_by_name
 from trainer.errors import RefusedError
 from trainer.export import served_size
+from trainer.turned_pictures import TURNS, turned
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Crops uint8 RGB [N, S, S, 3] to the last stage's belief maps float32 [N, S/8, S/8, 22]."""
@@ -62,6 +66,7 @@ class Evaluation:
         distance_px: float64 [N, 21], pixels of the original picture; where not labelled it means nothing.
         distance_in_input: float64 [N, 21], pixels of the model's input crop.
         sides_px: float64 [N], the length that PCK divides by, pixels of the original picture.
+        size_in_picture: float64 [N], the longer side of the hand's box over that of its picture.
         input_size: side of the model's input in pixels.
     """
 
@@ -71,6 +76,7 @@ class Evaluation:
     distance_px: NDArray[np.float64]
     distance_in_input: NDArray[np.float64]
     sides_px: NDArray[np.float64]
+    size_in_picture: NDArray[np.float64]
     input_size: int
 
     @property
@@ -92,6 +98,7 @@ class Evaluation:
             distance_px=self.distance_px[chosen],
             distance_in_input=self.distance_in_input[chosen],
             sides_px=self.sides_px[chosen],
+            size_in_picture=self.size_in_picture[chosen],
             input_size=self.input_size,
         )
 
@@ -104,11 +111,15 @@ class Evaluation:
         """`metrics.auc_mmpose` with distances as they would be in a crop of this side."""
         return metrics.auc_mmpose(self.distance_in_input * (side / self.input_size), self.labelled)
 
+    def relative_error(self) -> NDArray[np.float64]:
+        """Mean distance of each hand's labelled keypoints over its side: float64 [N]."""
+        relative = np.where(self.labelled, self.distance_px / self.sides_px[:, None], 0.0)
+        mean: NDArray[np.float64] = relative.sum(axis=1) / self.labelled.sum(axis=1)
+        return mean
+
     def worst(self, count: int) -> list[int]:
         """Indices of the samples with the largest mean distance relative to their box, worst first."""
-        relative = np.where(self.labelled, self.distance_px / self.sides_px[:, None], 0.0)
-        mean = relative.sum(axis=1) / self.labelled.sum(axis=1)
-        return [int(index) for index in np.argsort(-mean)[:count]]
+        return [int(index) for index in np.argsort(-self.relative_error())[:count]]
 
 
 def evaluate_samples(
@@ -120,12 +131,14 @@ def evaluate_samples(
     batch_size: int = 32,
     protocol: Protocol = "box",
     boxes: int = 1,
+    upright: bool = False,
     show_progress: bool = False,
 ) -> Evaluation:
     """Runs the network on the crop of every sample and compares; on request with a progress bar on stderr.
 
     With more than one box a hand, the first is the protocol's and the others lie beside it, by the same chance every
-    time. What counts is divided by the length that it is divided by for the first.
+    time. Distances are divided by the length that belongs to the first. With `upright`, crops are turned so that wrist
+    -> middle_mcp points up and their box is taken anew, as where a detection gives the turn.
 
     Raises:
         DataError: there are no samples, or the protocol needs what a sample does not have.
@@ -142,9 +155,9 @@ def evaluate_samples(
         for sample in samples
         for number in range(boxes)
     ]
-    predicted, confidences, in_input = [], [], []
+    predicted, confidences, in_input, sizes = [], [], [], []
     groups = track(
-        evaluation_crops(samples, store, input_size, batch_size),
+        evaluation_crops(samples, store, input_size, batch_size, UPRIGHT if upright else NO_AUGMENTATION),
         description="evaluating",
         total=math.ceil(len(samples) / batch_size),
         console=Console(stderr=True),
@@ -158,6 +171,8 @@ def evaluate_samples(
             keypoints_in_image = crop.image_to_input.inverse().apply(keypoints_in_input)
             predicted.append(keypoints_in_image)
             confidences.append(confidence)
+            picture = store.get(sample.image_path)
+            sizes.append(metrics.normalising_side(sample.box_in_image) / max(picture.width, picture.height))
             in_input.append(
                 metrics.distances(keypoints_in_image, sample.keypoints_in_image) * crop.image_to_input.scale
             )
@@ -169,6 +184,7 @@ def evaluate_samples(
         distance_px=metrics.distances(np.stack(predicted), true),
         distance_in_input=np.stack(in_input),
         sides_px=sides,
+        size_in_picture=np.array(sizes),
         input_size=input_size,
     )
 
@@ -197,20 +213,38 @@ def _normalising_length(sample: Sample, protocol: Protocol) -> float:
     return sample.head_size_px
 
 
-def report(evaluation: Evaluation) -> dict[str, Any]:
-    """Everything measured, as plain values for JSON: overall, by data set, visible and hidden, by keypoint.
+def pck_of_turned_pictures(
+    predict: Predict, samples: Sequence[Sample], store: ImageStore, input_size: int
+) -> dict[str, dict[str, float]]:
+    """PCK@0.1 by degrees, with the turn given and not given. Distances are divided by the side of the unturned box."""
+    sides = np.array([metrics.normalising_side(sample.box_in_image) for sample in samples])
+    shares: dict[str, dict[str, float]] = {}
+    for degrees in TURNS:
+        with tempfile.TemporaryDirectory() as folder:
+            pictures = [turned(s, store, degrees, Path(folder) / f"{i}.png") for i, s in enumerate(samples)]
+            kept = ImageStore()
+            shares[str(degrees)] = {}
+            for name, upright in (("turn_given", True), ("turn_not_given", False)):
+                evaluation = evaluate_samples(predict, pictures, kept, input_size, upright=upright, show_progress=True)
+                shares[str(degrees)][name] = metrics.pck(evaluation.distance_px, sides, evaluation.labelled, 0.1)
+    return shares
 
-    Figures that nothing was counted for are None.
+
+def report(evaluation: Evaluation) -> dict[str, Any]:
+    """Everything measured, as plain values for JSON: overall, by kind of hand, visible and hidden, by keypoint.
+
+    `by_group` and the like hold what the data sets tell of. Figures that nothing was counted for are None.
     """
-    sources = np.array([sample.source for sample in evaluation.samples])
-    names = sorted(set(sources.tolist()))
     counted = evaluation.labelled
     pck = metrics.pck_per_keypoint(evaluation.distance_px, evaluation.sides_px, counted, 0.2)
     epe = metrics.epe_per_keypoint(evaluation.distance_px, counted)
     content: dict[str, Any] = {
         "input_size": evaluation.input_size,
         "all": _figures(evaluation),
-        "by_data_set": {name: _figures(evaluation.subset(sources == name)) for name in names},
+        **{
+            f"by_{name}": {part: _figures(evaluation.subset(chosen)) for part, chosen in parts.items()}
+            for name, parts in breakdown(evaluation.samples, evaluation.size_in_picture).items()
+        },
         "visible": asdict(evaluation.scores(evaluation.visible)),
         "hidden": asdict(evaluation.scores(~evaluation.visible)),
         "by_keypoint": {
@@ -223,7 +257,24 @@ def report(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _figures(evaluation: Evaluation) -> dict[str, Any]:
-    return {**asdict(evaluation.scores()), "auc_mmpose_in_256_px_crop": evaluation.auc_mmpose_in_crop(256)}
+    """The scores, and standard errors (`_se`) of the main ones over groups of people, or over pictures without one."""
+    clusters = [cluster_of(sample) for sample in evaluation.samples]
+    counted = evaluation.labelled
+
+    def standard_error(distance: NDArray[np.float64], sides: NDArray[np.float64], *thresholds: float) -> float:
+        return metrics.clustered_standard_error(distance, sides, counted, clusters, thresholds)
+
+    in_256_px = evaluation.distance_in_input * (256 / evaluation.input_size)
+    return {
+        **asdict(evaluation.scores()),
+        "auc_mmpose_in_256_px_crop": evaluation.auc_mmpose_in_crop(256),
+        "groups": len(set(clusters)),
+        "pck_at_0_1_se": standard_error(evaluation.distance_px, evaluation.sides_px, 0.1),
+        "pck_at_0_2_se": standard_error(evaluation.distance_px, evaluation.sides_px, 0.2),
+        "auc_mmpose_in_256_px_crop_se": standard_error(
+            in_256_px, np.ones(len(in_256_px)), *metrics.MMPOSE_AUC_THRESHOLDS_PX
+        ),
+    }
 
 
 def _rounded(value: Any) -> Any:
@@ -237,7 +288,11 @@ def _rounded(value: Any) -> Any:
 def contact_sheet(
     evaluation: Evaluation, store: ImageStore, indices: Sequence[int], *, columns: int = 8, side: int = 160
 ) -> Image.Image:
-    """Predictions drawn on the crops of the chosen samples, left to right, top to bottom."""
+    """Predictions drawn on the crops of the chosen samples, left to right, top to bottom.
+
+    White rings are the labels. Below stand the mean error over the hand's side and the beginning of the file's name.
+    """
+    errors = evaluation.relative_error()
     rows = -(-len(indices) // columns)
     sheet = Image.new("RGB", (columns * side, rows * side))
     unused = np.random.default_rng(0)
@@ -245,6 +300,11 @@ def contact_sheet(
         crop = make_crop(evaluation.samples[index], store, side, unused)
         keypoints_in_crop = crop.image_to_input.apply(evaluation.predicted_in_image[index])
         drawn = draw_hand(Image.fromarray(crop.pixels), keypoints_in_crop, evaluation.confidence[index])
+        pen = ImageDraw.Draw(drawn)
+        for x, y in crop.keypoints_in_input[evaluation.samples[index].labelled]:
+            pen.ellipse((x - 2, y - 2, x + 2, y + 2), outline="white")
+        caption = f"{errors[index]:.2f} {evaluation.samples[index].name}"[: side // 6]
+        pen.text((2, side - 12), caption, fill="white", stroke_width=1, stroke_fill="black")
         sheet.paste(drawn, (place % columns * side, place // columns * side))
     return sheet
 
@@ -359,6 +419,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input-size", type=int, help="input side in pixels, a multiple of 8 (default: as it is served)"
     )
+    parser.add_argument(
+        "--upright", action="store_true", help="turn crops so that wrist -> middle_mcp points up, as a detection does"
+    )
+    parser.add_argument(
+        "--turned",
+        action="store_true",
+        help="also measure on pictures turned by 0 to 315 degrees, with the turn given and without",
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write everything as JSON into a file, for `card`")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="write the PCK curve and the worst cases")
@@ -375,6 +443,7 @@ def _command(arguments: argparse.Namespace) -> str:
                 words += [f"--{name.replace('_', '-')}", str(value)]
     if arguments.boxes > 1:
         words += ["--boxes", str(arguments.boxes)]
+    words += [f"--{name}" for name in ("upright", "turned") if getattr(arguments, name)]
     return shlex.join([*words, *(["--skip-bad"] if arguments.skip_bad else [])])
 
 
@@ -415,6 +484,7 @@ def run(arguments: argparse.Namespace) -> int:
         input_size,
         protocol=arguments.protocol,
         boxes=arguments.boxes,
+        upright=arguments.upright,
         show_progress=True,
     )
     if arguments.plots:
@@ -424,10 +494,13 @@ def run(arguments: argparse.Namespace) -> int:
         "variant": network.variant,
         "protocol": arguments.protocol,
         "boxes_a_hand": arguments.boxes,
+        "upright": arguments.upright,
         "left_out": len(skipped.reasons),
         "weights_sha256": network.weights_sha256,
         "command": _command(arguments),
     }
+    if arguments.turned:
+        content["turned"] = _rounded(pck_of_turned_pictures(network.predict, samples, store, input_size))
     if arguments.out:
         write_text_atomically(arguments.out, json.dumps(content, indent=2) + "\n")
     if skipped.reasons:
@@ -437,9 +510,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def table(content: dict[str, Any]) -> str:
-    """The figures of `report` as lines of text."""
+    """The figures of `report` as lines of text, standard errors over groups behind a plus-minus sign."""
     columns = (
         "samples",
+        "groups",
         "pck_at_0_1",
         "pck_at_0_2",
         "auc_mmpose",
@@ -448,9 +522,25 @@ def table(content: dict[str, Any]) -> str:
         "epe_px",
     )
     rows = {**content["by_data_set"], "all": content["all"], "visible": content["visible"], "hidden": content["hidden"]}
+    for name in ("group", "view", "fingers", "size"):
+        rows |= {f"{name}: {part}": figures for part, figures in content.get(f"by_{name}", {}).items()}
     width = max(len(name) for name in rows)
-    lines = [" " * width + "".join(f"  {column}" for column in columns)]
+    heads = [column.rjust(_CELL) for column in columns]
+    lines = [" " * width + "".join(f"  {head}" for head in heads)]
     for name, figures in rows.items():
-        cells = ["-" if figures.get(column) is None else str(figures[column]) for column in columns]
-        lines.append(name.ljust(width) + "".join(f"  {c.rjust(len(h))}" for c, h in zip(cells, columns, strict=True)))
+        cells = [_cell(figures, column) for column in columns]
+        lines.append(name.ljust(width) + "".join(f"  {c.rjust(len(h))}" for c, h in zip(cells, heads, strict=True)))
+    for degrees, shares in content.get("turned", {}).items():
+        given, not_given = shares["turn_given"], shares["turn_not_given"]
+        lines.append(f"turned by {degrees:>3} degrees: PCK@0.1 {given}, without the turn {not_given}")
     return "\n".join(lines)
+
+
+_CELL = len("0.1234 ±0.1234")
+
+
+def _cell(figures: dict[str, Any], column: str) -> str:
+    value, error = figures.get(column), figures.get(f"{column}_se")
+    if value is None:
+        return "-"
+    return str(value) if error is None else f"{value} ±{error}"

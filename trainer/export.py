@@ -25,7 +25,7 @@ from service.pose.heatmaps import STRIDE
 from service.pose.keypoints import CHANNEL_COUNT, KEYPOINT_NAMES
 from trainer import model_card, weights
 from trainer.errors import RefusedError, TrainerError
-from trainer.golden import Predict, example_pictures, golden_answers
+from trainer.golden import Predict, golden_answers, golden_pictures
 from trainer.model_card import CardError, ModelCard, Signature, TensorInfo
 
 if TYPE_CHECKING:
@@ -99,14 +99,14 @@ def export(
     *,
     version: int | None = None,
     input_size: int | None = None,
-    golden_pictures: Sequence[Path] | None = None,
+    pictures: Sequence[Path] | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Writes one servable from trained weights and returns its version folder.
 
     `input_size` (pixels, default: what the weights were trained at) is what the card tells servers to use
     and what the warm-up records hold; the graph itself accepts any multiple of 8. The card keeps the answers to
-    `golden_pictures` (default: the service's examples) as far as they are steady. `report` receives a line
+    `pictures` (default: `golden_pictures`) as far as they are steady. `report` receives a line
     for each step. Raises RefusedError for a version that exists or an unfit size, TrainerError if the
     written servable does not compute what the Keras network computes.
     """
@@ -123,7 +123,7 @@ def export(
         report("loading the servable and comparing it with the network")
         predict = _load(unfinished)
         _compare(predict, network)
-        pictures = example_pictures() if golden_pictures is None else golden_pictures
+        pictures = golden_pictures() if pictures is None else pictures
         golden = golden_answers(predict, pictures, size)
         kept = len(golden["images"]) if golden else 0
         report(f"keeping golden answers to {kept} of {len(pictures)} pictures, those whose answer is steady")
@@ -288,7 +288,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="PICTURE",
         help="picture whose answer goes into the card to check model servers against, may be given several times "
-        "(default: the service's examples)",
+        "(default: those in trainer/golden_pictures)",
     )
     parser.add_argument(
         "--if-missing",
@@ -327,7 +327,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.model_repo,
             version=arguments.version,
             input_size=arguments.input_size,
-            golden_pictures=arguments.golden,
+            pictures=arguments.golden,
             report=partial(_print_step, name),
         )
         print(f"{name}: {written} is ready")

@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,13 @@ def write_weights(
     *,
     input_size: int | None = None,
     mean_with: Sequence[weights.StoredWeights] = (),
+    features: Path | None = None,
 ) -> dict[str, Any]:
     """Writes `path` (.npz) and the .json beside it; returns the measured figures, by data set and of all together.
 
     `input_size` is the side in pixels at which the weights are measured and served; None: at which the run ended.
     `mean_with` are finished weights of this network: what is written is the mean of all of them and the run's.
+    `features` are finished lightweight weights: of a standard network trained on them, the stages alone are written.
 
     Raises:
         CheckpointError: the averaged weights are missing, damaged, or older than the run's checkpoint.
@@ -72,12 +74,12 @@ def write_weights(
     # Measured is what is stored, so the half-precision weights are read back before any figure is taken.
     with tempfile.TemporaryDirectory() as folder:
         rounded = Path(folder) / path.name
-        weights.save(network, rounded, info)
+        weights.save(network, rounded, info, features=features)
         if mean_with:
             network = weights.mean([weights.load(rounded), *mean_with])
-            weights.save(network, rounded, info)
+            weights.save(network, rounded, info, features=features)
         measured = _measure(rounded, config.variant, measured_on)
-    weights.save(network, path, replace(info, metrics=measured))
+    weights.save(network, path, replace(info, metrics=measured), features=features)
     return measured
 
 
@@ -118,6 +120,7 @@ def _provenance(record: RunRecord, progress: Progress) -> dict[str, Any]:
         "held_out_file_names": list(config.holdout),
         "left_out_bad_samples": record.skip_bad,
         "notes": list(record.notes),
+        "credits": [asdict(credit) for credit in record.credits],
     }
 
 
@@ -141,6 +144,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NPZ",
         help="finished weights from the same start; the mean of all of them and the run's is written (repeatable)",
     )
+    parser.add_argument(
+        "--features",
+        type=Path,
+        metavar="NPZ",
+        help="finished lightweight weights that the standard network's stages were trained on: the stages alone are "
+        "written, and these weights are copied beside them",
+    )
     parser.add_argument("--notes", type=Path, help="JSON object that is added to the provenance")
 
 
@@ -163,7 +173,14 @@ def run(arguments: argparse.Namespace) -> int:
     mean_with = [weights.load(other, record.config.variant) for other in arguments.mean_with]
     record = replace(record, notes=(*record.notes, *_notes_on(mean_with, record)))
     measured = write_weights(
-        record, folder, record.measured(data.samples), path, notes, input_size=size, mean_with=mean_with
+        record,
+        folder,
+        record.measured(data.samples),
+        path,
+        notes,
+        input_size=size,
+        mean_with=mean_with,
+        features=arguments.features,
     )
     progress = read_averaged_progress(folder)
     if record.config.share_done(progress.step, progress.seconds) < 1.0:

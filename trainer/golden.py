@@ -1,7 +1,7 @@
 """Golden answers: what a servable answers for a few pictures, kept in its model card.
 
 `python -m service models promote` shows a model server the same pictures before a label moves, and refuses a version
-that does not answer as its card says. The pictures are the service's own examples, made small so that a card stays
+that does not answer as its card says. The pictures are those in `trainer/golden_pictures`, small so that a card stays
 small. Each is shown as the service shows a picture without a roi: whole. Only pictures that the network answers
 steadily are taken: one whose answer jumps when its pixels change by nearly nothing would fail on another processor.
 """
@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-import service.pose
 from service.pose.geometry import Box
 from service.pose.heatmaps import decode
 from service.pose.images import ImageError, decode_image
@@ -30,16 +29,16 @@ TOLERANCE: Final = 0.02
 
 _SIDE_PX: Final = 256
 _JPEG_QUALITY: Final = 85
+_JPEG_MARK: Final = b"\xff\xd8\xff"
 _NOISE_LEVELS: Final = 2
 """Grey levels by which pixels are changed to see whether an answer is steady: what another JPEG decoder may differ."""
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
-def example_pictures() -> list[Path]:
-    """The example pictures that ship with the service, by name; none where it was installed without them."""
-    folder = Path(service.pose.__file__).parents[1] / "rest" / "static"
-    return sorted(folder.glob("*.jpg"))
+def golden_pictures() -> list[Path]:
+    """The pictures that ship with the trainer for this, by name."""
+    return sorted((Path(__file__).parent / "golden_pictures").glob("*.jpg"))
 
 
 def golden_answers(predict: Predict, pictures: Sequence[Path], input_size: int) -> dict[str, Any] | None:
@@ -72,13 +71,16 @@ def golden_answers(predict: Predict, pictures: Sequence[Path], input_size: int) 
 
 
 def _small_copy(path: Path) -> bytes:
-    """The picture as a JPEG file, no side longer than `_SIDE_PX`."""
+    """The picture as a JPEG file, no side longer than `_SIDE_PX`; the file itself if it is one already."""
     try:
-        picture = decode_image(path.read_bytes()).pixels
+        data = path.read_bytes()
+        picture = decode_image(data).pixels
     except OSError as error:
         raise RefusedError(f"{path}: cannot be read: {error.strerror}") from error
     except ImageError as error:
         raise RefusedError(f"{path}: {error}") from error
+    if data.startswith(_JPEG_MARK) and max(picture.size) <= _SIDE_PX:
+        return data
     picture.thumbnail((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=_JPEG_QUALITY)

@@ -53,7 +53,10 @@ _MEASURED_A_MINUTE: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How large everything is: pictures to render and their side, and the configurations to train."""
+    """How large everything is: pictures to render and their side, and the configurations to train.
+
+    `distil_weight`, where given, takes the place of the one in `distil_config`.
+    """
 
     train_pictures: int
     test_pictures: int
@@ -61,11 +64,12 @@ class Scale:
     config: str
     distil_config: str
     steps: int | None = None
+    distil_weight: float | None = None
 
 
 SCALES: Final = {
     "full": Scale(40_000, 2_000, 256, "default", "distil"),
-    "smoke": Scale(12, 4, 64, "smoke", "smoke_distil", steps=1),
+    "smoke": Scale(12, 4, 64, "smoke", "smoke", steps=1, distil_weight=0.5),
 }
 _TRAIN_SEED, _TEST_SEED = 1, 2
 
@@ -122,6 +126,7 @@ def plan(options: Options, run_command: RunCommand) -> list[Step]:
     results = {variant: folder / f"results/{variant}.json" for variant in final}
     start_standard = ["--variant", "standard", "--warm-start", str(RUNS_FOLDER / light)]
     start_distilled = ["--warm-start", str(RUNS_FOLDER / light), "--teacher", str(RUNS_FOLDER / standard)]
+    start_distilled += [] if scale.distil_weight is None else ["--distil-weight", str(scale.distil_weight)]
 
     def render(name: str, count: int, seed: int) -> Step:
         words = ["synth", "--count", str(count), "--seed", str(seed), "--size", str(scale.picture_size)]

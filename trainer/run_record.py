@@ -20,8 +20,10 @@ from trainer.atomic_files import write_text_atomically
 from trainer.checkpoints import read_progress
 from trainer.configs import TrainConfig
 from trainer.data.augment import AugmentConfig
-from trainer.data.sample import Sample
-from trainer.data.sources import WeightedSamples
+from trainer.data.credits import credits_of
+from trainer.data.label_trust import LabelTrust
+from trainer.data.sample import Credit, Sample
+from trainer.data.sources import Source, WeightedSamples
 from trainer.errors import RefusedError
 
 RUNS_FOLDER = Path("runs")
@@ -54,6 +56,7 @@ class RunRecord:
         warm_start: name of the run, or the weights file, that the weights started from.
         teacher: name of the run whose beliefs are mixed into the targets.
         notes: what a reader of the results has to know.
+        credits: sources, licences and authors of the pictures, as far as the data sets name them.
     """
 
     config: TrainConfig
@@ -66,6 +69,7 @@ class RunRecord:
     warm_start: str | None = None
     teacher: str | None = None
     notes: tuple[str, ...] = ()
+    credits: tuple[Credit, ...] = ()
 
     def measured(self, samples: Iterable[Sample]) -> list[Sample]:
         """Those samples whose picture is held out and was never trained on.
@@ -88,7 +92,12 @@ class RunRecord:
 
 
 def record_of(
-    config: TrainConfig, sources: Sequence[str], train: WeightedSamples, validation: WeightedSamples, *, skip_bad: bool
+    config: TrainConfig,
+    sources: Sequence[Source],
+    train: WeightedSamples,
+    validation: WeightedSamples,
+    *,
+    skip_bad: bool,
 ) -> RunRecord:
     """The record of a run that begins now."""
     names = [sample.source for sample in train.samples]
@@ -97,12 +106,13 @@ def record_of(
         digest.update(f"{sample.source}\t{sample.name}\t{weight}\n".encode())
     return RunRecord(
         config=config,
-        sources=tuple(sources),
+        sources=tuple(map(str, sources)),
         skip_bad=skip_bad,
         hands={name: names.count(name) for name in sorted(set(names))},
         digest=digest.hexdigest(),
         trained_on=frozenset(map(_picture, train.samples)),
         held_out=frozenset(map(_picture, validation.samples)),
+        credits=credits_of(train.samples, sources),
     )
 
 
@@ -129,12 +139,24 @@ def _after(record: RunRecord, run: Path) -> RunRecord:
         note = f"{run.name} has no {FILE_NAME}: what it was trained on is not known"
         return replace(record, notes=(*record.notes, note))
     before = read(run)
-    return replace(record, trained_on=record.trained_on | before.trained_on, notes=(*before.notes, *record.notes))
+    return replace(
+        record,
+        trained_on=record.trained_on | before.trained_on,
+        notes=(*before.notes, *record.notes),
+        credits=_together(before.credits, record.credits),
+    )
 
 
 def _after_weights(record: RunRecord, path: Path, what: str) -> RunRecord:
     """`record`, with what is known of the pictures that finished weights were trained on: how many, and a rule."""
-    return replace(record, notes=(*record.notes, note_on(weights.load(path), record.config, what)))
+    stored = weights.load(path)
+    known = tuple(Credit(**credit) for credit in stored.info.provenance.get("credits", ()))
+    note = note_on(stored, record.config, what)
+    return replace(record, notes=(*record.notes, note), credits=_together(known, record.credits))
+
+
+def _together(some: Iterable[Credit], others: Iterable[Credit]) -> tuple[Credit, ...]:
+    return tuple(sorted({*some, *others}))
 
 
 def note_on(stored: weights.StoredWeights, config: TrainConfig, what: str) -> str:
@@ -186,6 +208,7 @@ def continued(record: RunRecord, folder: Path, *, changed: bool) -> RunRecord:
         warm_start=before.warm_start,
         trained_on=before.trained_on | record.trained_on,
         notes=(*before.notes, *notes),
+        credits=_together(before.credits, record.credits),
     )
 
 
@@ -216,6 +239,7 @@ def write(record: RunRecord, folder: Path) -> None:
         "warm_start": record.warm_start,
         "teacher": record.teacher,
         "notes": record.notes,
+        "credits": [asdict(credit) for credit in record.credits],
     }
     write_text_atomically(folder / FILE_NAME, json.dumps(content, indent=1) + "\n")
 
@@ -238,6 +262,7 @@ def read(folder: Path) -> RunRecord:
             warm_start=content["warm_start"],
             teacher=content.get("teacher"),  # records from before there were teachers
             notes=tuple(content["notes"]),
+            credits=tuple(Credit(**credit) for credit in content.get("credits", ())),  # nor were there credits
         )
     except FileNotFoundError:
         raise RunError(f"{path} is missing: without it nobody can tell what the run was trained on") from None
@@ -252,6 +277,7 @@ def _config(content: dict[str, Any]) -> TrainConfig:
             "input_sizes": tuple((share, size) for share, size in content["input_sizes"]),
             "holdout": tuple(content["holdout"]),
             "augment": AugmentConfig(**content["augment"]),
+            "trust": LabelTrust(**content.get("trust", {})),  # records of before there was any
         }
     )
 

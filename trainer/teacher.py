@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Teacher(Protocol):
-    """Somebody who knows better."""
+    """A trained network, as far as its pupil needs it."""
 
     def belief_maps(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Belief maps [N, H/8, W/8, 22] of crops uint8 RGB [N, H, W, 3]."""
@@ -41,12 +41,11 @@ class TrainedTeacher:
 
 
 def mixed_targets(batch: Batch, teacher: Teacher | None, weight: float) -> NDArray[np.float32]:
-    """The batch's targets with this share of the teacher's beliefs; maps that are unknown stay so.
+    """The batch's targets with this share of the teacher's beliefs.
 
     A teacher's negative beliefs count as 0, as no true belief is negative.
     """
     if teacher is None or weight == 0.0:
         return batch.targets
     beliefs = np.maximum(teacher.belief_maps(batch.crops), np.float32(0))
-    mixed = np.float32(1 - weight) * batch.targets + np.float32(weight) * beliefs
-    return np.where(batch.targets >= 0, mixed, batch.targets)
+    return (np.float32(1 - weight) * batch.targets + np.float32(weight) * beliefs).astype(np.float32, copy=False)

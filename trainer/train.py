@@ -1,4 +1,4 @@
-"""Trains one network from a configuration: `python -m trainer train --config first --data coco:DIR --run NAME`.
+"""Trains one network from a configuration: `python -m trainer train --config photos --data coco:DIR --run NAME`.
 
 The loop is a plain recipe on Keras alone, so that it runs on any of its backends. It writes everything into the run's
 folder: what the run is (`trainer.run_record`), checkpoints (`trainer.checkpoints`), the curve (`trainer.run_log`), and
@@ -34,8 +34,16 @@ from trainer.checkpoints import (
 )
 from trainer.configs import Precision, TrainConfig, load_config
 from trainer.data.pipeline import ImageStore, Prefetcher, TrainingBatches, WorkerKilledError, readable, reductions
-from trainer.data.sample import OnBad, Sample, SkippedSamples, refuse_bad
-from trainer.data.sources import Source, WeightedSamples, read_sources, split_8_1_1, split_by_name
+from trainer.data.sample import DataError, OnBad, Sample, SkippedSamples, refuse_bad
+from trainer.data.sources import (
+    Source,
+    WeightedSamples,
+    check_sources_apart,
+    read_sources,
+    split_8_1_1,
+    split_by_name,
+    with_enough_keypoints,
+)
 from trainer.data.worker_process import available_cores
 from trainer.devices import devices_seen, jit_pays, share_batches_among_devices
 from trainer.errors import RefusedError
@@ -208,7 +216,12 @@ class Trainer:
         """
         config = self._config
         batches = TrainingBatches(
-            self._train, self._store, batch_size=config.batch_size, seed=config.seed, config=config.augment
+            self._train,
+            self._store,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            config=config.augment,
+            trust=config.trust,
         )
         begun_at = self._progress.step
         losses_since: list[list[float]] = []
@@ -228,7 +241,8 @@ class Trainer:
                     raise
                 self._optimizer.learning_rate = learning_rate_at(config, step, share)
                 targets = mixed_targets(batch, self._teacher, config.distil_weight)
-                losses = [float(loss) for loss in self._from_bytes.train_on_batch(batch.crops, [targets] * 3)]
+                answer = self._from_bytes.train_on_batch(batch.crops, [targets] * 3, [batch.weights] * 3)
+                losses = [float(loss) for loss in answer]
                 if not math.isfinite(losses[0]):
                     raise TrainingError(f"the loss is {losses[0]} at update {step}; the checkpoint before it is intact")
                 losses_since.append(losses)
@@ -360,7 +374,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `train`."""
     parser.add_argument("--config", required=True, help="name in trainer/configs, or a .py file")
     parser.add_argument(
-        "--data", required=True, action="append", metavar="KIND:PATH[@WEIGHT]", help="may be given several times"
+        "--data",
+        required=True,
+        action="append",
+        metavar="KIND:PATH[@WEIGHT]",
+        help="may be given several times; @N%% gives the set's share of the samples drawn",
     )
     parser.add_argument("--run", required=True, help=f"name of the run's folder in {RUNS_FOLDER}/")
     parser.add_argument(
@@ -386,9 +404,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="folder of a run to learn from, where the config's distil_weight > 0",
     )
-    parser.add_argument("--variant", choices=("standard", "lightweight"), help="in place of the config's")
+    parser.add_argument("--distil-weight", type=float, metavar="W", help="in place of the config's")
+    parser.add_argument(
+        "--variant",
+        choices=("standard", "lightweight"),
+        help="in place of the config's, which may train the standard network in another way",
+    )
     parser.add_argument("--steps", type=int, help="updates in all, in place of the config's length")
     parser.add_argument("--minutes", type=float, help="train by the clock, for this long")
+    parser.add_argument(
+        "--input-sizes",
+        type=_input_sizes,
+        metavar="SHARE:PX,...",
+        help="input sides in pixels and the share of the training at which each begins, in place of the config's",
+    )
+    parser.add_argument(
+        "--frozen-blocks",
+        type=int,
+        metavar="N",
+        help="leave the feature extractor's first N blocks as they are, in place of the config's; wants --warm-start",
+    )
     parser.add_argument(
         "--precision",
         choices=get_args(Precision),
@@ -425,7 +460,8 @@ def _train(arguments: argparse.Namespace, config: TrainConfig, folder: Path, sta
     stop_after_s = math.inf if arguments.stop_after_minutes is None else 60 * arguments.stop_after_minutes
     skipped = SkippedSamples()
     on_bad: OnBad = skipped if arguments.skip_bad else refuse_bad
-    data = read_sources([Source.parse(text) for text in arguments.data], on_bad)
+    sources = [Source.parse(text) for text in arguments.data]
+    data = read_sources(sources, on_bad)
     store = ImageStore(reductions(data.samples, max(size for _, size in config.input_sizes)))
     if arguments.skip_bad:
         data = readable(data, store, on_bad)
@@ -439,7 +475,7 @@ def _train(arguments: argparse.Namespace, config: TrainConfig, folder: Path, sta
             file=sys.stderr,
         )
 
-    record = run_record.record_of(config, arguments.data, train, validation, skip_bad=arguments.skip_bad)
+    record = run_record.record_of(config, sources, train, validation, skip_bad=arguments.skip_bad)
     if arguments.warm_start:
         record = run_record.started_from(record, arguments.warm_start)
     if arguments.stages:
@@ -488,22 +524,31 @@ def _config_of(arguments: argparse.Namespace) -> TrainConfig:
         raise RefusedError(f"--workers must not be negative, got {arguments.workers}")
     if arguments.steps is not None and arguments.minutes is not None:
         raise RefusedError("give --steps or --minutes, not both")
-    config = load_config(arguments.config)
+    config = load_config(arguments.config, arguments.variant)
+    if arguments.distil_weight is not None:
+        config = replace(config, distil_weight=arguments.distil_weight)
     if arguments.teacher and not config.distil_weight:
         raise RefusedError("--teacher teaches nothing while the configuration's distil_weight is 0")
     if arguments.stages and config.part != "stages":
         raise RefusedError(f"--stages is for a configuration of part 'stages'; that of {arguments.config} is 'all'")
     if arguments.holdout:
         config = replace(config, holdout=tuple(arguments.holdout))
-    if arguments.variant:
-        config = replace(config, variant=arguments.variant)
     if arguments.steps is not None:
         config = replace(config, steps=arguments.steps, minutes=None)
     if arguments.minutes is not None:
         config = replace(config, steps=None, minutes=arguments.minutes)
     if arguments.precision:
         config = replace(config, precision=arguments.precision)
+    if arguments.input_sizes:
+        config = replace(config, input_sizes=arguments.input_sizes)
+    if arguments.frozen_blocks is not None:
+        config = replace(config, frozen_blocks=arguments.frozen_blocks)
     return config
+
+
+def _input_sizes(text: str) -> tuple[tuple[float, int], ...]:
+    """Reads "0:96,0.45:128"."""
+    return tuple((float(share), int(size)) for share, _, size in (part.partition(":") for part in text.split(",")))
 
 
 def _run_until_told(trainer: Trainer, workers: int, stop_after_s: float) -> int | None:
@@ -525,8 +570,19 @@ def _run_until_told(trainer: Trainer, workers: int, stop_after_s: float) -> int 
 
 
 def split_data(data: WeightedSamples, config: TrainConfig) -> tuple[WeightedSamples, WeightedSamples]:
-    """What the configuration trains on, and what it validates on."""
-    return split_8_1_1(data) if config.split == "8:1:1" else split_by_name(data, config.holdout)
+    """What the configuration trains on, and what it validates on.
+
+    Raises:
+        DataError: nothing is left to train on, or people or sources would be on both sides.
+    """
+    train, validation = split_8_1_1(data) if config.split == "8:1:1" else split_by_name(data, config.holdout)
+    check_sources_apart(train, validation)
+    enough = with_enough_keypoints(train, config.fewest_keypoints)
+    if len(enough) < len(train):
+        _say(f"left out {len(train) - len(enough)} hands with fewer than {config.fewest_keypoints} visible keypoints")
+    if not enough.samples:
+        raise DataError(f"no hand has {config.fewest_keypoints} visible keypoints, so there is nothing to train on")
+    return enough, validation
 
 
 def _counts(samples: tuple[Sample, ...]) -> str:

@@ -5,6 +5,10 @@ The .npz holds the served network (batch normalisation folded) as float16, one a
 carries and costs less than rounding in any layer. The .json says where the weights come from and what was
 measured. No pickle on either side: arrays of any other kind are refused. Checkpoints of a training in
 progress are not kept here.
+
+A standard network that shares the features of a lightweight one (trained with part "stages") can be stored as its
+stages 2 and 3 alone, a third of the size: the .npz then holds these and, as `features_sha256`, the digest of the
+lightweight weights, which lie beside it as `lightweight.npz`. Reading puts both together.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +38,9 @@ WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 _VARIANTS = ("standard", "lightweight")
 _SEPARABLE_MARK = "conv1_2/depthwise_kernel"
 _STANDARD_MARK = "conv1_2/kernel"
+_FEATURES_SHA256 = "features_sha256"
+_OWN_STAGES = ("stage2_", "stage3_")
+_SAME_FEATURES = 4e-3  # relative distance that rounding to half precision can make
 
 
 class WeightsError(RefusedError):
@@ -71,10 +79,13 @@ class WeightsInfo:
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """A weights file as read: float16 arrays by `<layer>/<variable>`, its info, the .npz file's digest."""
+    """A weights file as read: arrays by `<layer>/<variable>`, its info, the .npz file's digest.
+
+    The arrays are float16; kernels that were put together from a lightweight network's are float32.
+    """
 
     variant: str
-    arrays: Mapping[str, npt.NDArray[np.float16]]
+    arrays: Mapping[str, npt.NDArray[np.floating]]
     info: WeightsInfo
     sha256: str
 
@@ -103,13 +114,24 @@ def file_sha256(path: Path) -> str:
         raise WeightsError(f"no weights at {path}: train them first, or name a file with --weights") from None
 
 
-def save(model: keras.Model, path: Path, info: WeightsInfo) -> None:
+def features_path(path: Path) -> Path:
+    """Where the lightweight weights lie whose features the stages in `path` need."""
+    return path.with_name("lightweight.npz")
+
+
+def save(model: keras.Model, path: Path, info: WeightsInfo, *, features: Path | None = None) -> None:
     """Writes `model` (folded first, where it has batch normalisation) to `path` (.npz) and `info` beside it.
 
     Both files are written under temporary names and then renamed, so a reader never sees half a file, and one that
     cannot be written leaves both as they were. The info names the digest of its weights, so a pair that was torn apart
-    is noticed when read. WeightsError if the
-    model is of another variant than `info` says, or holds values that float16 cannot, or `info` what JSON cannot.
+    is noticed when read.
+
+    With `features`, finished lightweight weights, only stages 2 and 3 of the standard model are written, and the
+    lightweight weights are copied beside them unless they are there.
+
+    Raises:
+        WeightsError: the model is of another variant than `info` says, holds values that float16 cannot, or has other
+            features than `features`; `info` holds what JSON cannot; or other lightweight weights lie beside `path`.
     """
     from trainer.models import architecture_of, fold_batch_norm
 
@@ -125,7 +147,13 @@ def save(model: keras.Model, path: Path, info: WeightsInfo) -> None:
     if architecture.batch_norm:
         model = fold_batch_norm(model)
 
-    arrays = {name: _as_float16(name, value) for name, value in _named_weights(model)}
+    named = dict(_named_weights(model))
+    if features is not None:
+        _put_features_beside(path, features, named, architecture.variant)
+        named = {name: value for name, value in named.items() if name.startswith(_OWN_STAGES)}
+    arrays: dict[str, npt.NDArray[Any]] = {name: _as_float16(name, value) for name, value in named.items()}
+    if features is not None:
+        arrays[_FEATURES_SHA256] = np.frombuffer(bytes.fromhex(file_sha256(features)), np.uint8)
     with replaced_atomically(path, info_path(path)) as (archive, description):
         with archive.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -144,16 +172,70 @@ def load(path: Path, variant: str | None = None) -> StoredWeights:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise WeightsError(f"{path} is not a readable .npz file of plain arrays: {error}") from error
-    found = _variant_of(path, arrays)
+    features_sha256 = arrays.pop(_FEATURES_SHA256, None)
+    found = "standard" if features_sha256 is not None else _variant_of(path, arrays)
     if variant is not None and found != variant:
         raise WeightsError(f"{path} holds weights of the {found} variant, {variant} ones are needed")
     for name, array in arrays.items():
         if array.dtype != np.float16:
             raise WeightsError(f"{path}: array {name!r} is {array.dtype}, expected float16")
+    if features_sha256 is not None:
+        arrays |= _features_of(_lightweight_beside(path, features_sha256.tobytes().hex()))
     info = _read_info(info_path(path), digest)
     if info.variant != found:
         raise WeightsError(f"{info_path(path)} is for {info.variant}, the weights beside it are {found}")
     return StoredWeights(variant=found, arrays=arrays, info=info, sha256=digest)
+
+
+def _lightweight_beside(path: Path, digest: str) -> StoredWeights:
+    """The lightweight weights that the stages in `path` were trained on; WeightsError if others or none are there."""
+    beside = features_path(path)
+    needed = f"{path} holds stages 2 and 3 alone; their features are those of lightweight weights {digest[:12]}"
+    if not beside.is_file():
+        raise WeightsError(f"{needed}, which are missing: {beside}")
+    lightweight = load(beside, "lightweight")
+    if lightweight.sha256 != digest:
+        raise WeightsError(f"{needed}, but {beside} is {lightweight.sha256[:12]}: the two files do not fit together")
+    return lightweight
+
+
+def _features_of(lightweight: StoredWeights) -> dict[str, npt.NDArray[np.floating]]:
+    """The arrays of a standard network outside of its stages 2 and 3 that computes what the lightweight one does."""
+    from trainer.models.warm_start import as_standard_kernel
+
+    arrays: dict[str, npt.NDArray[np.floating]] = {}
+    for name, array in lightweight.arrays.items():
+        layer, _, variable = name.partition("/")
+        if name.startswith(_OWN_STAGES) or variable == "pointwise_kernel":
+            continue
+        if variable == "depthwise_kernel":
+            pointwise = _array(lightweight, f"{layer}/pointwise_kernel")
+            arrays[f"{layer}/kernel"] = as_standard_kernel(array.astype(np.float32), pointwise.astype(np.float32))
+        else:
+            arrays[name] = array
+    return arrays
+
+
+def _put_features_beside(
+    path: Path, features: Path, named: Mapping[str, npt.NDArray[np.float32]], variant: str
+) -> None:
+    """Copies the lightweight weights beside `path`, once it is sure that they hold the model's features."""
+    if variant != "standard":
+        raise WeightsError(f"only a standard network can be stored as its stages, the model is {variant}")
+    for name, array in _features_of(load(features, "lightweight")).items():
+        own, theirs = named.get(name), array.astype(np.float32)
+        if own is None or own.shape != theirs.shape:
+            raise WeightsError(f"the features of {features} are not of the model's size: {name}")
+        if not np.linalg.norm(own - theirs) <= _SAME_FEATURES * np.linalg.norm(theirs) + 1e-6:
+            raise WeightsError(f"the features of {features} are not those that the stages were trained on: {name}")
+    beside = features_path(path)
+    if beside.is_file():
+        if file_sha256(beside) != file_sha256(features):
+            raise WeightsError(f"{beside} holds other lightweight weights than {features}: choose another folder")
+        return
+    with replaced_atomically(beside, info_path(beside)) as (archive, description):
+        shutil.copyfile(features, archive)
+        shutil.copyfile(info_path(features), description)
 
 
 def to_model(stored: StoredWeights, *, all_stages: bool = False, input_size: int | None = None) -> keras.Model:
@@ -251,7 +333,7 @@ def _variant_of(path: Path, arrays: Mapping[str, Any]) -> str:
     raise WeightsError(f"{path} holds the weights of neither variant")
 
 
-def _array(stored: StoredWeights, name: str) -> npt.NDArray[np.float16]:
+def _array(stored: StoredWeights, name: str) -> npt.NDArray[np.floating]:
     try:
         return stored.arrays[name]
     except KeyError:

@@ -415,7 +415,7 @@ class Manager:
                 model.name for model in self._config.model_config_list.config if not self._versions.get(model.name)
             ]
         if failed:
-            return f"{len(failed)} servable(s) did not become available: {{{', '.join(failed)}}}"
+            return f"{len(failed)} servable(s) did not become available: {', '.join(failed)}"
         return f"no versions of {', '.join(empty)} were found" if empty else None
 
     def reload(self, config: Any) -> None:

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from service.access.key_file import KeyFileError, add_key, read_keys, remove_key
+from service.access.key_file import add_key, read_keys, remove_key
+from service.files import FileError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the subcommands."""
     commands = parser.add_subparsers(dest="action", required=True)
     new = commands.add_parser("new", help="make a key, print it once, and append its SHA-256 to the file")
-    new.add_argument("--name", required=True, help="who uses it: for people and for the log")
+    new.add_argument("--name", required=True, help="name of its user, for people and for the log")
     new.add_argument(
         "--expires-in-days", type=_positive, metavar="DAYS", help="how long it is good (default: for ever)"
     )
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, path: Path, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> int:
-    """Do what was asked; returns the exit code."""
+    """Run the subcommand; returns the exit code."""
     try:
         match arguments.action:
             case "new":
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace, path: Path, *, now: Callable[[], datetime
                 print(f"{arguments.name} is no key any more", file=sys.stderr)
             case _:
                 _list(path, now())
-    except KeyFileError as error:
+    except FileError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

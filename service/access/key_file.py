@@ -1,14 +1,14 @@
 """The operator's API keys in a YAML file: read, checked, followed when the file changes, and edited by a command.
 
     - name: kiosk                           # for people: it is in the log, never in an answer
-      sha256: 5d9c68c6c50ed3d02a2fcf54f63993b6...   # of the key; the key itself is kept by whoever uses it
+      sha256: 5d9c68c6c50ed3d02a2fcf54f63993b6...   # of the key; the key itself is only with its user
       created: 2026-11-22T20:10:00+00:00    # for people; may be left out
       expires: 2027-11-22T00:00:00+00:00    # may be left out
       images_per_second: 20                 # may be left out: the service's settings count; 0: no limit
       burst: 60                             # may be left out; needs images_per_second
 
 `python -m service keys new --name kiosk` makes a key, prints it once, and appends its entry. To revoke a key, remove
-its entry. An empty list lets nobody in.
+its entry. An empty list refuses every request.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, V
 from pydantic_core import PydanticCustomError
 
 from service import yaml_files
-from service.files import follow, read_at_most, replace
+from service.files import FileError, follow, read_at_most, replace
 from service.inference.access import MAX_KEYS, Allowance, ApiKey, Doorkeeper
 from service.inference.keys import digest_of, new_key
 
@@ -33,47 +33,34 @@ SECONDS_OF_BURST: Final = 2.0
 _NEW_FILE: Final = "# API keys: see docs/access.md. The keys themselves are not here, only their SHA-256.\n"
 
 
-class KeyFileError(ValueError):
-    """The file is not one of keys, or cannot be edited so; the message names file and entry, and what is allowed."""
-
-
 def read_keys(path: Path) -> list[ApiKey]:
     """The keys in a file.
 
     Raises:
-        KeyFileError: if it cannot be read or is not right.
+        FileError: it cannot be read or is wrong.
     """
-    return parse_keys(_content_of(path), str(path))
+    return parse_keys(read_at_most(path, MAX_BYTES), str(path))
 
 
 def parse_keys(content: bytes, name: str = "key file") -> list[ApiKey]:
-    """The keys in a file's content; `name` is what errors call it.
+    """The keys in a file's content; `name` is the file's in errors.
 
     Raises:
-        KeyFileError: if they are not right.
+        FileError: they are wrong.
     """
-    return [entry.key() for entry in _entries(_document(content, name), name)]
-
-
-def _document(content: bytes, name: str) -> yaml_files.Document:
-    if len(content) > MAX_BYTES:
-        raise KeyFileError(f"{name}: longer than {MAX_BYTES} bytes")
-    try:
-        return yaml_files.parse(content)
-    except yaml_files.YamlError as error:
-        raise KeyFileError(f"{name}{error}") from error
+    return [entry.key() for entry in _entries(yaml_files.parse(content, name), name)]
 
 
 def _entries(document: yaml_files.Document, name: str) -> "list[_Entry]":
     try:
         entries = _ENTRIES.validate_python([] if document.data is None else document.data)
     except ValidationError as error:
-        raise KeyFileError(_in_one_line(error, name)) from error
+        raise FileError(_in_one_line(error, name)) from error
     for what in ("name", "sha256"):
         values = [getattr(entry, what) for entry in entries]
         for index, value in enumerate(values):
             if value in values[:index]:
-                raise KeyFileError(
+                raise FileError(
                     f"{name}, entry {index + 1}: {what} {value!r} is that of entry {values.index(value) + 1}, too"
                 )
     return entries
@@ -96,7 +83,7 @@ class KeyFile:
         """Read the file if it has changed; whether it had.
 
         Raises:
-            KeyFileError: it is wrong. The doorkeeper keeps its keys.
+            FileError: it is wrong. The doorkeeper keeps its keys.
         """
         return self._use(self._changed())
 
@@ -106,13 +93,13 @@ class KeyFile:
         async def load() -> bool:
             return self._use(await asyncio.to_thread(self._changed))  # the doorkeeper belongs to the event loop
 
-        await follow(load, every_s=every_s, what=f"keys in {self._path}", expected=(KeyFileError,))
+        await follow(load, every_s=every_s, what=f"keys in {self._path}")
 
     def _changed(self) -> tuple[bytes, list[ApiKey]] | None:
         # The content is compared, not the time: a mounted file changes by a link that now leads elsewhere.
-        content = _content_of(self._path)
+        content = read_at_most(self._path, MAX_BYTES)
         if self._content and not content.strip():  # it may be in the middle of being written
-            raise KeyFileError(f"{self._path}: is empty; write [] into it to let nobody in")
+            raise FileError(f"{self._path}: is empty; for no keys, write []")
         return None if content == self._content else (content, parse_keys(content, str(self._path)))
 
     def _use(self, changed: tuple[bytes, list[ApiKey]] | None) -> bool:
@@ -136,7 +123,7 @@ def add_key(
     """Make a key and append its entry to a file, which is made if there is none; the key, which is kept nowhere.
 
     Raises:
-        KeyFileError: the file is not right, or would not be with the entry; or it cannot be written.
+        FileError: the file is wrong, or would be with the entry, or cannot be written.
     """
     key = new_key()
     entry = {
@@ -154,7 +141,7 @@ def add_key(
     parse_keys(before.encode(), str(path))
     after = before + ("" if before.endswith("\n") else "\n") + text
     parse_keys(after.encode(), str(path))
-    _write(path, after)
+    replace(path, after.encode())
     return key
 
 
@@ -162,46 +149,30 @@ def remove_key(path: Path, name: str) -> None:
     """Take the entry of this name out of a file; everything else in it stays as it is.
 
     Raises:
-        KeyFileError: the file is not right, has no such entry, or cannot be written.
+        FileError: the file is wrong, has no such entry, or cannot be written.
     """
     keys = read_keys(path)
     index = next((index for index, key in enumerate(keys) if key.name == name), None)
     if index is None:
-        raise KeyFileError(f"{path}: there is no key named {name!r}; there are {', '.join(_names(keys)) or 'none'}")
+        raise FileError(f"{path}: there is no key named {name!r}; there are {', '.join(_names(keys)) or 'none'}")
     text = _text_of(path)
-    document, lines = _document(text.encode(), str(path)), text.splitlines(keepends=True)
+    document, lines = yaml_files.parse(text.encode(), str(path)), text.splitlines(keepends=True)
     begin, end = document.line_of((index,)) - 1, document.lines.get((index + 1,), len(lines) + 1) - 1
     after = "".join(lines[:begin] + lines[end:])
     if _names(parse_keys(after.encode(), str(path))) != [each for each in _names(keys) if each != name]:
-        raise KeyFileError(f"{path}: the entry cannot be told from the others; remove it with an editor")
-    _write(path, after)
+        raise FileError(f"{path}: the entry cannot be separated from the others; remove it with an editor")
+    replace(path, after.encode())
 
 
 def _names(keys: Sequence[ApiKey]) -> list[str]:
     return [key.name for key in keys]
 
 
-def _content_of(path: Path) -> bytes:
-    try:
-        return read_at_most(path, MAX_BYTES)
-    except OSError as error:
-        raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise KeyFileError(f"{path}: {error}") from error
-
-
 def _text_of(path: Path) -> str:
     try:
-        return _content_of(path).decode()
+        return read_at_most(path, MAX_BYTES).decode()
     except UnicodeDecodeError as error:
-        raise KeyFileError(f"{path}: must be in UTF-8 to be edited") from error
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        replace(path, text.encode())
-    except OSError as error:
-        raise KeyFileError(f"{path}: cannot be written: {error.strerror}") from error
+        raise FileError(f"{path}: must be in UTF-8 to be edited") from error
 
 
 class _Entry(BaseModel):

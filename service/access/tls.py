@@ -16,16 +16,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from service.files import follow, read_at_most
+from service.files import FileError, follow, read_at_most
 
 _log = logging.getLogger(__name__)
 
 _MAX_BYTES: Final = 1024 * 1024
 _TELL_BEFORE_DAYS: Final = 14
-
-
-class TlsFileError(ValueError):
-    """The files are not what a TLS server needs; the message names the file and what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +31,7 @@ class TlsMaterial:
     Attributes:
         certificate_chain: PEM; the server's certificate first.
         private_key: PEM, the certificate's.
-        client_ca: PEM; whoever connects must have a certificate from one of these. None: anybody may.
+        client_ca: PEM; clients must show a certificate from one of these. None: they need none.
         valid_until: when the server's certificate expires.
     """
 
@@ -54,7 +50,7 @@ class TlsFiles:
         client_ca_file: PEM; authorities whose certificates clients must show. None: they need none.
 
     Raises:
-        TlsFileError: if they are not right.
+        FileError: they are wrong.
     """
 
     def __init__(self, cert_file: Path, key_file: Path, client_ca_file: Path | None = None) -> None:
@@ -77,14 +73,14 @@ class TlsFiles:
         return self._outer
 
     def now(self) -> TlsMaterial:
-        """What the files hold; for those who ask at each connection."""
+        """What the files hold, as a function to call for each connection."""
         return self.current
 
     def load(self) -> bool:
         """Follow the files as they are now; whether they have changed since.
 
         Raises:
-            TlsFileError: if they are not right. What they were before holds.
+            FileError: they are wrong. What they were before stays in use.
         """
         if self._contents() == self._contents_of(self.current):
             return False
@@ -94,12 +90,7 @@ class TlsFiles:
 
     async def watch(self, every_s: float = 2.0) -> None:
         """Follow the files for ever. Files that are wrong change nothing, and are logged once."""
-        await follow(
-            lambda: asyncio.to_thread(self.load),
-            every_s=every_s,
-            what=f"certificate in {self._cert_file}",
-            expected=(TlsFileError,),
-        )
+        await follow(lambda: asyncio.to_thread(self.load), every_s=every_s, what=f"certificate in {self._cert_file}")
 
     def warn(self, now: datetime | None = None) -> None:
         """Log what is allowed and yet probably not meant: a certificate that has expired, or soon will."""
@@ -119,21 +110,21 @@ class TlsFiles:
         try:
             context = _new_context(material)
         except (OSError, ValueError) as error:  # an SSLError is an OSError
-            raise TlsFileError(f"{self._client_ca_file}: cannot be used: {error}") from error
+            raise FileError(f"{self._client_ca_file}: cannot be used: {error}") from error
         self._load(context)
         if self._contents() != contents:
-            raise TlsFileError(f"{self._cert_file} or {self._key_file} changed while it was read")
+            raise FileError(f"{self._cert_file} or {self._key_file} changed while it was read")
         return material, context
 
     def _load(self, context: ssl.SSLContext) -> None:
         try:
             context.load_cert_chain(self._cert_file, self._key_file, password="")
         except (OSError, ValueError) as error:  # an SSLError is an OSError
-            raise TlsFileError(f"{self._cert_file} and {self._key_file} cannot be used: {error}") from error
+            raise FileError(f"{self._cert_file} and {self._key_file} cannot be used: {error}") from error
 
     def _contents(self) -> tuple[bytes, bytes, bytes | None]:
-        client_ca = None if self._client_ca_file is None else _content_of(self._client_ca_file)
-        return _content_of(self._cert_file), _content_of(self._key_file), client_ca
+        client_ca = None if self._client_ca_file is None else read_at_most(self._client_ca_file, _MAX_BYTES)
+        return read_at_most(self._cert_file, _MAX_BYTES), read_at_most(self._key_file, _MAX_BYTES), client_ca
 
     @staticmethod
     def _contents_of(material: TlsMaterial) -> tuple[bytes, bytes, bytes | None]:
@@ -157,20 +148,20 @@ def _new_context(material: TlsMaterial) -> ssl.SSLContext:
 
 
 def _check(cert_file: Path, chain: bytes, key_file: Path, key: bytes) -> datetime:
-    """When the certificate expires. Raises TlsFileError if there is none, or if the key is not its key."""
+    """When the certificate expires. Raises FileError if there is none, or if the key is not its key."""
     certificate = _certificates(cert_file, chain)[0]
     try:
         public = _public(certificate.public_key())
     except Exception as error:  # ValueError, UnsupportedAlgorithm, and what else a parser meets
-        raise TlsFileError(f"{cert_file}: the certificate's key is of no kind that is known") from error
+        raise FileError(f"{cert_file}: the certificate's key is of no kind that is known") from error
     try:
         private = serialization.load_pem_private_key(key, password=None)
     except TypeError as error:
-        raise TlsFileError(f"{key_file}: the key is encrypted; one without a password is needed") from error
+        raise FileError(f"{key_file}: the key is encrypted; one without a password is needed") from error
     except Exception as error:  # ValueError, UnsupportedAlgorithm, and what else a parser meets
-        raise TlsFileError(f"{key_file}: no private key in PEM") from error
+        raise FileError(f"{key_file}: no private key in PEM") from error
     if _public(private.public_key()) != public:
-        raise TlsFileError(f"{key_file}: not the key of the certificate in {cert_file}")
+        raise FileError(f"{key_file}: not the key of the certificate in {cert_file}")
     return certificate.not_valid_after_utc
 
 
@@ -179,17 +170,8 @@ def _certificates(path: Path | None, content: bytes) -> list[x509.Certificate]:
         content.decode("ascii")
         return x509.load_pem_x509_certificates(content)
     except Exception as error:  # ValueError, UnsupportedAlgorithm, and what else a parser meets
-        raise TlsFileError(f"{path}: no certificate in PEM") from error
+        raise FileError(f"{path}: no certificate in PEM") from error
 
 
 def _public(key: PublicKeyTypes) -> bytes:
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
-def _content_of(path: Path) -> bytes:
-    try:
-        return read_at_most(path, _MAX_BYTES)
-    except OSError as error:
-        raise TlsFileError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise TlsFileError(f"{path}: {error}") from error

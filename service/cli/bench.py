@@ -4,124 +4,95 @@ For load that arrives whether or not the service keeps up, see `benchmarks/`.
 """
 
 import argparse
+import asyncio
 import io
 import json
 import statistics
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator
 
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from service.cli.where import CommandError, connected
-from service.client import HandPoseClient, HandPoseError
+from service.cli.connection import connected
+from service.cli.errors import CommandError
+from service.client import AsyncHandPoseClient, HandPoseError
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What was measured. Times are from question to answer, as the client sees them."""
-
-    mode: str
-    model: str
-    concurrency: int
-    seconds: float
-    answered: int
-    failed: int
-    images_per_second: float
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    longest_ms: float
-
-
-def bench(parsed: argparse.Namespace) -> int:
+async def bench(parsed: argparse.Namespace) -> int:
     """Run the subcommand; returns the exit code."""
-    if parsed.concurrency < 1:
-        print("handpose: --concurrency must be at least 1", file=sys.stderr)
-        return 2
-    try:
-        image = parsed.file.read_bytes() if parsed.file is not None else _grey()
-        with connected(parsed) as client:
-            model = client.estimate(image).model  # also warms up
-            name = f"{model.variant}@{model.version}"
-            print(f"measuring for {parsed.seconds:g} s ...", file=sys.stderr, flush=True)
-            run = _stream if parsed.stream else _requests
-            figures = run(client, image, name, parsed)
-    except (CommandError, OSError) as error:
-        print(f"handpose: {error}", file=sys.stderr)
-        return 1
+    image = parsed.file.read_bytes() if parsed.file is not None else _grey()
+    async with connected(parsed) as client:
+        model = (await client.estimate(image)).model  # also warms up
+        print(f"measuring for {parsed.seconds:g} s ...", file=sys.stderr, flush=True)
+        concurrency = 1 if parsed.stream else parsed.concurrency
+        measure = _stream if parsed.stream else _requests
+        seconds, times, failed = await measure(client, image, parsed.seconds, concurrency)
+    mode = "stream" if parsed.stream else "requests"
+    figures = {"mode": mode, "model": f"{model.variant}@{model.version}", "concurrency": concurrency}
+    figures |= {"seconds": seconds, "answered": len(times), "failed": failed, **_rates(seconds, times)}
     if parsed.json:
-        print(json.dumps(asdict(figures)))
+        print(json.dumps(figures))
     else:
+        names = ("mode", "model", "concurrency", "images_per_second", "p50_ms", "p95_ms", "p99_ms", "failed")
         table = Table("mode", "model", "at a time", "images/s", "p50 ms", "p95 ms", "p99 ms", "failed", box=None)
-        table.add_row(
-            figures.mode,
-            figures.model,
-            str(figures.concurrency),
-            f"{figures.images_per_second:.1f}",
-            f"{figures.p50_ms:.1f}",
-            f"{figures.p95_ms:.1f}",
-            f"{figures.p99_ms:.1f}",
-            str(figures.failed),
-        )
+        table.add_row(*(f"{value:.1f}" if isinstance(value := figures[name], float) else str(value) for name in names))
         Console().print(table)
-    return 1 if figures.failed else 0
+    return 1 if failed else 0
 
 
-def _requests(client: HandPoseClient, image: bytes, model: str, parsed: argparse.Namespace) -> Figures:
+async def _requests(
+    client: AsyncHandPoseClient, image: bytes, seconds: float, concurrency: int
+) -> tuple[float, list[float], int]:
+    """Seconds that it took, those of each answer, and the number of failures."""
     times: list[float] = []
-    failed: list[HandPoseError] = []
-    end = time.perf_counter() + parsed.seconds
+    failed = 0
+    started = time.perf_counter()
 
-    def ask() -> None:
-        while (asked := time.perf_counter()) < end:
+    async def ask() -> None:
+        nonlocal failed
+        while (asked := time.perf_counter()) < started + seconds:
             try:
-                client.estimate(image)
-            except HandPoseError as error:
-                failed.append(error)
+                await client.estimate(image)
+            except HandPoseError:
+                failed += 1
             else:
                 times.append(time.perf_counter() - asked)
 
-    started = time.perf_counter()
-    threads = [threading.Thread(target=ask) for _ in range(parsed.concurrency)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return _figures("requests", model, parsed.concurrency, time.perf_counter() - started, times, len(failed))
+    await asyncio.gather(*(ask() for _ in range(concurrency)))
+    return time.perf_counter() - started, times, failed
 
 
-def _stream(client: HandPoseClient, image: bytes, model: str, parsed: argparse.Namespace) -> Figures:
+async def _stream(
+    client: AsyncHandPoseClient, image: bytes, seconds: float, _concurrency: int
+) -> tuple[float, list[float], int]:
     """Each frame's time is that from the answer before: what a viewer waits for."""
-    end = time.perf_counter() + parsed.seconds
+    started = last = time.perf_counter()
 
-    def frames() -> Iterator[bytes]:
-        while time.perf_counter() < end:
+    async def frames() -> AsyncIterator[bytes]:
+        while time.perf_counter() < started + seconds:
             yield image
 
-    started = last = time.perf_counter()
     times: list[float] = []
     failed = 0
-    for answer in client.stream(frames()):
+    async for answer in client.stream(frames()):
         now = time.perf_counter()
         times.append(now - last)
         last = now
         failed += answer.error is not None
-    return _figures("stream", model, 1, last - started, times, failed)
+    return last - started, times, failed
 
 
-def _figures(mode: str, model: str, concurrency: int, seconds: float, times: list[float], failed: int) -> Figures:
+def _rates(seconds: float, times: list[float]) -> dict[str, float]:
+    """Images a second, and how long answers took, from question to answer as the client sees it."""
     ms = sorted(1000 * each for each in times)
     if not ms:
         raise CommandError("nothing was answered in this time")
     cuts = statistics.quantiles(ms, n=100, method="inclusive") if len(ms) > 1 else 99 * ms
-    return Figures(
-        mode, model, concurrency, seconds, len(ms), failed, len(ms) / seconds, cuts[49], cuts[94], cuts[98], ms[-1]
-    )
+    percentiles = {"p50_ms": cuts[49], "p95_ms": cuts[94], "p99_ms": cuts[98], "longest_ms": ms[-1]}
+    return {"images_per_second": len(ms) / seconds, **percentiles}
 
 
 def _grey() -> bytes:

@@ -1,54 +1,50 @@
 """`handpose estimate`: pictures, folders of pictures and videos; text or JSON out, overlays where they are wanted."""
 
 import argparse
+import asyncio
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from service.cli import video
+from service.cli.connection import connected
+from service.cli.errors import CommandError
 from service.cli.output import as_json, as_text, error_as_json
-from service.cli.where import CommandError, connected
-from service.client import Estimate, Frame, HandPoseClient, HandPoseError, OneEuro, StreamOptions, draw
+from service.client import AsyncHandPoseClient, Estimate, Frame, HandPoseError, OneEuro, StreamOptions, draw
+from service.pose.drawing import draw_hand
+from service.pose.geometry import Box
+from service.pose.images import ImageError, UnsupportedImageError, open_image
 
-PICTURE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 _BATCH: Final = 8
+_HEAD_BYTES: Final = 64 * 1024  # enough of a file to tell what it is
+_OVERLAY_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".mp4"})
 
 
-def estimate(parsed: argparse.Namespace) -> int:
+async def estimate(parsed: argparse.Namespace) -> int:
     """Run the subcommand; returns the exit code."""
-    try:
-        pictures, videos = _inputs(parsed.files)
-        if parsed.roi and (videos or len(pictures) != 1):
-            raise CommandError("--roi is for a single picture")
-        if parsed.save is not None:
-            parsed.save.mkdir(parents=True, exist_ok=True)
-        infos = {path: video.describe(path) for path in videos}
-        with connected(parsed) as client, _progress() as progress:
-            report, saved = _Report(parsed.json, progress), _Names(parsed.save) if parsed.save is not None else None
+    pictures, videos = _inputs(parsed.files)
+    if parsed.roi and (videos or len(pictures) != 1):
+        raise CommandError("--roi is for a single picture")
+    overlays = None if parsed.save is None else _Overlays(parsed.save, pictures, videos)
+    infos = {path: video.describe(path) for path in videos}
+    async with connected(parsed) as client:
+        with _progress() as progress:
+            report = _Report(parsed.json, progress)
             if pictures:
                 task = progress.add_task("pictures", total=len(pictures))
-                for path, data, outcome in _pictures(client, pictures, parsed):
-                    report.picture(path, outcome)
-                    if isinstance(outcome, Estimate) and saved is not None:
-                        overlay = saved.name_for(path, ".png")
-                        draw(data, outcome).save(overlay)
-                        report.saved(overlay)
-                    progress.advance(task)
+                await _pictures(client, pictures, parsed.roi, overlays, report, task)
+            options = StreamOptions(tracking=not parsed.no_tracking, smoothing=OneEuro() if parsed.smooth else None)
             for path, info in infos.items():
                 task = progress.add_task(path.name, total=info.frames or None)
-                target = saved.name_for(path, ".mp4") if saved is not None else None
-                _video(client, path, info, parsed, target, report, progress, task)
-    except BrokenPipeError:
-        raise  # whoever reads our output has left; nothing is wrong with a file
-    except (CommandError, OSError) as error:
-        print(f"handpose: {error}", file=sys.stderr)
-        return 1
+                target = None if overlays is None else overlays.path_for(path, ".mp4")
+                await _video(client, path, info, options, target, report, task)
     return 1 if report.failures else 0
 
 
@@ -60,12 +56,12 @@ class _Report:
         self._progress = progress
         self.failures = 0
 
-    def picture(self, path: Path, outcome: Estimate | Exception) -> None:
+    def picture(self, path: Path, outcome: Estimate | HandPoseError) -> None:
         self._outcome({"file": str(path)}, str(path), outcome)
 
-    def frame(self, path: Path, index: int, time_s: float, tracked: bool, outcome: Estimate | Exception) -> None:
+    def frame(self, path: Path, index: int, time_s: float, tracked: bool, outcome: Estimate | HandPoseError) -> None:
         details = {"file": str(path), "frame": index, "time_s": round(time_s, 4), "tracked": tracked}
-        if self._json or isinstance(outcome, Exception):
+        if self._json or isinstance(outcome, HandPoseError):
             self._outcome(details, f"{path} frame {index}", outcome)
 
     def line(self, text: str) -> None:
@@ -76,7 +72,11 @@ class _Report:
     def saved(self, path: Path) -> None:
         self.line(f"  saved {path}")
 
-    def _outcome(self, details: dict[str, Any], name: str, outcome: Estimate | Exception) -> None:
+    def advance(self, task: TaskID) -> None:
+        """Move the bar on by one."""
+        self._progress.advance(task)
+
+    def _outcome(self, details: dict[str, Any], name: str, outcome: Estimate | HandPoseError) -> None:
         if isinstance(outcome, Estimate):
             self._print(json.dumps(details | as_json(outcome)) if self._json else as_text(name, outcome))
             return
@@ -94,117 +94,142 @@ class _Report:
             print(text, flush=True)
 
 
-class _Names:
-    """Names for what this run saves: hand.jpg becomes hand_hand.png, a second hand of another folder hand_hand_2.png.
+class _Overlays:
+    """Where this run saves what it draws: in the one file that was named, or in a folder.
 
-    What an earlier run left is written over.
+    In a folder hand.jpg becomes hand_hand.png, another folder's hand.jpg hand_hand_2.png. What an earlier run left is
+    written over.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, target: Path, pictures: Sequence[Path], videos: Sequence[Path]) -> None:
+        self._target = target
+        self._is_file = target.suffix.lower() in _OVERLAY_SUFFIXES and not target.is_dir()
         self._taken: set[str] = set()
+        if self._is_file and len(pictures) + len(videos) > 1:
+            raise CommandError(f"--save {target}: a file holds one picture or video; name a folder for more")
+        if self._is_file and (target.suffix.lower() == ".mp4") != bool(videos):
+            raise CommandError(f"--save {target}: a picture is saved as .png, .jpg or .webp, a video as .mp4")
+        (target.parent if self._is_file else target).mkdir(parents=True, exist_ok=True)
 
-    def name_for(self, source: Path, suffix: str) -> Path:
+    def path_for(self, source: Path, suffix: str) -> Path:
+        """Where to save what was drawn on a source."""
+        if self._is_file:
+            return self._target
         stem, number = f"{source.stem}_hand", 1
         name = f"{stem}{suffix}"
         while name.casefold() in self._taken:  # to some file systems Hand and hand are one name
             number += 1
             name = f"{stem}_{number}{suffix}"
         self._taken.add(name.casefold())
-        return self._folder / name
+        return self._target / name
 
 
 def _inputs(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Pictures and videos, with folders opened. Raises CommandError for what does not exist or holds nothing."""
-    pictures, videos = [], []
+    pictures: list[Path] = []
+    videos: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in PICTURE_SUFFIXES)
-            if not inside:
-                raise CommandError(f"{path}: no picture in this folder")
-            pictures += inside
+            pictures += _pictures_in(path)
         elif not path.exists():
             raise CommandError(f"{path}: no such file or folder")
-        elif path.suffix.lower() in video.SUFFIXES:
-            videos.append(path)
         else:
-            pictures.append(path)
+            (videos if path.suffix.lower() in video.SUFFIXES else pictures).append(path)
     return pictures, videos
 
 
-def _pictures(
-    client: HandPoseClient, paths: Sequence[Path], parsed: argparse.Namespace
-) -> Iterator[tuple[Path, bytes, Estimate | Exception]]:
-    """Every picture with its bytes and its outcome, in order; asked about in batches."""
-    if parsed.roi:
-        (path,) = paths
-        data = path.read_bytes()
-        yield path, data, _one(client, data, parsed)
-        return
-    for start in range(0, len(paths), _BATCH):
-        read: dict[Path, bytes] = {}
-        outcomes: dict[Path, Estimate | Exception] = {}
-        for path in paths[start : start + _BATCH]:
-            try:
-                read[path] = path.read_bytes()
-            except OSError as error:
-                outcomes[path] = error
-        outcomes |= dict(zip(read, client.estimate_batch(read.values(), batch_size=_BATCH), strict=True))
-        for path in paths[start : start + _BATCH]:
-            yield path, read.get(path, b""), outcomes[path]
+def _pictures_in(folder: Path) -> list[Path]:
+    """The files of a folder that look like pictures, by their content; names the others on standard error."""
+    files = sorted(each for each in folder.iterdir() if each.is_file())
+    left_out = [each for each in files if each.name.startswith(".") or not _looks_like_a_picture(each)]
+    if left_out:
+        names = ", ".join(each.name for each in left_out)
+        print(f"{folder}: left out {len(left_out)} of {len(files)} files, no pictures: {names}", file=sys.stderr)
+    if len(left_out) == len(files):
+        raise CommandError(f"{folder}: no picture in this folder")
+    return [each for each in files if each not in left_out]
 
 
-def _one(client: HandPoseClient, data: bytes, parsed: argparse.Namespace) -> Estimate | Exception:
+def _looks_like_a_picture(path: Path) -> bool:
     try:
-        return client.estimate(data, rois=parsed.roi)
+        with path.open("rb") as file:
+            open_image(file.read(_HEAD_BYTES))
+    except UnsupportedImageError:
+        return False
+    except (ImageError, OSError):  # damaged, too large or unreadable: tried, so that it gets its error
+        return True
+    return True
+
+
+async def _pictures(
+    client: AsyncHandPoseClient,
+    paths: Sequence[Path],
+    rois: Sequence[Box],
+    overlays: _Overlays | None,
+    report: _Report,
+    task: TaskID,
+) -> None:
+    remaining = iter(paths)
+    async for outcome in _outcomes(client, paths, rois):
+        path = next(remaining)
+        report.picture(path, outcome)
+        if isinstance(outcome, Estimate) and overlays is not None:
+            target = overlays.path_for(path, ".png")
+            (await asyncio.to_thread(draw, path, outcome)).save(target)
+            report.saved(target)
+        report.advance(task)
+
+
+async def _outcomes(
+    client: AsyncHandPoseClient, paths: Sequence[Path], rois: Sequence[Box]
+) -> AsyncIterator[Estimate | HandPoseError]:
+    if not rois:
+        async for outcome in client.estimate_batch(paths, batch_size=_BATCH):
+            yield outcome
+        return
+    try:
+        yield await client.estimate(paths[0], rois=rois)
     except HandPoseError as error:
-        return error
+        yield error
 
 
-def _video(
-    client: HandPoseClient,
+async def _video(
+    client: AsyncHandPoseClient,
     path: Path,
     info: video.VideoInfo,
-    parsed: argparse.Namespace,
+    options: StreamOptions,
     target: Path | None,
     report: _Report,
-    progress: Progress,
-    task: Any,
+    task: TaskID,
 ) -> None:
     """Follow the hands of a video, and write it with the hands drawn if that is wanted."""
     shown: list[video.VideoFrame] = []  # the few frames that were sent and not answered
 
-    def frames() -> Iterator[Frame]:
-        for index, frame in enumerate(video.read(path)):
-            if target is not None or parsed.json:
-                shown.append(frame)
+    async def frames() -> AsyncIterator[Frame]:
+        reader = enumerate(video.read(path))
+        while (numbered := await asyncio.to_thread(next, reader, None)) is not None:
+            index, frame = numbered
+            shown.append(frame)
             yield Frame(frame.picture, id=index, time_s=frame.time_s)
 
-    options = StreamOptions(tracking=not parsed.no_tracking, smoothing=OneEuro() if parsed.smooth else None)
-    found = answered = tracked = 0
-    writer = video.VideoWriter(target, info.rate) if target is not None else None
-    try:
-        for answer in client.stream(frames(), options=options):
-            frame = shown.pop(0) if shown else None
+    answered = found = tracked = 0
+    with nullcontext() if target is None else video.VideoWriter(target, info.rate) as writer:
+        async for answer in client.stream(frames(), options=options):
+            frame = shown.pop(0)
             outcome = answer.estimate or answer.error or HandPoseError("no_answer", "the frame has no answer")
-            report.frame(path, answer.frame_id, frame.time_s if frame else 0.0, answer.tracked, outcome)
+            report.frame(path, answer.frame_id, frame.time_s, answer.tracked, outcome)
             answered += 1
             tracked += answer.tracked
             found += any(answer.track_ids)
-            if writer is not None and frame is not None:
-                writer.write(_drawn(frame.picture, answer.estimate))
-            progress.advance(task)
-    finally:
-        if writer is not None:
-            writer.__exit__(None, None, None)
+            if writer is not None:
+                await asyncio.to_thread(writer.write, _drawn(frame.picture, answer.estimate))
+            report.advance(task)
     report.line(f"{path}: {answered} frames, a hand in {found}, followed from the frame before in {tracked}")
     if target is not None:
         report.saved(target)
 
 
 def _drawn(picture: Image.Image, found: Estimate | None) -> Image.Image:
-    from service.pose.drawing import draw_hand
-
     for hand in found.hands if found is not None else ():
         picture = draw_hand(picture, hand.points, hand.scores)
     return picture
@@ -212,11 +237,5 @@ def _drawn(picture: Image.Image, found: Estimate | None) -> Image.Image:
 
 def _progress() -> Progress:
     """A bar on standard error, where that is a terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

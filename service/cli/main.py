@@ -4,6 +4,8 @@ Exit codes: 0 done; 1 something failed (a file, the service, a model); 2 the com
 """
 
 import argparse
+import asyncio
+import math
 import os
 import subprocess
 import sys
@@ -11,17 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import shtab
+
+from service.cli.errors import CommandError
 from service.pose.geometry import Box
 
 FAILED: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130
-
-API_KEY_VARIABLE: Final = "HANDPOSE_API_KEY"
-
-_URL_HELP: Final = (
-    "service to ask: http(s)://host:port or grpc(s)://host:port; without it the model runs in this process"
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except (CommandError, OSError) as error:
+        print(f"handpose: {error}", file=sys.stderr)
+        return FAILED
 
 
 def _run(parsed: argparse.Namespace) -> int:
@@ -45,15 +47,15 @@ def _run(parsed: argparse.Namespace) -> int:
         case "estimate":
             from service.cli.estimate import estimate
 
-            return estimate(parsed)
+            return asyncio.run(estimate(parsed))
         case "models":
             from service.cli.models import models
 
-            return models(parsed)
+            return asyncio.run(models(parsed))
         case _:
             from service.cli.bench import bench
 
-            return bench(parsed)
+            return asyncio.run(bench(parsed))
 
 
 def _serve(parsed: argparse.Namespace) -> int:
@@ -71,8 +73,6 @@ def _serve(parsed: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    import shtab
-
     parser = argparse.ArgumentParser(
         prog="handpose",
         description="Finds the 21 keypoints of hands in pictures and videos.",
@@ -90,9 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Runs the service. Everything else is set by HANDPOSE_ variables: see python -m service --help."
-    )
+    parser.description = "Runs the service. More is set by HANDPOSE_ variables: see python -m service --help."
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port of REST (default 8000)")
     parser.add_argument("--grpc-port", type=int, help="port of gRPC (default: the one after REST's)")
@@ -100,24 +98,15 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_estimate(parser: argparse.ArgumentParser) -> None:
-    import shtab
-
     parser.description = "Finds the hands of pictures; in a video, follows them from frame to frame."
-    files = parser.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="a picture, a folder of pictures, or a video"
-    )
-    files.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks
-    _add_where(parser)
-    parser.add_argument(
-        "--roi",
-        action="append",
-        default=[],
-        type=_box,
-        metavar="X,Y,WIDTH,HEIGHT",
-        help="a box around a hand in pixels (repeatable, one picture only); without it the picture shows one hand",
-    )
-    save = parser.add_argument("--save", type=Path, metavar="DIR", help="write pictures with the hands drawn into DIR")
-    save.complete = shtab.DIRECTORY  # type: ignore[attr-defined]  # where shtab looks
+    files = parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a picture, folder or video")
+    _add_connection(parser)
+    roi_help = "a box around a hand in pixels (repeatable, one picture only); without it the picture shows one hand"
+    parser.add_argument("--roi", action="append", default=[], type=_box, metavar="X,Y,WIDTH,HEIGHT", help=roi_help)
+    save_help = "draw the hands, and write into a folder or, for a single picture or video, a file"
+    save = parser.add_argument("--save", type=Path, metavar="PATH", help=save_help)
+    for argument in (files, save):
+        argument.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks
     parser.add_argument("--json", action="store_true", help="print one JSON object a picture or frame, one a line")
     video = parser.add_argument_group("videos")
     video.add_argument("--no-tracking", action="store_true", help="look at every frame as a whole")
@@ -126,31 +115,25 @@ def _add_estimate(parser: argparse.ArgumentParser) -> None:
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.description = "Lists the models of a service, or of the model repository."
-    _add_where(parser, variant=False)
+    _add_connection(parser, variant=False)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.description = "Asks about one picture again and again (closed loop) and prints how long the answers took."
     parser.add_argument("file", nargs="?", type=Path, help="the picture (default: a grey one of 640 x 480)")
-    _add_where(parser)
+    _add_connection(parser)
     parser.add_argument("--seconds", type=_positive, default=5.0, help="how long (default 5)")
-    parser.add_argument("--concurrency", type=int, default=4, metavar="N", help="requests at a time (default 4)")
+    parser.add_argument("--concurrency", type=_count, default=4, metavar="N", help="requests at a time (default 4)")
     parser.add_argument("--stream", action="store_true", help="one stream of frames instead of single requests")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _add_where(parser: argparse.ArgumentParser, *, variant: bool = True) -> None:
-    parser.add_argument("--url", default=None, help=_URL_HELP)
-    parser.add_argument(
-        "--api-key-file",
-        type=Path,
-        metavar="FILE",
-        help=f"file that holds the service's key, where it asks for one (default: the key in {API_KEY_VARIABLE})",
-    )
-    parser.add_argument(
-        "--api-key", metavar="KEY", help="the key itself; others on this machine can see it while the command runs"
-    )
+def _add_connection(parser: argparse.ArgumentParser, *, variant: bool = True) -> None:
+    parser.add_argument("--url", help="http(s):// or grpc(s)://host:port; without it the model runs in this process")
+    key_file_help = "file that holds the service's key, if it asks for one (default: the key in HANDPOSE_API_KEY)"
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help=key_file_help)
+    parser.add_argument("--api-key", metavar="KEY", help="the key itself; others on this machine can see it meanwhile")
     parser.add_argument("--ca-file", type=Path, metavar="PEM", help="authorities to trust instead of the system's")
     parser.add_argument("--cert-file", type=Path, metavar="PEM", help="certificate to show to the service")
     parser.add_argument("--cert-key-file", type=Path, metavar="PEM", help="its private key (default: in --cert-file)")
@@ -169,12 +152,18 @@ def _box(text: str) -> Box:
     return Box(x, y, width, height)
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"a whole number from 1 is needed, got {text!r}")
+    return int(text)
+
+
 def _positive(text: str) -> float:
     try:
         value = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"a number is needed, got {text!r}") from error
-    if not 0 < value < float("inf"):
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"a positive number is needed, got {text!r}")
     return value
 

@@ -1,24 +1,19 @@
-"""`handpose models`: what can be asked."""
+"""`handpose models`: the models that can be asked."""
 
 import argparse
 import dataclasses
 import json
-import sys
 
 from rich.console import Console
 from rich.table import Table
 
-from service.cli.where import CommandError, connected
+from service.cli.connection import connected
 
 
-def models(parsed: argparse.Namespace) -> int:
+async def models(parsed: argparse.Namespace) -> int:
     """Run the subcommand; returns the exit code."""
-    try:
-        with connected(parsed) as client:
-            found = client.models()
-    except CommandError as error:
-        print(f"handpose: {error}", file=sys.stderr)
-        return 1
+    async with connected(parsed) as client:
+        found = await client.models()
     if parsed.json:
         print(json.dumps([dataclasses.asdict(model) for model in found], indent=2))
         return 0

@@ -1,58 +1,34 @@
 """What the command prints: estimates as JSON (the same as over REST) or as a line of text."""
 
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Final
 
 from service.client import Estimate, HandPoseError
+
+_DECIMALS: Final = {"x": 2, "y": 2, "x_norm": 5, "y_norm": 5, "score": 4, "sigma": 2}
+"""Of a keypoint. REST's answers are rounded so already, gRPC's are not."""
 
 
 def as_json(estimate: Estimate) -> dict[str, Any]:
     """The estimate as REST writes it."""
-    model, timings = estimate.model, estimate.timings_ms
+    hands = [asdict(hand) for hand in estimate.hands]
+    for hand in hands:
+        hand["score"] = round(hand["score"], 4)
+        for point in hand["keypoints"]:
+            point |= {name: round(point[name], decimals) for name, decimals in _DECIMALS.items()}
+    width, height = estimate.image_size
     return {
         "request_id": estimate.request_id,
-        "model": {
-            "name": model.name,
-            "variant": model.variant,
-            "version": model.version,
-            "label": model.label,
-            "routed_by": model.routed_by,
-        },
-        "image": {"width": estimate.image_size[0], "height": estimate.image_size[1]},
-        "hands": [
-            {
-                "score": round(hand.score, 4),
-                "box": {"x": hand.box.x, "y": hand.box.y, "width": hand.box.width, "height": hand.box.height},
-                "keypoints": [
-                    {
-                        "id": point.id,
-                        "name": point.name,
-                        "x": round(point.x, 2),
-                        "y": round(point.y, 2),
-                        "x_norm": round(point.x_norm, 5),
-                        "y_norm": round(point.y_norm, 5),
-                        "score": round(point.score, 4),
-                        "sigma": round(point.sigma, 2),
-                    }
-                    for point in hand.keypoints
-                ],
-            }
-            for hand in estimate.hands
-        ],
-        "timings_ms": {
-            "decode": round(timings.decode, 2),
-            "queue": round(timings.queue, 2),
-            "inference": round(timings.inference, 2),
-            "postprocess": round(timings.postprocess, 2),
-            "total": round(timings.total, 2),
-        },
+        "model": asdict(estimate.model),
+        "image": {"width": width, "height": height},
+        "hands": hands,
+        "timings_ms": {phase: round(ms, 2) for phase, ms in asdict(estimate.timings_ms).items()},
     }
 
 
-def error_as_json(error: Exception) -> dict[str, Any]:
+def error_as_json(error: HandPoseError) -> dict[str, Any]:
     """Why there is no estimate."""
-    if isinstance(error, HandPoseError):
-        return {"code": error.code, "detail": error.detail}
-    return {"code": "unreadable_file", "detail": str(error)}
+    return {"code": error.code, "detail": error.detail}
 
 
 def as_text(name: str, estimate: Estimate) -> str:

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 from PIL import Image
 
-from service.cli.where import CommandError
+from service.cli.errors import CommandError
 
 SUFFIXES: Final = frozenset({".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"})
 
@@ -75,9 +74,7 @@ class VideoWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._sized:
             for packet in self._stream.encode():
                 self._container.mux(packet)
@@ -98,5 +95,5 @@ def _av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise CommandError("videos need PyAV: pip install 'handpose[video]'") from error
+        raise CommandError("videos need PyAV: pip install '.[video]' in a checkout of the project") from error
     return av

@@ -4,6 +4,8 @@
 same calls.
 """
 
+import asyncio
+import threading
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -16,32 +18,26 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from types import TracebackType
-from typing import Final, Self, TypeVar
+from importlib import import_module
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
-from service.client.errors import ConnectionFailedError, HandPoseError, RejectedError, TimedOutError, TryAgainError
+from service.client.batches import TOO_LARGE, Batch, batches
+from service.client.errors import HandPoseError, RejectedError, TimedOutError, TryAgainError
 from service.client.images import Encoding, ImageLike, to_file_bytes
 from service.client.retrying import RetryPolicy
 from service.client.tls import Tls
-from service.client.transport import AsyncTransport, BatchResults, EncodedFrame, Headers, Transport
+from service.client.transport import AsyncTransport, EncodedFrame, Headers, Transport
 from service.client.types import Estimate, Frame, Model, StreamAnswer, StreamOptions
-from service.client.window import Window
 from service.pose.geometry import Box
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
-
-_LARGEST_BATCH: Final = 12 * 1024 * 1024
-"""Bytes of the images in one request of `estimate_batch`: well below the 20 MiB that the service reads by default."""
-
-_TOO_LARGE: Final = "body_too_large"
-"""The code of a request of more bytes than the service reads: each of its images may be small enough alone."""
 
 T = TypeVar("T")
 
 
 class _Common:
-    """What both clients remember: who asks for what, for how long, and how stubbornly."""
+    """What both clients have in common: model, identity, time-out, retries."""
 
     def __init__(
         self,
@@ -80,10 +76,10 @@ class HandPoseClient(_Common):
         client_id: keeps this client on one side of an A/B split.
         api_key: the key that the service asks for, where it does; sent as "Authorization: Bearer".
         timeout_s: time for a call, repetitions included, where the call gives none.
-        retries: how stubborn to be.
+        retries: when to send a request again.
         sleep: how to pause between attempts.
         transport: a connection to use instead of making one from the address.
-        tls: whom to trust and what to show, for https:// and grpcs://; None: trust what the system trusts.
+        tls: certificates for https:// and grpcs://; None: those that the system trusts.
 
     Raises:
         ValueError: the address has none of these forms, the key cannot be sent as a header, or a file of `tls` is not
@@ -105,14 +101,12 @@ class HandPoseClient(_Common):
     ) -> None:
         super().__init__(variant, client_id, api_key, timeout_s, retries)
         self._sleep = sleep
-        self._transport = transport or _connect(url, tls or Tls())
+        self._transport = transport or _protocol(url).BlockingConnection(url, tls or Tls())
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -154,6 +148,9 @@ class HandPoseClient(_Common):
     ) -> Iterator[Estimate | HandPoseError]:
         """Find the hands of many images; each gets an estimate or an error, in their order, as batches come back.
 
+        An image that cannot be read gets a RejectedError, as does one that the service rejects. To stop at the first
+        error instead, raise it: `if isinstance(result, HandPoseError): raise result`.
+
         Args:
             images: the pictures; read batch by batch.
             variant: the model to ask.
@@ -161,46 +158,27 @@ class HandPoseClient(_Common):
             batch_size: images in one request at the most; fewer where they are large.
 
         Raises:
-            HandPoseError: a whole batch failed.
+            HandPoseError: a whole batch failed: the service is away, has no such model, or wants another key.
         """
-        headers = self._headers(variant)
-        for batch in _batches(images, batch_size):
-            results: dict[int, Estimate | HandPoseError] = {}
+        for batch in batches(images, batch_size):
+            self._ask(batch, self._headers(variant), timeout_s)
+            yield from batch.outcomes()
 
-            def attempt(
-                left_s: float, batch: list[bytes] = batch, results: dict[int, Estimate | HandPoseError] = results
-            ) -> None:
-                missing = [index for index in range(len(batch)) if not _is_final(results.get(index))]
-                answers = self._transport.estimate_batch([batch[index] for index in missing], headers, left_s)
-                results.update(zip(missing, answers, strict=True))
-                _raise_if_some_should_be_sent_again(results)
+    def _ask(self, batch: Batch, headers: Headers, timeout_s: float | None) -> None:
+        def attempt(left_s: float) -> None:
+            if images := batch.to_send():
+                batch.take(self._transport.estimate_batch(images, headers, left_s))
 
-            try:
-                self._retried(attempt, timeout_s)
-            except TryAgainError:
-                if len(results) < len(batch):
-                    raise
-            except RejectedError as error:
-                if error.code != _TOO_LARGE:
-                    raise
-                results.update(enumerate(self._singly(batch, variant, timeout_s, error)))
-            yield from (results[index] for index in range(len(batch)))
-
-    def _singly(
-        self, batch: list[bytes], variant: str | None, timeout_s: float | None, too_large: HandPoseError
-    ) -> BatchResults:
-        """What becomes of the images of a batch that the service found too large."""
-        if len(batch) == 1:
-            return [too_large]
-        results: BatchResults = []
-        for image in batch:
-            try:
-                results.append(self.estimate(image, variant=variant, timeout_s=timeout_s))
-            except ConnectionFailedError:
+        try:
+            self._retried(attempt, timeout_s)
+        except TryAgainError:
+            if not batch.has_an_outcome_each():
                 raise
-            except HandPoseError as error:
-                results.append(error)
-        return results
+        except RejectedError as error:
+            if error.code != TOO_LARGE:
+                raise
+            for half in batch.split(error):
+                self._ask(half, headers, timeout_s)
 
     def stream(
         self,
@@ -223,25 +201,21 @@ class HandPoseClient(_Common):
         Raises:
             HandPoseError: the stream ended early. A frame that fails does not end it.
         """
-        window = Window(max_under_way)
+        room, ended = threading.Semaphore(_positive(max_under_way)), threading.Event()
 
         def encoded() -> Iterator[EncodedFrame]:
-            source, index = iter(frames), 0
-            while window.enter():
-                try:
-                    frame = next(source)
-                except StopIteration:
-                    return
-                yield _encoded(frame, index, encoding)
-                index += 1
+            source = enumerate(frames)
+            while room.acquire() and not ended.is_set() and (frame := next(source, None)) is not None:
+                yield _encoded(*frame, encoding)
 
         answers = self._transport.stream(encoded(), options or StreamOptions(), self._headers(variant))
         try:
             for answer in answers:
-                window.leave(1 + answer.skipped)
+                room.release(1 + answer.skipped)
                 yield answer
         finally:
-            window.close()
+            ended.set()
+            room.release()
             answers.close()
 
     def models(self, *, timeout_s: float | None = None) -> list[Model]:
@@ -281,19 +255,13 @@ class AsyncHandPoseClient(_Common):
         tls: Tls | None = None,
     ) -> None:
         super().__init__(variant, client_id, api_key, timeout_s, retries)
-        import asyncio  # a sizeable part of this package's import, and of no use to the other client
-
-        self._in_thread = asyncio.to_thread
-        self._semaphore = asyncio.Semaphore
         self._sleep = sleep or asyncio.sleep
-        self._transport = transport or _connect_async(url, tls or Tls())
+        self._transport = transport or _protocol(url).AsyncConnection(url, tls or Tls())
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -310,7 +278,7 @@ class AsyncHandPoseClient(_Common):
         request_id: str | None = None,
     ) -> Estimate:
         """See `HandPoseClient.estimate`. Cancelling it tells the service to stop."""
-        data, headers = await self._in_thread(to_file_bytes, image), self._headers(variant, request_id)
+        data, headers = await asyncio.to_thread(to_file_bytes, image), self._headers(variant, request_id)
         return await self._retried(lambda left_s: self._transport.estimate(data, rois, headers, left_s), timeout_s)
 
     async def estimate_batch(
@@ -322,46 +290,27 @@ class AsyncHandPoseClient(_Common):
         batch_size: int = 16,
     ) -> AsyncIterator[Estimate | HandPoseError]:
         """See `HandPoseClient.estimate_batch`."""
-        headers = self._headers(variant)
-        batches = _batches(images, batch_size)
-        while (batch := await self._in_thread(next, batches, None)) is not None:
-            results: dict[int, Estimate | HandPoseError] = {}
+        remaining = batches(images, batch_size)
+        while (batch := await asyncio.to_thread(next, remaining, None)) is not None:
+            await self._ask(batch, self._headers(variant), timeout_s)
+            for outcome in batch.outcomes():
+                yield outcome
 
-            async def attempt(
-                left_s: float, batch: list[bytes] = batch, results: dict[int, Estimate | HandPoseError] = results
-            ) -> None:
-                missing = [index for index in range(len(batch)) if not _is_final(results.get(index))]
-                answers = await self._transport.estimate_batch([batch[index] for index in missing], headers, left_s)
-                results.update(zip(missing, answers, strict=True))
-                _raise_if_some_should_be_sent_again(results)
+    async def _ask(self, batch: Batch, headers: Headers, timeout_s: float | None) -> None:
+        async def attempt(left_s: float) -> None:
+            if images := batch.to_send():
+                batch.take(await self._transport.estimate_batch(images, headers, left_s))
 
-            try:
-                await self._retried(attempt, timeout_s)
-            except TryAgainError:
-                if len(results) < len(batch):
-                    raise
-            except RejectedError as error:
-                if error.code != _TOO_LARGE:
-                    raise
-                results.update(enumerate(await self._singly(batch, variant, timeout_s, error)))
-            for index in range(len(batch)):
-                yield results[index]
-
-    async def _singly(
-        self, batch: list[bytes], variant: str | None, timeout_s: float | None, too_large: HandPoseError
-    ) -> BatchResults:
-        """See `HandPoseClient._singly`."""
-        if len(batch) == 1:
-            return [too_large]
-        results: BatchResults = []
-        for image in batch:
-            try:
-                results.append(await self.estimate(image, variant=variant, timeout_s=timeout_s))
-            except ConnectionFailedError:
+        try:
+            await self._retried(attempt, timeout_s)
+        except TryAgainError:
+            if not batch.has_an_outcome_each():
                 raise
-            except HandPoseError as error:
-                results.append(error)
-        return results
+        except RejectedError as error:
+            if error.code != TOO_LARGE:
+                raise
+            for half in batch.split(error):
+                await self._ask(half, headers, timeout_s)
 
     async def stream(
         self,
@@ -373,21 +322,21 @@ class AsyncHandPoseClient(_Common):
         max_under_way: int = 8,
     ) -> AsyncGenerator[StreamAnswer, None]:
         """See `HandPoseClient.stream`."""
-        window = self._semaphore(max_under_way)
+        room = asyncio.Semaphore(_positive(max_under_way))
 
         async def encoded() -> AsyncIterator[EncodedFrame]:
             index = 0
-            await window.acquire()
+            await room.acquire()
             async for frame in frames:
-                yield await self._in_thread(_encoded, frame, index, encoding)
+                yield await asyncio.to_thread(_encoded, index, frame, encoding)
                 index += 1
-                await window.acquire()
+                await room.acquire()
 
         answers = self._transport.stream(encoded(), options or StreamOptions(), self._headers(variant))
         try:
             async for answer in answers:
                 for _ in range(1 + answer.skipped):
-                    window.release()
+                    room.release()
                 yield answer
         finally:
             await answers.aclose()
@@ -408,31 +357,12 @@ class AsyncHandPoseClient(_Common):
             await self._sleep(pause)
 
 
-def _connect(url: str, tls: Tls) -> Transport:
-    if _speaks_grpc(url):
-        from service.client.rpc import RpcTransport
-
-        return RpcTransport(url, tls)
-    from service.client.rest import RestTransport
-
-    return RestTransport(url, tls)
-
-
-def _connect_async(url: str, tls: Tls) -> AsyncTransport:
-    if _speaks_grpc(url):
-        from service.client.rpc import AsyncRpcTransport
-
-        return AsyncRpcTransport(url, tls)
-    from service.client.rest import AsyncRestTransport
-
-    return AsyncRestTransport(url, tls)
-
-
-def _speaks_grpc(url: str) -> bool:
+def _protocol(url: str) -> Any:
+    """The module of the address's protocol, imported only now."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https", "grpc", "grpcs") or not parts.netloc:
         raise ValueError(f"an address begins with http://, https://, grpc:// or grpcs:// and names a host, got {url!r}")
-    return parts.scheme.startswith("grpc")
+    return import_module(f"service.client.{'rpc' if parts.scheme.startswith('grpc') else 'rest'}")
 
 
 def _left(deadline: float) -> float:
@@ -442,36 +372,14 @@ def _left(deadline: float) -> float:
     return left_s
 
 
-def _batches(images: Iterable[ImageLike], size: int) -> Iterator[list[bytes]]:
-    if size < 1:
-        raise ValueError(f"a batch holds at least one image, got {size}")
-    batch: list[bytes] = []
-    for image in images:
-        data = to_file_bytes(image)
-        if batch and sum(map(len, batch)) + len(data) > _LARGEST_BATCH:
-            yield batch
-            batch = []
-        batch.append(data)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _positive(max_under_way: int) -> int:
+    if max_under_way < 1:
+        raise ValueError(f"at least one frame must be allowed under way, got {max_under_way}")
+    return max_under_way
 
 
-def _is_final(result: Estimate | HandPoseError | None) -> bool:
-    return result is not None and not isinstance(result, TryAgainError)
-
-
-def _raise_if_some_should_be_sent_again(results: dict[int, Estimate | HandPoseError]) -> None:
-    turned_away = [each for each in results.values() if isinstance(each, TryAgainError)]
-    if turned_away:
-        raise max(turned_away, key=lambda error: error.retry_after_s or 0.0)
-
-
-def _encoded(frame: ImageLike | Frame, index: int, encoding: Encoding) -> EncodedFrame:
+def _encoded(index: int, frame: ImageLike | Frame, encoding: Encoding) -> EncodedFrame:
     if not isinstance(frame, Frame):
         frame = Frame(frame)
-    return EncodedFrame(
-        to_file_bytes(frame.image, encoding), index if frame.id is None else frame.id, frame.time_s, frame.rois
-    )
+    number = index if frame.id is None else frame.id
+    return EncodedFrame(to_file_bytes(frame.image, encoding), number, frame.time_s, frame.rois)

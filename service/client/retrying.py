@@ -8,7 +8,7 @@ from service.client.errors import TryAgainError
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How stubborn a client is. Asking about an image changes nothing, so repeating it is always safe.
+    """When a request is sent again. It changes nothing at the service, so repeating it is always safe.
 
     Attributes:
         attempts: how often a request is sent at the most; 1 never repeats.

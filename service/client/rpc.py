@@ -1,35 +1,28 @@
 """The client over gRPC: messages from values, values from messages, statuses to errors. Retries are decided above."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from dataclasses import asdict, fields, replace
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from service.client.errors import (
-    ConnectionFailedError,
-    FieldProblem,
-    HandPoseError,
-    RejectedError,
-    ServerFailedError,
-    TimedOutError,
-    TryAgainError,
-)
+from service.client import errors
 from service.client.tls import Tls
 from service.client.transport import BatchResults, EncodedFrame, Headers
-from service.client.types import (
-    Estimate,
-    Hand,
-    Keypoint,
-    Model,
-    ModelUsed,
-    StreamAnswer,
-    StreamOptions,
-    Timings,
-)
+from service.client.types import Estimate, Hand, Keypoint, Model, ModelUsed, StreamAnswer, StreamOptions, Timings
 from service.pose.geometry import Box
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
@@ -37,45 +30,57 @@ from service.rpc.handpose.v1 import hand_pose_pb2_grpc
 _LARGEST_MESSAGE: Final = 64 * 1024 * 1024
 _STATUS_DETAILS: Final = "grpc-status-details-bin"
 
-_ERROR_OF: Final[dict[int, type[HandPoseError]]] = {
-    grpc.StatusCode.INVALID_ARGUMENT.value[0]: RejectedError,
-    grpc.StatusCode.NOT_FOUND.value[0]: RejectedError,
-    grpc.StatusCode.UNAUTHENTICATED.value[0]: RejectedError,
-    grpc.StatusCode.PERMISSION_DENIED.value[0]: RejectedError,
-    grpc.StatusCode.UNIMPLEMENTED.value[0]: RejectedError,
-    grpc.StatusCode.UNAVAILABLE.value[0]: TryAgainError,
-    grpc.StatusCode.DEADLINE_EXCEEDED.value[0]: TimedOutError,
+_REJECTED: Final = ("INVALID_ARGUMENT", "NOT_FOUND", "UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED")
+_ERROR_OF: Final[dict[int, type[errors.HandPoseError]]] = {
+    **{grpc.StatusCode[name].value[0]: errors.RejectedError for name in _REJECTED},
+    grpc.StatusCode.UNAVAILABLE.value[0]: errors.TryAgainError,
+    grpc.StatusCode.DEADLINE_EXCEEDED.value[0]: errors.TimedOutError,
 }
 _EXHAUSTED: Final[int] = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 
+T = TypeVar("T")
 
-class RpcTransport:
+
+_OPTIONS: Final = [
+    ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
+    ("grpc.max_send_message_length", -1),  # the server says what is too large
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+]
+
+
+class _Calls:
+    """The calls of both transports. `_call` returns the answer; in the async transport, an awaitable of it."""
+
+    _call: Callable[..., Any]
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._stub: Any = hand_pose_pb2_grpc.HandPoseServiceStub(channel)  # type: ignore[no-untyped-call]
+
+    def estimate(self, image: bytes, rois: Sequence[Box], headers: Headers, timeout_s: float) -> Any:
+        request = pb.EstimateRequest(image=image, rois=map(_box_message, rois))
+        return self._call(_estimate, self._stub.Estimate, request, headers, timeout_s)
+
+    def estimate_batch(self, images: Sequence[bytes], headers: Headers, timeout_s: float) -> Any:
+        request = pb.EstimateBatchRequest(requests=[pb.EstimateRequest(image=image) for image in images])
+        return self._call(_results, self._stub.EstimateBatch, request, headers, timeout_s)
+
+    def models(self, headers: Headers, timeout_s: float) -> Any:
+        return self._call(_models, self._stub.ListModels, pb.ListModelsRequest(), headers, timeout_s)
+
+
+class BlockingConnection(_Calls):
     """Implements `service.client.transport.Transport`."""
 
     def __init__(self, url: str, tls: Tls) -> None:
-        target, secure = _target(url)
-        credentials = tls.credentials() if secure else None
-        self._channel = (
-            grpc.secure_channel(target, credentials, _OPTIONS)
-            if credentials is not None
-            else grpc.insecure_channel(target, _OPTIONS)
-        )
-        self._stub: Any = hand_pose_pb2_grpc.HandPoseServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        super().__init__(_channel(grpc, url, tls))
 
-    def estimate(self, image: bytes, rois: Sequence[Box], headers: Headers, timeout_s: float) -> Estimate:
+    def _call(self, read: Callable[[Any], Any], method: Any, request: Any, headers: Headers, timeout_s: float) -> Any:
         try:
-            return _estimate(
-                self._stub.Estimate(_request(image, rois), timeout=timeout_s, metadata=tuple(headers.items()))
-            )
+            return read(method(request, timeout=timeout_s, metadata=tuple(headers.items())))
         except grpc.RpcError as error:
             raise _error(error) from error
-
-    def estimate_batch(self, images: Sequence[bytes], headers: Headers, timeout_s: float) -> BatchResults:
-        try:
-            answer = self._stub.EstimateBatch(_batch(images), timeout=timeout_s, metadata=tuple(headers.items()))
-        except grpc.RpcError as error:
-            raise _error(error) from error
-        return [_result(each) for each in answer.results]
 
     def stream(
         self, frames: Iterable[EncodedFrame], options: StreamOptions, headers: Headers
@@ -102,43 +107,23 @@ class RpcTransport:
         finally:
             call.cancel()
 
-    def models(self, headers: Headers, timeout_s: float) -> list[Model]:
-        try:
-            answer = self._stub.ListModels(pb.ListModelsRequest(), timeout=timeout_s, metadata=tuple(headers.items()))
-        except grpc.RpcError as error:
-            raise _error(error) from error
-        return [_model(each) for each in answer.models]
-
     def close(self) -> None:
         self._channel.close()
 
 
-class AsyncRpcTransport:
+class AsyncConnection(_Calls):
     """Implements `service.client.transport.AsyncTransport`."""
 
     def __init__(self, url: str, tls: Tls) -> None:
-        target, secure = _target(url)
-        self._channel = (
-            grpc.aio.secure_channel(target, tls.credentials(), _OPTIONS)
-            if secure
-            else grpc.aio.insecure_channel(target, _OPTIONS)
-        )
-        self._stub: Any = hand_pose_pb2_grpc.HandPoseServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        super().__init__(_channel(grpc.aio, url, tls))
 
-    async def estimate(self, image: bytes, rois: Sequence[Box], headers: Headers, timeout_s: float) -> Estimate:
+    async def _call(
+        self, read: Callable[[Any], Any], method: Any, request: Any, headers: Headers, timeout_s: float
+    ) -> Any:
         try:
-            return _estimate(
-                await self._stub.Estimate(_request(image, rois), timeout=timeout_s, metadata=tuple(headers.items()))
-            )
+            return read(await method(request, timeout=timeout_s, metadata=tuple(headers.items())))
         except grpc.RpcError as error:
             raise _error(error) from error
-
-    async def estimate_batch(self, images: Sequence[bytes], headers: Headers, timeout_s: float) -> BatchResults:
-        try:
-            answer = await self._stub.EstimateBatch(_batch(images), timeout=timeout_s, metadata=tuple(headers.items()))
-        except grpc.RpcError as error:
-            raise _error(error) from error
-        return [_result(each) for each in answer.results]
 
     async def stream(
         self, frames: AsyncIterable[EncodedFrame], options: StreamOptions, headers: Headers
@@ -168,42 +153,21 @@ class AsyncRpcTransport:
         finally:
             call.cancel()
 
-    async def models(self, headers: Headers, timeout_s: float) -> list[Model]:
-        try:
-            answer = await self._stub.ListModels(
-                pb.ListModelsRequest(), timeout=timeout_s, metadata=tuple(headers.items())
-            )
-        except grpc.RpcError as error:
-            raise _error(error) from error
-        return [_model(each) for each in answer.models]
-
     async def close(self) -> None:
         await self._channel.close()
 
 
-_OPTIONS: Final = [
-    ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
-    ("grpc.max_send_message_length", -1),  # the server says what is too large
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-]
-
-
-def _target(url: str) -> tuple[str, bool]:
+def _channel(api: Any, url: str, tls: Tls) -> Any:
+    """A channel of `grpc` or of `grpc.aio`, whose functions have the same names."""
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{host}:{parts.port or 8001}", parts.scheme == "grpcs"
+    target = f"{host}:{parts.port or 8001}"
+    if parts.scheme == "grpcs":
+        return api.secure_channel(target, tls.credentials(), _OPTIONS)
+    return api.insecure_channel(target, _OPTIONS)
 
 
 # Messages
-
-
-def _request(image: bytes, rois: Sequence[Box]) -> pb.EstimateRequest:
-    return pb.EstimateRequest(image=image, rois=[_box_message(roi) for roi in rois])
-
-
-def _batch(images: Sequence[bytes]) -> pb.EstimateBatchRequest:
-    return pb.EstimateBatchRequest(requests=[pb.EstimateRequest(image=image) for image in images])
 
 
 def _box_message(box: Box) -> pb.Box:
@@ -211,63 +175,42 @@ def _box_message(box: Box) -> pb.Box:
 
 
 def _options_message(options: StreamOptions) -> pb.EstimateStreamRequest:
-    message = pb.StreamOptions(tracking=options.tracking, latest_only=options.latest_only)
-    if options.smoothing is not None:
-        message.smoothing.min_cutoff_hz = options.smoothing.min_cutoff_hz
-        message.smoothing.beta = options.smoothing.beta
-        message.smoothing.derivative_cutoff_hz = options.smoothing.derivative_cutoff_hz
+    smoothing = None if options.smoothing is None else pb.OneEuro(**asdict(options.smoothing))
+    message = pb.StreamOptions(tracking=options.tracking, latest_only=options.latest_only, smoothing=smoothing)
     if options.frame_timeout_s is not None:
         message.frame_timeout.FromNanoseconds(round(options.frame_timeout_s * 1e9))
     return pb.EstimateStreamRequest(options=message)
 
 
 def _frame_message(frame: EncodedFrame) -> pb.EstimateStreamRequest:
-    return pb.EstimateStreamRequest(
-        frame=pb.Frame(
-            image=frame.image, id=frame.id, time_s=frame.time_s, rois=[_box_message(roi) for roi in frame.rois]
-        )
-    )
+    rois = map(_box_message, frame.rois)
+    return pb.EstimateStreamRequest(frame=pb.Frame(image=frame.image, id=frame.id, time_s=frame.time_s, rois=rois))
 
 
 # Answers
 
 
 def _estimate(message: pb.EstimateResponse) -> Estimate:
-    model, timings = message.model, message.timings
     return Estimate(
         request_id=message.request_id,
-        model=ModelUsed(model.name, model.variant, model.version, model.label or None, model.routed_by),
+        model=replace(_members(ModelUsed, message.model), label=message.model.label or None),
         image_size=(message.image.width, message.image.height),
         hands=tuple(
-            Hand(
-                score=hand.score,
-                box=Box(hand.box.x, hand.box.y, hand.box.width, hand.box.height),
-                keypoints=tuple(
-                    Keypoint(
-                        point.id,
-                        point.name,
-                        point.x,
-                        point.y,
-                        point.x_norm,
-                        point.y_norm,
-                        point.score,
-                        point.sigma,
-                    )
-                    for point in hand.keypoints
-                ),
-            )
+            Hand(hand.score, _members(Box, hand.box), tuple(_members(Keypoint, each) for each in hand.keypoints))
             for hand in message.hands
         ),
-        timings_ms=Timings(
-            timings.decode_ms, timings.queue_ms, timings.inference_ms, timings.postprocess_ms, timings.total_ms
-        ),
+        timings_ms=Timings(*(getattr(message.timings, f"{each.name}_ms") for each in fields(Timings))),
     )
 
 
-def _result(message: pb.EstimateResult) -> Estimate | HandPoseError:
-    if message.HasField("problem"):
-        return _problem(message.problem)
-    return _estimate(message.estimate)
+def _members(kind: type[T], message: Any) -> T:
+    return kind(**{each.name: getattr(message, each.name) for each in fields(kind)})  # type: ignore[arg-type]
+
+
+def _results(message: pb.EstimateBatchResponse) -> BatchResults:
+    return [
+        _problem(each.problem) if each.HasField("problem") else _estimate(each.estimate) for each in message.results
+    ]
 
 
 def _stream_answer(message: pb.EstimateStreamResponse) -> StreamAnswer:
@@ -281,33 +224,36 @@ def _stream_answer(message: pb.EstimateStreamResponse) -> StreamAnswer:
     )
 
 
-def _model(message: pb.Model) -> Model:
-    return Model(
-        name=message.name,
-        variant=message.variant,
-        version=message.version,
-        labels=tuple(message.labels),
-        input_size=message.input_size,
-        stride=message.stride,
-        parameters=message.parameters or None,
-        created=message.created,
-        metrics=json.loads(message.metrics_json or "{}"),
-    )
+def _models(message: pb.ListModelsResponse) -> list[Model]:
+    return [
+        Model(
+            name=each.name,
+            variant=each.variant,
+            version=each.version,
+            labels=tuple(each.labels),
+            input_size=each.input_size,
+            stride=each.stride,
+            parameters=each.parameters or None,
+            created=each.created,
+            metrics=json.loads(each.metrics_json or "{}"),
+        )
+        for each in message.models
+    ]
 
 
 # Errors
 
 
-def _problem(message: pb.Problem) -> HandPoseError:
+def _problem(message: pb.Problem) -> errors.HandPoseError:
     return _class_of(message.status, message.code)(
         message.code,
         message.detail,
         retry_after_s=message.retry_after.ToNanoseconds() / 1e9 if message.HasField("retry_after") else None,
-        errors=[FieldProblem(each.field, each.message) for each in message.errors],
+        errors=[errors.FieldProblem(each.field, each.message) for each in message.errors],
     )
 
 
-def _error(error: Any) -> HandPoseError:
+def _error(error: Any) -> errors.HandPoseError:
     """What a gRPC error means; `error` is a grpc.Call, too, which its type does not say."""
     raw = dict(error.trailing_metadata() or ()).get(_STATUS_DETAILS)
     if raw is None:
@@ -323,27 +269,27 @@ def _error(error: Any) -> HandPoseError:
         code,
         status.message,
         retry_after_s=retry.retry_delay.ToNanoseconds() / 1e9 if has_retry else None,
-        errors=[FieldProblem(each.field, each.description) for each in bad.field_violations],
+        errors=[errors.FieldProblem(each.field, each.description) for each in bad.field_violations],
         request_id=info.metadata.get("request_id", ""),
     )
 
 
-def _plain_error(code: grpc.StatusCode, details: str) -> HandPoseError:
+def _plain_error(code: grpc.StatusCode, details: str) -> errors.HandPoseError:
     """An error that gRPC itself made, here or at the server."""
     if code is grpc.StatusCode.UNAVAILABLE:
-        return ConnectionFailedError("connection_failed", f"the service cannot be reached: {details}")
+        return errors.ConnectionFailedError("connection_failed", f"the service cannot be reached: {details}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return TimedOutError("client_timeout", "the time for the call was up")
+        return errors.TimedOutError("client_timeout", "the time for the call was up")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-        return RejectedError("body_too_large", f"the message is larger than the service reads: {details}")
+        return errors.RejectedError("body_too_large", f"the message is larger than the service reads: {details}")
     name = code.name.lower()
     return _class_of(code.value[0], name)(name, details)
 
 
-def _class_of(status: int, code: str) -> type[HandPoseError]:
+def _class_of(status: int, code: str) -> type[errors.HandPoseError]:
     if status == _EXHAUSTED:  # one status for "too much for now" and "too much for ever"
-        return RejectedError if code.startswith("too_") or code.endswith("too_large") else TryAgainError
-    return _ERROR_OF.get(status, ServerFailedError)
+        return errors.RejectedError if code.startswith("too_") or code.endswith("too_large") else errors.TryAgainError
+    return _ERROR_OF.get(status, errors.ServerFailedError)
 
 
 def _unpack(details: Iterable[any_pb2.Any], message: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Whom a client trusts, and how it shows who it is, where the address begins with https:// or grpcs://."""
+"""Certificates of a client, for addresses that begin with https:// or grpcs://."""
 
 import ssl
 from dataclasses import dataclass

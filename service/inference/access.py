@@ -96,53 +96,42 @@ class TokenBucket:
         self._at = now
 
 
+@dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody who showed a valid key.
+    """The holder of a valid key."""
 
-    Attributes:
-        name: the key's.
-    """
-
-    def __init__(self, key: ApiKey, doorkeeper: "Doorkeeper") -> None:
-        self._key = key
-        self._doorkeeper = doorkeeper
+    key: ApiKey
+    doorkeeper: "Doorkeeper"
 
     @property
     def name(self) -> str:
-        return self._key.name
+        return self.key.name
 
-    def take(self, images: int = 1) -> None:
+    def take(self, images: int = 1, *, counted: int = 0) -> None:
         """Count images against the key's rate.
+
+        Args:
+            images: how many the request has.
+            counted: how many of them were counted before that was known; where this raises, none of them is any more.
 
         Raises:
             OverloadedError: too many; its `retry_after_s` says when there is room for this many. None are counted.
             UnauthenticatedError: the key has been revoked, or has expired, since it was shown.
         """
-        self._doorkeeper.charge(self._key, images)
-
-    def recount(self, counted: int, images: int) -> None:
-        """As `take`, where so many of the images were counted already; raised errors leave none of them counted."""
-        self._doorkeeper.uncharge(self._key, counted)
-        self.take(images)
+        if counted:
+            self.doorkeeper.uncharge(self.key, counted)
+        self.doorkeeper.charge(self.key, images)
 
 
 CALLER: ContextVar[Caller | None] = ContextVar("handpose_caller", default=None)
-"""Who asks, in the context of a request; None where no keys are needed."""
+"""The caller of the current request; None where no keys are needed."""
 
 
 def charge(images: int = 1, *, counted: int = 0) -> None:
-    """Count images against the rate of whoever asks.
-
-    Args:
-        images: how many the request has.
-        counted: how many of them were counted before it was known.
-
-    Raises:
-        OverloadedError, UnauthenticatedError: see `Caller.take`.
-    """
+    """Count images against the rate of the current caller, if there is one; see `Caller.take`."""
     caller = CALLER.get()
     if caller is not None:
-        caller.recount(counted, images) if counted else caller.take(images)
+        caller.take(images, counted=counted)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Images from bytes to crops, off the event loop and within a byte budget.
 
-`ImageDecoder.open` holds the picture for as long as its block runs; the memory that it takes is part of a budget, given
-back at the block's end. How a file is decoded is `service.pose.images`; which model sees it is not known here.
+`ImageDecoder.open` holds memory for the picture for as long as its block runs. The first use of the picture decodes it,
+in the same thread. How a file is decoded is `service.pose.images`; which model sees it is not known here.
 """
 
 import asyncio
@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeVar
-
-from PIL import Image
 
 from service.inference.byte_budget import ByteBudget
 from service.inference.errors import (
@@ -21,7 +19,6 @@ from service.inference.errors import (
 )
 from service.inference.ports import Clock
 from service.inference.regions import Region
-from service.pose.geometry import Box
 from service.pose.images import (
     DecodedImage,
     ImageError,
@@ -76,7 +73,7 @@ class ImageDecoder:
     async def open(
         self, data: bytes, *, deadline: float, longest_side: Callable[[tuple[int, int]], int] | None = None
     ) -> AsyncIterator["UprightImage"]:
-        """Decode an image, and hold it while the block runs.
+        """Read an image's header, wait for memory to decode it, and hold that while the block runs.
 
         Args:
             data: the bytes of an image file.
@@ -99,12 +96,18 @@ class ImageDecoder:
                 code="too_many_pixels",
             )
         async with budget.wait_for(needed, deadline=deadline, clock=self._clock):
+            image = UprightImage(opened, deadline, self)
             if is_small:
-                decoded = await self.run(self._decode, opened, deadline)
+                yield image
             else:
                 async with self._large_threads:
-                    decoded = await self.run(self._decode, opened, deadline)
-            yield UprightImage(decoded, self)
+                    yield image
+
+    def decode(self, opened: OpenedImage, deadline: float) -> DecodedImage:
+        """Decode the pixels; blocks. Raises UndecodableImageError, or DeadlineExceededError if it is too late."""
+        self._check_time(deadline)
+        with _image_errors():
+            return opened.decode()
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
         """Call a function in one of the threads. If cancelled, this ends once the call has: threads cannot be stopped.
@@ -132,57 +135,41 @@ class ImageDecoder:
         with _image_errors():
             return open_image(data, max_pixels=self._max_pixels, longest_side=longest_side)
 
-    def _decode(self, opened: OpenedImage, deadline: float) -> DecodedImage:
-        self._check_time(deadline)
-        with _image_errors():
-            return opened.decode()
-
     def _check_time(self, deadline: float) -> None:
         if self._clock.time() >= deadline:
             raise DeadlineExceededError("the request's time was up before its image could be decoded")
 
 
 class UprightImage:
-    """A decoded picture as a person sees it, inside the block of `ImageDecoder.open`.
+    """A picture as a person sees it, inside the block of `ImageDecoder.open`. Its first use decodes it.
 
     Attributes:
         size: (width, height) of the full picture in pixels.
     """
 
-    def __init__(self, decoded: DecodedImage, decoder: ImageDecoder) -> None:
-        self._decoded = decoded
+    def __init__(self, opened: OpenedImage, deadline: float, decoder: ImageDecoder) -> None:
+        self._opened = opened
+        self._deadline = deadline
         self._decoder = decoder
-        self.size: Final = (decoded.width, decoded.height)
+        self._decoded: DecodedImage | None = None
+        self.size: Final = (opened.width, opened.height)
 
-    @property
-    def pixels(self) -> Image.Image:
-        """RGB; of the full size unless less was asked for."""
-        return self._decoded.pixels
+    async def apply(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call a function in a thread, with the decoded picture as its first argument."""
+        return await self._decoder.run(self._apply, function, *arguments)
 
     async def crops(self, regions: Sequence[Region], input_size: tuple[int, int]) -> list[Crop]:
         """Each region as a model of this input size, (width, height) in pixels, sees it."""
-        return await self._decoder.run(_crops, self._decoded, regions, input_size)
+        return await self.apply(_crops, regions, input_size)
 
-    async def small_copy(self, longest_side: int) -> "SmallCopy":
+    async def small_copy(self, longest_side: int) -> DecodedImage:
         """A copy of at most 1.5 times so many pixels along its longer side, which may outlive the block."""
-        return SmallCopy(await self._decoder.run(small_copy, self._decoded, longest_side), self._decoder)
+        return await self.apply(small_copy, longest_side)
 
-
-class SmallCopy:
-    """A small picture of a large one.
-
-    Attributes:
-        image_size: (width, height) of the large one, in whose pixels boxes and keypoints are.
-    """
-
-    def __init__(self, decoded: DecodedImage, decoder: ImageDecoder) -> None:
-        self._decoded = decoded
-        self._decoder = decoder
-        self.image_size: Final = (decoded.width, decoded.height)
-
-    async def crop(self, shown_in_image: Box, input_size: tuple[int, int]) -> Crop:
-        """A region as a model of this input size, (width, height) in pixels, sees it."""
-        return await self._decoder.run(crop, self._decoded, shown_in_image, input_size)
+    def _apply(self, function: Callable[..., T], *arguments: object) -> T:
+        if self._decoded is None:
+            self._decoded = self._decoder.decode(self._opened, self._deadline)
+        return function(self._decoded, *arguments)
 
 
 def _crops(image: DecodedImage, regions: Sequence[Region], input_size: tuple[int, int]) -> list[Crop]:

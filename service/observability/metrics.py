@@ -9,10 +9,10 @@ chooses when it is imported. It keeps no exemplars and nothing about a single pr
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector, values
@@ -65,104 +65,83 @@ class PrometheusObserver(Traces):
         super().__init__(tracer)
         self._registry = registry
         self._shared = _SharedCounts() if values.ValueClass is not values.MutexValue else None
-        self._listed: set[tuple[str, str, str, str]] = set()
-        self._requests = Counter(
-            "handpose_requests",
-            "Requests by outcome: ok, or the code of the problem.",
-            (*_MODEL, "code"),
-            registry=registry,
-        )
-        self._durations = Histogram(
+        self._listed: dict[Gauge, Sequence[tuple[str, ...]]] = {}
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str, mode: Literal["livesum", "livemin", "livemax"]) -> Gauge:
+            return Gauge(name, text, labels, registry=registry, multiprocess_mode=mode)
+
+        def histogram(name: str, text: str, *labels: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(name, text, labels, registry=registry, buckets=buckets)
+
+        self._requests = counter("handpose_requests", "Requests by outcome: ok, or a problem's code.", *_MODEL, "code")
+        self._durations = histogram(
             "handpose_request_duration_seconds",
             "Time from a request's first byte to its answer.",
-            (*_MODEL, "code"),
+            *(*_MODEL, "code"),
             buckets=SECONDS,
-            registry=registry,
         )
-        self._phases = Histogram(
+        self._phases = histogram(
             "handpose_stage_duration_seconds",
             "Time spent in a phase: decode, queue, inference, postprocess.",
-            (*_MODEL, "stage"),
+            *(*_MODEL, "stage"),
             buckets=PHASE_SECONDS,
-            registry=registry,
         )
-        self._batch_sizes = Histogram(
-            "handpose_batch_size", "Crops in a micro-batch.", _MODEL, buckets=BATCH_SIZES, registry=registry
+        self._batch_sizes = histogram("handpose_batch_size", "Crops in a micro-batch.", *_MODEL, buckets=BATCH_SIZES)
+        self._releases = counter(
+            "handpose_batch_release", "Micro-batches by why they left: full, waited, idle.", *_MODEL, "reason"
         )
-        self._releases = Counter(
-            "handpose_batch_release",
-            "Micro-batches by why they left: full, waited, idle.",
-            (*_MODEL, "reason"),
-            registry=registry,
-        )
-        self._depths = Gauge(
-            "handpose_queue_depth",
-            "Places taken in a model's queue.",
-            _MODEL,
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self._queue_limit = Gauge(
-            "handpose_queue_limit",
-            "Places that each model's queue has.",
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self._drops = Counter(
+        self._depths = gauge("handpose_queue_depth", "Places taken in a model's queue.", *_MODEL, mode="livesum")
+        self._queue_limit = gauge("handpose_queue_limit", "Places that each model's queue has.", mode="livesum")
+        self._drops = counter(
             "handpose_dropped",
             "Accepted crops that left the queue without being run: expired, cancelled.",
-            (*_MODEL, "reason"),
-            registry=registry,
+            *(*_MODEL, "reason"),
         )
-        self._rejections = Counter(
-            "handpose_rejected", "Requests that got no place in the queue.", (*_MODEL, "reason"), registry=registry
+        self._rejections = counter("handpose_rejected", "Requests that got no place in the queue.", *_MODEL, "reason")
+        self._in_flight = gauge("handpose_inflight_requests", "Requests being worked on.", mode="livesum")
+        self._scores = histogram(
+            "handpose_keypoint_score", "Scores of the keypoints returned.", *_MODEL, buckets=SCORES
         )
-        self._in_flight = Gauge(
-            "handpose_inflight_requests",
-            "Requests being worked on.",
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self._scores = Histogram(
-            "handpose_keypoint_score", "Scores of the keypoints returned.", _MODEL, buckets=SCORES, registry=registry
-        )
-        self._shadow_distances = Histogram(
+        self._shadow_distances = histogram(
             "handpose_shadow_distance",
             "Mean distance of a copy's keypoints from the answer's, over the longer side of the hand's box.",
-            (*_MODEL, *_SHADOW),
+            *(*_MODEL, *_SHADOW),
             buckets=DISTANCES,
-            registry=registry,
         )
-        self._shadow_durations = Histogram(
+        self._shadow_durations = histogram(
             "handpose_shadow_duration_seconds",
             "Time for requests that were copied: of the answer, and of the copy (model=answered|shadow).",
-            (*_MODEL, *_SHADOW, "model"),
+            *(*_MODEL, *_SHADOW, "model"),
             buckets=SECONDS,
-            registry=registry,
         )
-        self._shadow_failures = Counter(
+        self._shadow_failures = counter(
             "handpose_shadow_failures",
             "Copies without an answer by reason: a kind of error, or skipped where there were too many.",
-            ("shadow_variant", "reason"),
-            registry=registry,
+            *("shadow_variant", "reason"),
         )
-        self._backend_up = Gauge(
-            "handpose_backend_up", "1 if every model answers, else 0.", registry=registry, multiprocess_mode="livemin"
-        )
+        self._backend_up = gauge("handpose_backend_up", "1 if every model answers, else 0.", mode="livemin")
         self._backend_up.set(0)
-        self._backend_info = Gauge(
+        self._backend_info = gauge(
             "handpose_backend_info",
             "1 for what runs the models: embedded, tensorflow_serving.",
-            ("backend",),
-            registry=registry,
-            multiprocess_mode="livemax",
+            "backend",
+            mode="livemax",
         )
-        self._models = Gauge(
-            "handpose_model_info",
-            "1 for each model version that is served.",
-            ("name", *_MODEL, "labels"),
-            registry=registry,
-            multiprocess_mode="livemax",
+        self._models = gauge(
+            "handpose_model_info", "1 for each model version that is served.", "name", *_MODEL, "labels", mode="livemax"
+        )
+        self._unavailable = gauge(
+            "handpose_model_unavailable",
+            "1 for each version that a model server should serve and does not: load_failed, not_available.",
+            *(*_MODEL, "reason"),
+            mode="livemax",
+        )
+        self._batches_too_large = counter(
+            "handpose_batches_too_large",
+            "Batches that a model server refused as too large; smaller ones are sent from then on.",
         )
         if self._shared is None:  # else whichever process answers would speak for all
             ProcessCollector(registry=registry)
@@ -237,17 +216,29 @@ class PrometheusObserver(Traces):
 
     def models_are(self, models: Sequence[ServedModel]) -> None:
         """The models served from now on."""
-        listed = {(model.name, *_of(model), ",".join(model.labels)) for model in models}
-        for gone in self._listed - listed:
-            if self._shared is None:
-                self._models.remove(*gone)
-            else:  # shared counts cannot be removed
-                self._models.labels(*gone).set(0)
-        for labels in listed:
-            self._models.labels(*labels).set(1)
-        self._listed = listed
+        self._list(self._models, [(model.name, *_of(model), ",".join(model.labels)) for model in models])
         for model in models:
             self._begin_at_zero(model)
+
+    def models_unavailable(self, versions: Collection[tuple[str, int | None, str]]) -> None:
+        """The versions that cannot be asked though they should: variant, version (None: no version at all), reason."""
+        named = [(variant, "none" if version is None else str(version), why) for variant, version, why in versions]
+        self._list(self._unavailable, named)
+
+    def batch_too_large(self) -> None:
+        """A model server refused a batch as larger than it takes."""
+        self._batches_too_large.inc()
+
+    def _list(self, gauge: Gauge, listed: Sequence[tuple[str, ...]]) -> None:
+        """Have a gauge show 1 for each of these labels, and nothing else."""
+        for gone in set(self._listed.get(gauge, ())) - set(listed):
+            if self._shared is None:
+                gauge.remove(*gone)
+            else:  # shared counts cannot be removed
+                gauge.labels(*gone).set(0)
+        for labels in listed:
+            gauge.labels(*labels).set(1)
+        self._listed[gauge] = listed
 
     def _begin_at_zero(self, model: ServedModel) -> None:
         """A counter that appeared with its first event would hide that event from `rate`."""

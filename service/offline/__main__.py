@@ -19,7 +19,7 @@ from service.settings import PREFIX, Settings, SettingsError
 
 _INTERRUPTED: Final = 130
 _NOT_FOR_JOBS: Final = ("ROUTING_FILE", "API_KEYS_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE")
-"""Settings that only a server has a use for: a job names its model, and nobody connects to it."""
+"""Settings of a server only: a job names its model, and accepts no connections."""
 
 T = TypeVar("T", int, float)
 
@@ -35,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from service.offline.command import run
     except ImportError as error:
-        print(f"{error.name} is missing: pip install 'handpose[service,embedded,ray]'", file=sys.stderr)
+        print(
+            f"{error.name} is missing: pip install '.[service,embedded,ray]' in a checkout of the project",
+            file=sys.stderr,
+        )
         return 1
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: Ray is taken down in order
     try:
@@ -72,49 +75,26 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 every picture has its record, 1 something is missing, 2 wrong command line, 130"
         " interrupted. Settings of the predictor: python -m service --help.",
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "input",
         metavar="INPUT",
         help="folder, quoted pattern ('photos/**/*.jpg') or URL (s3://, gs://, hdfs://, file://)",
     )
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="folder or URL for the records; goes on where it was"
-    )
-    parser.add_argument(
-        "--variant",
-        metavar="NAME",
-        help="standard or lightweight, perhaps with @version or @label (default: as the service)",
-    )
-    parser.add_argument(
-        "--format", choices=("jsonl", "parquet"), default="jsonl", help="of the records (default jsonl)"
-    )
-    parser.add_argument(
-        "--shard-size", type=_at_least(int, 1), metavar="N", help="pictures in one file of the output (default 500)"
-    )
-    parser.add_argument(
-        "--address",
-        default="local",
-        type=_address,
-        help="where Ray is: local starts it on this machine (default); auto or host:port join a cluster from within",
-    )
-    parser.add_argument(
-        "--workers", type=_at_least(int, 1), metavar="N", help="models at work at the same time (default: all that fit)"
-    )
-    parser.add_argument(
-        "--cpus-per-worker",
-        type=_at_least(int, 1),
-        default=min(2, os.cpu_count() or 1),
-        metavar="N",
-        help="processor cores for each (default %(default)s)",
-    )
-    parser.add_argument(
-        "--gpus-per-worker",
-        type=_at_least(float, 0.0),
-        default=0.0,
-        metavar="X",
-        help="graphics processors for each; a fraction shares one (default 0)",
-    )
-    parser.add_argument("--model-repo", type=Path, metavar="DIR", help="folder of servables, the same on every machine")
+    add("--out", required=True, metavar="DIR", help="folder or URL for the records; goes on where it was")
+    add("--variant", metavar="NAME", help="standard or lightweight, perhaps with @version or @label")
+    add("--format", choices=("jsonl", "parquet"), default="jsonl", help="of the records (default jsonl)")
+    shard_help = "pictures in one file of the output (default 500)"
+    add("--shard-size", type=_at_least(int, 1), metavar="N", help=shard_help)
+    address_help = "local starts Ray on this machine (default); auto or host:port join a cluster from within"
+    add("--address", default="local", type=_address, help=address_help)
+    workers_help = "models at work at the same time (default: all that fit)"
+    add("--workers", type=_at_least(int, 1), metavar="N", help=workers_help)
+    cores, cores_help = min(2, os.cpu_count() or 1), "processor cores for each (default %(default)s)"
+    add("--cpus-per-worker", type=_at_least(int, 1), default=cores, metavar="N", help=cores_help)
+    gpus_help = "graphics processors for each; a fraction shares one (default 0)"
+    add("--gpus-per-worker", type=_at_least(float, 0.0), default=0.0, metavar="X", help=gpus_help)
+    add("--model-repo", type=Path, metavar="DIR", help="folder of servables, the same on every machine")
     return parser
 
 

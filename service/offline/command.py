@@ -7,10 +7,7 @@ import argparse
 import signal
 import sys
 import time
-from typing import Final, Self
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing import Final
 
 from service.backends.repository import ServableError
 from service.inference.errors import UnknownModelError
@@ -20,6 +17,7 @@ from service.offline.storage import StorageError
 from service.settings import Settings
 
 _LINE_EVERY_S: Final = 5.0
+_NAMED: Final = 10
 
 
 def run(parsed: argparse.Namespace, settings: Settings) -> int:
@@ -34,23 +32,28 @@ def run(parsed: argparse.Namespace, settings: Settings) -> int:
             form=parsed.format,
             shard_size=parsed.shard_size,
         )
-        _say(_what_it_is(job))
+        _say(summary(job))
         if not job.to_do:
             _say("nothing is left to do")
             return 0
-        with engine.cluster(parsed.address, workers), Display(job.work.description.images) as display:
+        with engine.cluster(parsed.address, workers):
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # again: Ray has put its own in the place of ours
-            progress = engine.run(job, workers, on_progress=display.show)
+            progress = engine.run(job, workers, on_progress=ProgressLines().show)
     except (JobError, StorageError, ServableError, UnknownModelError, OSError) as error:
         _say(f"python -m service.offline: {error}")
         return 1
     return _verdict(job, progress)
 
 
-def _what_it_is(job: Job) -> str:
+def summary(job: Job) -> str:
+    """What a job is about, and what it leaves out."""
     about = job.work.description
     before = f", {job.images_done} of them done before" if job.images_done else ""
-    return f"{about.images} pictures in {len(job.shards)} shards{before}; {about.model}, {job.work.settings.backend}"
+    text = f"{about.images} pictures in {len(job.shards)} shards{before}; {about.model}, {job.work.settings.backend}"
+    if not job.left_out:
+        return text
+    named, more = ", ".join(job.left_out[:_NAMED]), len(job.left_out) - _NAMED
+    return f"{text}\nleft out {len(job.left_out)} hidden files: {named}{f' and {more} more' if more > 0 else ''}"
 
 
 def _verdict(job: Job, progress: engine.Progress) -> int:
@@ -65,47 +68,25 @@ def _verdict(job: Job, progress: engine.Progress) -> int:
     return 1 if missing else 0
 
 
-class Display:
-    """A bar where standard error is a terminal, elsewhere a line now and then.
+class ProgressLines:
+    """Prints how far a job is: at the beginning, every few seconds, and at the end."""
 
-    Args:
-        images: of the job.
-    """
-
-    def __init__(self, images: int) -> None:
-        console = Console(stderr=True)
-        self._lines = not console.is_terminal
-        self._said = 0.0
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=self._lines,
-        )
-        self._task = self._bar.add_task("workers are starting", total=images, rate="")
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+    def __init__(self) -> None:
+        self._printed = -_LINE_EVERY_S
 
     def show(self, progress: engine.Progress) -> None:
-        """How far it is now."""
+        """Print a line, if it is time for one."""
         now = time.monotonic()
-        failed = sum(progress.failed.values())
-        rate = f"{progress.worked / max(now - progress.began, 1e-9):.1f} a second" if progress.worked else ""
-        description = f"pictures, {failed} without keypoints" if failed else "pictures"
+        if now - self._printed < _LINE_EVERY_S and progress.done < progress.images:
+            return
+        self._printed = now
+        failed, line = sum(progress.failed.values()), f"{progress.done} of {progress.images} pictures"
+        if failed:
+            line += f", {failed} without keypoints"
         if progress.worked:
-            self._bar.update(self._task, completed=progress.done, description=description, rate=rate)
-        if self._lines and (now - self._said >= _LINE_EVERY_S or progress.done == progress.images):
-            self._said = now
-            _say(f"{progress.done} of {progress.images} {description} {rate}".rstrip())
+            rate = progress.worked / max(now - progress.began, 1e-9)
+            line += f", {rate:.1f} a second, {(progress.images - progress.done) / rate:.0f} s left"
+        _say(line)
 
 
 def _say(line: str) -> None:

@@ -91,18 +91,14 @@ def cluster(address: str, workers: Workers) -> Iterator[None]:
     Raises:
         JobError: there is no cluster at the address.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked for reports to Ray's makers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to Ray's makers
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do anyway, and warns of until then
     only_here: dict[str, Any] = {}
     if address == LOCAL:
         cores = max(os.cpu_count() or 1, workers.cpus * (workers.number or 1))
         only_here = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     try:
-        ray.init(
-            address,
-            logging_level=logging.ERROR,
-            **only_here,
-        )
+        ray.init(address, logging_level=logging.ERROR, **only_here)
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise JobError(f"no Ray at {address}: {error}") from error
     try:

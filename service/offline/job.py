@@ -27,7 +27,7 @@ DEFAULT_SHARD_SIZE: Final = 500
 
 
 class JobError(Exception):
-    """The job cannot be done as asked. One line for whoever asked."""
+    """The job cannot be done as asked. The message is one line."""
 
 
 class Description(BaseModel):
@@ -54,7 +54,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a worker has to know, on whichever machine it is: places as text, settings as values.
+    """What a worker needs to know, on any machine: places as text, settings as values.
 
     Attributes:
         input: where the pictures are.
@@ -75,11 +75,19 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job with its pictures, and the shards that are still to be done."""
+    """A job with its pictures, and the shards that are still to be done.
+
+    Attributes:
+        work: what workers need to know of it.
+        shards: all of them.
+        done: numbers of those that were done when the job began or went on.
+        left_out: hidden files of the input, which the job leaves out; known when it begins only.
+    """
 
     work: Work
     shards: tuple[Shard, ...]
     done: frozenset[int]
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     def begin(
@@ -100,7 +108,7 @@ class Job:
             StorageError: a place cannot be used.
         """
         pictures, output = Place.at(source), Place.at(target)
-        there = output.names()
+        there, left_out = output.names(), list[str]()
         if DESCRIPTION in there:
             description = _read_description(output)
             asked = {"input": pictures.text, "model": model, "form": form, "shard_size": shard_size}
@@ -109,22 +117,18 @@ class Job:
         else:
             if there - {LISTING}:  # a listing alone is of a job that was killed while it was written down
                 raise JobError(f"{target}: holds files that are of no job; choose an empty folder")
-            images = pictures.pictures()
+            images, left_out = pictures.pictures()
             if not images:
-                raise JobError(f"{source}: no picture there")
-            description = Description(
-                input=pictures.text,
-                model=model,
-                form=form,
-                shard_size=shard_size or DEFAULT_SHARD_SIZE,
-                images=len(images),
-            )
+                raise JobError(f"{source}: no file there")
+            size = shard_size or DEFAULT_SHARD_SIZE
+            description = Description(input=pictures.text, model=model, form=form, shard_size=size, images=len(images))
             output.files.create_dir(output.folder, recursive=True)
             output.write(LISTING, gzip.compress(json.dumps(images).encode(), mtime=0))
             output.write(DESCRIPTION, description.model_dump_json(indent=2).encode())  # last: now the job is there
         work = Work(pictures.text, output.text, description, settings)
         shards = _cut(images, description.shard_size)
-        return cls(work, shards, frozenset(each.number for each in shards if work.file_name(each.number) in there))
+        done = frozenset(each.number for each in shards if work.file_name(each.number) in there)
+        return cls(work, shards, done, tuple(left_out))
 
     @property
     def to_do(self) -> tuple[Shard, ...]:

@@ -1,100 +1,113 @@
 """What a job writes for each picture: the JSON answer of the API, or the problem; one record a picture, in every case.
 
-The answer is made by `service.rest.rendering`, so it cannot differ from what REST says. Two forms of a shard: JSON
-lines, and Parquet with the same fields, its schema read off the same classes.
+Two forms of a file of records: JSON lines, and Parquet with the same fields.
 """
 
-import types
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.parquet
-from pydantic import BaseModel, Field
 
+from service.answers import error_values, estimate_values, problem_values
 from service.inference.errors import ServiceError
 from service.inference.estimates import Estimate
-from service.rest.problems import HttpError, http_problem, problem_of
-from service.rest.rendering import hand_pose
-from service.rest.schemas import HandPose, Problem, Schema
 
 KILLED_WORKER: Final = "killed_worker"
 
 Format = Literal["jsonl", "parquet"]
 
-_ARROW: Final[dict[type, pa.DataType]] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What became of one picture of a job.
 
-class Record(Schema):
-    """What became of one picture of a job: either a result or a problem."""
+    Attributes:
+        image: name of the picture, relative to the job's input.
+        status: the HTTP status that the picture would have got from the service.
+        result: the answer; None if there is a problem.
+        problem: why there is no answer, as RFC 9457 describes it.
+    """
 
-    image: Annotated[str, Field(description="name of the picture, relative to the job's input")]
-    status: Annotated[int, Field(description="the HTTP status that the picture would have got from the service")]
-    result: HandPose | None = None
-    problem: Problem | None = None
+    image: str
+    status: int
+    result: dict[str, Any] | None = None
+    problem: dict[str, Any] | None = None
+
+    def values(self) -> dict[str, Any]:
+        """The record as it is written."""
+        values: dict[str, Any] = {"image": self.image, "status": self.status}
+        return values | ({"problem": self.problem} if self.result is None else {"result": self.result})
 
 
 def answered(image: str, request_id: str, estimate: Estimate) -> Record:
     """The record of a picture with its keypoints."""
-    return Record(image=image, status=200, result=hand_pose(estimate, request_id))
+    return Record(image, 200, result=estimate_values(estimate, request_id))
 
 
 def refused(image: str, request_id: str, error: ServiceError) -> Record:
     """The record of a picture that the service could not answer for."""
-    problem = problem_of(error, instance=image, request_id=request_id)
-    return Record(image=image, status=problem.status, problem=problem)
+    problem = error_values(error, instance=image, request_id=request_id)
+    return Record(image, problem["status"], problem=problem)
 
 
 def fatal(image: str, request_id: str) -> Record:
-    """The record of a picture that killed the process that looked at it."""
-    problem = http_problem(
-        HttpError(500, KILLED_WORKER, "the process that worked on this picture was killed"),
-        instance=image,
-        request_id=request_id,
-    )
-    return Record(image=image, status=500, problem=problem)
+    """The record of a picture whose process died of it."""
+    detail = "the process that worked on this picture was killed"
+    return _without_answer(500, KILLED_WORKER, detail, image, request_id)
 
 
 def unreadable(image: str, request_id: str, error: OSError) -> Record:
     """The record of a picture that could not be read from its store."""
     status = 404 if isinstance(error, FileNotFoundError) else 503
     detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-    problem = http_problem(
-        HttpError(status, "unreadable_file", f"the picture cannot be read: {detail}"),
-        instance=image,
-        request_id=request_id,
-    )
-    return Record(image=image, status=status, problem=problem)
+    return _without_answer(status, "unreadable_file", f"the picture cannot be read: {detail}", image, request_id)
+
+
+def _without_answer(status: int, code: str, detail: str, image: str, request_id: str) -> Record:
+    return Record(image, status, problem=problem_values(status, code, detail, instance=image, request_id=request_id))
 
 
 def encode(records: Sequence[Record], form: Format) -> bytes:
-    """A shard's file."""
+    """The records' file."""
+    rows = [record.values() for record in records]
     if form == "jsonl":
-        return "".join(f"{record.model_dump_json(exclude_unset=True)}\n" for record in records).encode()
-    table = pa.Table.from_pylist([record.model_dump(mode="json") for record in records], schema=arrow_schema())
+        lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) for row in rows)
+        return "".join(f"{line}\n" for line in lines).encode()
     buffer = BytesIO()
-    pyarrow.parquet.write_table(table, buffer, compression="zstd")
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer, compression="zstd")
     return buffer.getvalue()
 
 
-def arrow_schema() -> pa.Schema:
-    """The records' schema as Parquet holds it, the same for every shard."""
-    return pa.schema([(name, _arrow_type(field.annotation)) for name, field in Record.model_fields.items()])
+_TEXT, _WHOLE, _REAL = pa.string(), pa.int64(), pa.float64()
 
 
-def _arrow_type(annotation: Any) -> pa.DataType:
-    """The Arrow type of a field of one of the schemas."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _arrow_type(arguments[0])
-    if origin in {Union, types.UnionType}:
-        (of_value,) = (each for each in arguments if each is not type(None))
-        return _arrow_type(of_value)
-    if origin is list:
-        return pa.list_(_arrow_type(arguments[0]))
-    if origin is Literal:
-        return _ARROW[type(arguments[0])]
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return pa.struct([(name, _arrow_type(field.annotation)) for name, field in annotation.model_fields.items()])
-    return _ARROW[annotation]
+def _struct(**members: pa.DataType) -> pa.DataType:
+    return pa.struct(list(members.items()))
+
+
+_BOX = _struct(x=_REAL, y=_REAL, width=_REAL, height=_REAL)
+_KEYPOINT = _struct(id=_WHOLE, name=_TEXT, x=_REAL, y=_REAL, x_norm=_REAL, y_norm=_REAL, score=_REAL, sigma=_REAL)
+_RESULT = _struct(
+    request_id=_TEXT,
+    model=_struct(name=_TEXT, variant=_TEXT, version=_WHOLE, label=_TEXT, routed_by=_TEXT),
+    image=_struct(width=_WHOLE, height=_WHOLE),
+    hands=pa.list_(_struct(score=_REAL, box=_BOX, keypoints=pa.list_(_KEYPOINT))),
+    timings_ms=_struct(decode=_REAL, queue=_REAL, inference=_REAL, postprocess=_REAL, total=_REAL),
+)
+_PROBLEM = _struct(
+    type=_TEXT,
+    title=_TEXT,
+    status=_WHOLE,
+    detail=_TEXT,
+    instance=_TEXT,
+    code=_TEXT,
+    request_id=_TEXT,
+    retry_after_ms=_WHOLE,
+    errors=pa.list_(_struct(field=_TEXT, message=_TEXT)),
+)
+SCHEMA: Final = pa.schema({"image": _TEXT, "status": _WHOLE, "result": _RESULT, "problem": _PROBLEM})
+"""The records' schema in Parquet, the same for every file of a job."""

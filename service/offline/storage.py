@@ -1,7 +1,7 @@
 """Where a job's pictures come from and its records go: a folder of this machine, or an object store.
 
 Everything goes through pyarrow's file systems, so `s3://`, `gs://`, `hdfs://` and `file://` need no other package. What
-a picture is, is decided by the decoder and not here: of a folder files are chosen by suffix, else by the pattern.
+a picture is, is decided by the decoder and not here.
 """
 
 import re
@@ -12,12 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import Final, Self
 
 from fsspec.utils import glob_translate
-from PIL import Image
 from pyarrow import ArrowException
-from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 
 from service.inference.errors import TooLargeError
-from service.pose.images import FORMATS
 
 TOO_LARGE: Final = "body_too_large"  # as the service calls it
 
@@ -30,7 +28,7 @@ _WILD_IN_URL: Final = re.compile(r"[*\[]")  # "?" begins a URL's options
 
 
 class StorageError(Exception):
-    """A place cannot be used. One line for whoever named it."""
+    """A place cannot be used. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ class Place:
 
     Attributes:
         text: as it was given, made absolute.
-        pattern: of the names below it that are meant; None: every picture.
+        pattern: of the names below it that are meant; None: every file.
     """
 
     text: str
@@ -72,35 +70,33 @@ class Place:
             raise StorageError(f"{text}: {_first_line(error)}") from error
         return cls(text, files, folder.rstrip("/"), wanted)
 
-    def pictures(self) -> list[str]:
-        """The names of the pictures, relative to the folder, in order. Names that begin with a dot are none.
+    def pictures(self) -> tuple[list[str], list[str]]:
+        """The files that fit the pattern, or all, relative to the folder and in order; then the hidden ones left out.
+
+        A name that begins with a dot is hidden. What is in a file is for the decoder to say.
 
         Raises:
-            StorageError: if there is no such folder, or it cannot be listed.
+            StorageError: there is no such folder, or it cannot be listed.
         """
-        try:
-            found = self.files.get_file_info(FileSelector(self.folder, recursive=True))
-        except (ArrowException, OSError) as error:
-            raise StorageError(f"{self.text}: cannot be listed: {_first_line(error)}") from error
-        names = [info.path[len(self.folder) :].lstrip("/") for info in found if info.type == FileType.File]
-        shown = (name for name in names if not PurePosixPath(name).name.startswith("."))
+        found = self._list(FileSelector(self.folder, recursive=True))
+        names = sorted(info.path[len(self.folder) :].lstrip("/") for info in found)
         if self.pattern is not None:
-            matches = re.compile(glob_translate(self.pattern)).match
-            return sorted(name for name in shown if matches(name))
-        suffixes = _picture_suffixes()
-        return sorted(name for name in shown if PurePosixPath(name).suffix.lower() in suffixes)
+            names = list(filter(re.compile(glob_translate(self.pattern)).match, names))
+        return [name for name in names if not _is_hidden(name)], [name for name in names if _is_hidden(name)]
 
     def names(self) -> set[str]:
         """The names of the files directly in the folder; none if there is no such folder.
 
         Raises:
-            StorageError: if it cannot be listed.
+            StorageError: it cannot be listed.
         """
+        return {info.base_name for info in self._list(FileSelector(self.folder, allow_not_found=True))}
+
+    def _list(self, what: FileSelector) -> list[FileInfo]:
         try:
-            found = self.files.get_file_info(FileSelector(self.folder, allow_not_found=True))
+            return [info for info in self.files.get_file_info(what) if info.type == FileType.File]
         except (ArrowException, OSError) as error:
             raise StorageError(f"{self.text}: cannot be listed: {_first_line(error)}") from error
-        return {info.base_name for info in found if info.type == FileType.File}
 
     def read(self, name: str, *, at_most: int | None = None) -> bytes:
         """A file's content.
@@ -140,8 +136,8 @@ def _split(path: str, wild: re.Pattern[str]) -> tuple[str, str]:
     return "/".join(parts[:first]) or "/", "/".join(parts[first:])
 
 
-def _picture_suffixes() -> frozenset[str]:
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
+def _is_hidden(name: str) -> bool:
+    return PurePosixPath(name).name.startswith(".")
 
 
 def _first_line(error: Exception) -> str:

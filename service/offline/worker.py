@@ -1,36 +1,33 @@
 """One worker: the predictor with its models, in a process of its own, doing one shard after the other.
 
 Knows nothing of Ray: `ShardWorker` is a class that is made once in each process and called with a row for each shard.
-The predictor lives on an event loop in a thread; pictures are read, decoded and batched while others run.
+The pictures of a shard are read, decoded and batched side by side, on an event loop that runs while a shard is done.
 """
 
 import asyncio
 import os
-import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final
 
 from service.backends.embedded import Run
 from service.backends.repository import Servable
-from service.bootstrap import LocalService, local_service
+from service.bootstrap import local_service
 from service.inference.errors import ErrorKind
 from service.inference.estimates import Estimate, EstimateRequest, Priority
 from service.inference.requests import as_service_error, report
 from service.observability.logs import configure_logging
-from service.offline.diary import Diary
+from service.offline.attempts import ShardAttempts
 from service.offline.job import Work
 from service.offline.records import KILLED_WORKER, Record, answered, encode, fatal, refused, unreadable
 from service.offline.storage import Place, StorageError
 
-_PATIENCE_S: Final = 600.0  # nobody waits for one picture; a model that takes longer is stuck
+_DEADLINE_S: Final = 600.0  # of one picture; a model that takes longer is stuck
 _TRIES: Final = 3
 _PAUSE_S: Final = 0.5  # before the second try, and twice as long before the third
 _BATCHES_UNDER_WAY: Final = 3  # one runs, one is full, one is being read and decoded
 _PASSING: Final = frozenset({ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE_EXCEEDED})
 """Failures that are not the picture's."""
-
-T = TypeVar("T")
 
 
 class ShardError(Exception):
@@ -38,7 +35,7 @@ class ShardError(Exception):
 
 
 class ShardWorker:
-    """Does shards. Made in the process that it works in.
+    """Does shards, in the process that it is made in.
 
     Args:
         work: the job.
@@ -56,13 +53,14 @@ class ShardWorker:
         self._work = work
         self._pause_s = pause_s
         self._input, self._output = Place.at(work.input), Place.at(work.output)
-        self._open_servable = open_servable
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._started: Future[LocalService] = Future()
-        self._thread = threading.Thread(target=self._live, name="hand-pose model", daemon=True)
-        self._thread.start()
-        self._service = self._started.result()
+        self._runner = asyncio.Runner()
+        self._resources = AsyncExitStack()
+        service = local_service(work.settings, open_servable=open_servable)
+        try:
+            self._service = self._runner.run(self._resources.enter_async_context(service))
+        except BaseException:
+            self._runner.close()
+            raise
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Do one shard.
@@ -78,46 +76,26 @@ class ShardWorker:
         """
         number, images = int(row["shard"]), [str(name) for name in row["images"]]
         file_name = self._work.file_name(number)
-        diary = Diary.open(self._output, file_name)
+        attempts = ShardAttempts.begin(self._output, file_name)
         try:
-            records = self._on_loop(self._shard(int(row["first"]), images, diary))
+            records = self._runner.run(self._shard(int(row["first"]), images, attempts))
             self._check_pictures_are_to_blame(records)
             self._output.write(file_name, encode(records, self._work.description.form))
-        except BaseException:  # being told to end (SystemExit, KeyboardInterrupt) is no picture's fault either
-            diary.give_up()
+        except BaseException:  # SystemExit and KeyboardInterrupt are no picture's fault either
+            attempts.failed()
             raise
-        diary.close()
-        failed = [record.problem.code for record in records if record.problem is not None]
+        attempts.done()
+        failed = [record.problem["code"] for record in records if record.problem is not None]
         return {"shard": number, "images": len(images), "failed": failed, "process": os.getpid()}
 
     def close(self) -> None:
-        """Let the models go."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join()
+        """Release the models."""
+        self._runner.run(self._resources.aclose())
+        self._runner.close()
 
-    def _live(self) -> None:
-        async def live() -> None:
-            try:
-                async with local_service(self._work.settings, open_servable=self._open_servable) as service:
-                    self._started.set_result(service)
-                    await self._stop.wait()
-            except Exception as error:
-                if self._started.done():
-                    raise
-                self._started.set_exception(error)
-
-        try:
-            self._loop.run_until_complete(live())
-        finally:
-            self._loop.close()
-
-    def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    async def _shard(self, first: int, images: Sequence[str], diary: Diary) -> list[Record]:
-        if diary.one_by_one:
-            return [await self._carefully(image, str(first + index), diary) for index, image in enumerate(images)]
+    async def _shard(self, first: int, images: Sequence[str], attempts: ShardAttempts) -> list[Record]:
+        if attempts.one_by_one:
+            return [await self._carefully(image, str(first + index), attempts) for index, image in enumerate(images)]
         settings = self._work.settings
         under_way = asyncio.Semaphore(min(settings.max_queue, _BATCHES_UNDER_WAY * settings.max_batch_size))
 
@@ -127,11 +105,11 @@ class ShardWorker:
 
         return list(await asyncio.gather(*(one(index, image) for index, image in enumerate(images))))
 
-    async def _carefully(self, image: str, request_id: str, diary: Diary) -> Record:
+    async def _carefully(self, image: str, request_id: str, attempts: ShardAttempts) -> Record:
         """A picture's record, where one of the shard kills processes."""
-        if image in diary.fatal:
+        if image in attempts.fatal:
             return fatal(image, request_id)
-        await asyncio.to_thread(diary.looking_at, image)
+        await asyncio.to_thread(attempts.begin_image, image)
         return await self._picture(image, request_id)
 
     async def _picture(self, image: str, request_id: str) -> Record:
@@ -158,22 +136,18 @@ class ShardWorker:
         raise AssertionError("the last try returns or raises")
 
     def _check_pictures_are_to_blame(self, records: Sequence[Record]) -> None:
-        """A shard whose every picture failed through no fault of its own says more about the machine than about them.
+        """Where every picture of a shard failed with an error of the machine's, the shard failed and not they.
 
-        A single picture says little. It gets its problem, unless its store is away.
+        A single picture gets its problem all the same, unless its store is away.
 
         Raises:
             ShardError: the pictures are not to blame.
         """
-        problems = [
-            record.problem
-            for record in records
-            if record.problem is not None and record.status >= 500 and record.problem.code != KILLED_WORKER
-        ]
-        if len(problems) < len(records):
+        problems = [record.problem for record in records if record.problem is not None and record.status >= 500]
+        if len([each for each in problems if each["code"] != KILLED_WORKER]) < len(records):
             return
         if len(records) > 1:
-            raise ShardError(f"every picture failed, the first with {problems[0].code}: {problems[0].detail}")
+            raise ShardError(f"every picture failed, the first with {problems[0]['code']}: {problems[0]['detail']}")
         try:
             self._input.names()
         except StorageError as error:
@@ -184,7 +158,7 @@ class ShardWorker:
         return await self._service.predictor.estimate(
             EstimateRequest(
                 image=content,
-                deadline=self._service.clock.time() + _PATIENCE_S,
+                deadline=self._service.clock.time() + _DEADLINE_S,
                 asked_for=self._work.description.model,
                 priority=Priority.BULK,
             )

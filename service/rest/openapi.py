@@ -11,10 +11,11 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from service.answers import PROBLEM_TYPES
 from service.inference.errors import ErrorKind
 from service.pose.images import FORMATS
 from service.rest.access import OPEN_PATHS
-from service.rest.problems import MEDIA_TYPE, PROBLEM_TYPES
+from service.rest.problems import MEDIA_TYPE
 from service.rest.schemas import FieldProblem, HandPoseRequest, Problem, RequestedBox
 
 Document = dict[str, Any]

@@ -1,48 +1,21 @@
-"""Errors as RFC 9457 problems: the one table from `ErrorKind` to HTTP, and what HTTP itself can get wrong.
-
-Nothing but the detail of a ServiceError reaches a client, and of an internal one not even that.
-"""
+"""Errors as RFC 9457 problems: those of `service.answers`, and what HTTP itself can get wrong."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from fastapi import Request, Response
 
-from service.inference.errors import ErrorKind, FieldError, ServiceError
+from service.answers import PROBLEM_TYPES, error_values, problem_values
+from service.inference.errors import ErrorKind, ServiceError
 from service.inference.keys import without_keys
-from service.inference.requests import detail_of, report
-from service.rest.schemas import FieldProblem, Problem
+from service.inference.requests import report
+from service.rest.schemas import Problem
 
 MEDIA_TYPE: Final = "application/problem+json"
 
 CLIENT_GONE: Final = 499
 """Status in the log of a request whose sender went away; nobody receives it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProblemType:
-    """How HTTP tells one kind of failure."""
-
-    status: int
-    title: str
-
-
-PROBLEM_TYPES: Final[Mapping[ErrorKind, ProblemType]] = {
-    ErrorKind.INVALID_INPUT: ProblemType(400, "The request is wrong"),
-    ErrorKind.UNDECODABLE_IMAGE: ProblemType(422, "The image does not decode"),
-    ErrorKind.UNSUPPORTED_TYPE: ProblemType(415, "This kind of content is not read here"),
-    ErrorKind.TOO_LARGE: ProblemType(413, "The request is too large"),
-    ErrorKind.UNAUTHENTICATED: ProblemType(401, "A valid key is needed"),
-    ErrorKind.UNKNOWN_MODEL: ProblemType(404, "There is no such model"),
-    ErrorKind.OVERLOADED: ProblemType(429, "The service is busy"),
-    ErrorKind.UNAVAILABLE: ProblemType(503, "The service cannot answer now"),
-    ErrorKind.TOO_SLOW: ProblemType(408, "The request came in too slowly"),
-    ErrorKind.DEADLINE_EXCEEDED: ProblemType(504, "The request's time was up"),
-    ErrorKind.INTERNAL: ProblemType(500, "The service failed"),
-}
 
 
 class HttpError(Exception):
@@ -58,24 +31,7 @@ class HttpError(Exception):
 
 def problem_of(error: ServiceError, *, instance: str, request_id: str) -> Problem:
     """The problem that tells a client of a ServiceError."""
-    kind = PROBLEM_TYPES[error.kind]
-    internal = error.kind is ErrorKind.INTERNAL
-    # Members that do not apply are left out, not null.
-    where_they_apply: dict[str, Any] = {}
-    if error.retry_after_s is not None:
-        where_they_apply["retry_after_ms"] = math.ceil(error.retry_after_s * 1000)
-    if error.errors and not internal:
-        where_they_apply["errors"] = [_field_problem(each) for each in error.errors]
-    return Problem(
-        type=f"urn:handpose:{error.kind.value}",
-        title=kind.title,
-        status=kind.status,
-        detail=detail_of(error),
-        instance=without_keys(instance),
-        code=error.code,
-        request_id=request_id,
-        **where_they_apply,
-    )
+    return Problem.model_validate(error_values(error, instance=instance, request_id=request_id))
 
 
 def reported_problem(error: ServiceError, request: Request) -> Problem:
@@ -87,15 +43,8 @@ def reported_problem(error: ServiceError, request: Request) -> Problem:
 
 def http_problem(error: HttpError, *, instance: str, request_id: str) -> Problem:
     """The problem that tells a client of an error of HTTP itself."""
-    return Problem(
-        type=f"urn:handpose:{error.code}",
-        title=HTTPStatus(error.status).phrase,
-        status=error.status,
-        detail=error.detail,
-        instance=without_keys(instance),
-        code=error.code,
-        request_id=request_id,
-    )
+    values = problem_values(error.status, error.code, error.detail, instance=instance, request_id=request_id)
+    return Problem.model_validate(values)
 
 
 def response_to(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
@@ -108,7 +57,3 @@ def response_to(problem: Problem, headers: Mapping[str, str] | None = None) -> R
         all_headers.setdefault("WWW-Authenticate", "Bearer")
     body = problem.model_dump_json(exclude_unset=True)
     return Response(body, problem.status, all_headers, media_type=MEDIA_TYPE)
-
-
-def _field_problem(error: FieldError) -> FieldProblem:
-    return FieldProblem(field=error.field, message=error.message)

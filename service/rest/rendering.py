@@ -1,20 +1,17 @@
-"""From estimates to what goes over the wire: JSON, or the picture with the skeleton drawn on it.
-
-Numbers are rounded to what they can mean: a hundredth of a pixel, a hundredth of a millisecond.
-"""
+"""From estimates to what goes over the wire: JSON, or the picture with the skeleton drawn on it."""
 
 import io
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import numpy as np
-from PIL import Image
 from pydantic_core import to_json
 
+from service.answers import estimate_values
 from service.inference.estimates import Estimate
 from service.inference.estimates import Hand as FoundHand
 from service.inference.models import STABLE_LABEL, ModelReference, ServedModel
 from service.pose.drawing import FINGER_COLOURS, draw_hand
+from service.pose.images import DecodedImage
 from service.pose.keypoints import KEYPOINT_NAMES, SKELETON_EDGES, finger_of
 from service.rest.problems import HttpError
 from service.rest.schemas import (
@@ -23,9 +20,6 @@ from service.rest.schemas import (
     Skeleton,
     SkeletonKeypoint,
 )
-
-_STEPS: Final = np.array((1e2, 1e2, 1e5, 1e5, 1e4, 1e2))
-"""How many steps a unit has, to which x, y, x_norm, y_norm, score and sigma of a keypoint are rounded."""
 
 MediaType = Literal["application/json", "image/png", "image/jpeg"]
 
@@ -79,41 +73,17 @@ def _weight(media_type: str, wishes: list[tuple[str, float]]) -> float:
 
 def hand_pose(estimate: Estimate, request_id: str) -> HandPose:
     """The answer for one image, as a part of a larger one."""
-    return HandPose.model_validate(_values(estimate, request_id))
+    return HandPose.model_validate(estimate_values(estimate, request_id))
 
 
 def hand_pose_json(estimate: Estimate, request_id: str) -> bytes:
     """The same as JSON. What is made here needs no checking, which would take most of the time."""
-    return to_json(_values(estimate, request_id))
+    return to_json(estimate_values(estimate, request_id))
 
 
-def _values(estimate: Estimate, request_id: str) -> dict[str, Any]:
-    """What `HandPose` describes."""
-    model, timings = estimate.model, estimate.timings
-    width, height = estimate.image_size
-    return {
-        "request_id": request_id,
-        "model": {
-            "name": model.name,
-            "variant": model.variant,
-            "version": model.version,
-            "label": model.labels[0] if model.labels else None,
-            "routed_by": estimate.routed_by,
-        },
-        "image": {"width": width, "height": height},
-        "hands": [_hand_values(each, width, height) for each in estimate.hands],
-        "timings_ms": {
-            "decode": _ms(timings.decode),
-            "queue": _ms(timings.queue),
-            "inference": _ms(timings.inference),
-            "postprocess": _ms(timings.postprocess),
-            "total": _ms(timings.total),
-        },
-    }
-
-
-def picture_with_hands(picture: Image.Image, hands: Sequence[FoundHand], media_type: MediaType) -> bytes:
+def picture_with_hands(image: DecodedImage, hands: Sequence[FoundHand], media_type: MediaType) -> bytes:
     """The upright picture with every hand drawn on it, as an image file. Blocks: call it in a thread."""
+    picture = image.pixels
     for each in hands:
         picture = draw_hand(picture, each.keypoints_in_image, each.scores)
     buffer = io.BytesIO()
@@ -171,38 +141,3 @@ def _answers(model: ServedModel, default: ModelReference) -> bool:
     if default.version is not None:
         return model.version == default.version
     return (default.label or STABLE_LABEL) in model.labels
-
-
-def _hand_values(hand: FoundHand, width: int, height: int) -> dict[str, Any]:
-    box = hand.box_in_image
-    table = np.empty((len(KEYPOINT_NAMES), len(_STEPS)))
-    table[:, 0:2] = hand.keypoints_in_image
-    table[:, 2:4] = hand.keypoints_in_image / (width, height)
-    table[:, 4] = hand.scores
-    table[:, 5] = hand.sigmas
-    table *= _STEPS
-    np.rint(table, out=table)
-    table /= _STEPS
-    return {
-        "score": round(hand.score, 4),
-        "box": {"x": box.x, "y": box.y, "width": box.width, "height": box.height},
-        "keypoints": [
-            {
-                "id": index,
-                "name": name,
-                "x": x,
-                "y": y,
-                "x_norm": x_norm,
-                "y_norm": y_norm,
-                "score": score,
-                "sigma": sigma,
-            }
-            for index, (name, (x, y, x_norm, y_norm, score, sigma)) in enumerate(
-                zip(KEYPOINT_NAMES, table.tolist(), strict=True)
-            )
-        ],
-    }
-
-
-def _ms(seconds: float) -> float:
-    return round(max(seconds, 0.0) * 1000, 2)

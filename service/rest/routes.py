@@ -92,7 +92,7 @@ def hand_pose_routes(
             if media_type == _JSON:
                 return Response(hand_pose_json(estimate, request_id), headers=headers, media_type=_JSON)
             async with decoder.open(given.image, deadline=deadline) as image:
-                picture = await decoder.run(picture_with_hands, image.pixels, estimate.hands, media_type)
+                picture = await image.apply(picture_with_hands, estimate.hands, media_type)
             count_answer(request.scope, len(picture))
             return Response(picture, headers=headers, media_type=media_type)
 

@@ -129,6 +129,8 @@ def test_the_model_server_gets_flags_that_it_has() -> None:
     assert given.rest_api_port == 8501
     assert given.enable_batching
     assert given.allow_version_labels_for_unavailable_models
+    assert given.grpc_max_threads == 256
+    assert (given.max_num_load_retries, given.load_retry_interval_micros) == (2, 1_000_000)
     for file in (given.batching_parameters_file, given.monitoring_config_file):
         assert file.parent == Path("/config")
         assert (SERVING_FILES / file.name).is_file()
@@ -164,6 +166,15 @@ def test_what_prometheus_scrapes_is_what_the_model_server_exports() -> None:
     assert by_target.keys() == {"gateway:8000", "tensorflow-serving:8501"}
     path = monitoring_path((SERVING_FILES / "monitoring.config").read_text())
     assert by_target["tensorflow-serving:8501"]["metrics_path"] == path
+
+
+def test_the_gateway_reads_the_model_servers_own_files() -> None:
+    gateway, server = services()["gateway"], services()["tensorflow-serving"]
+    given = parser().parse_args(server["command"])
+
+    assert gateway["environment"]["HANDPOSE_TFS_CONFIG_FILE"] == str(given.model_config_file)
+    assert gateway["environment"]["HANDPOSE_TFS_BATCHING_FILE"] == str(given.batching_parameters_file)
+    assert set(server["volumes"]) <= set(gateway["volumes"])
 
 
 def test_the_first_configuration_of_models_serves_the_first_version_of_both_as_stable() -> None:

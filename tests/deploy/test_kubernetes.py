@@ -18,6 +18,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from deploy.stand_in.tensorflow_model_server import parser
 from service.routing_file import parse_rules
 from service.settings import PREFIX, Settings, unknown_names
 
@@ -267,6 +268,19 @@ def test_a_gateway_s_batch_fits_the_model_servers() -> None:
     assert Settings.from_environment(gateway_environment()).max_batch_size <= int(largest)
 
 
+def test_the_model_servers_get_flags_that_they_have_and_the_startup_probe_waits_for_their_retries() -> None:
+    pod = WHOLE["base/tensorflow-serving.yaml:StatefulSet/tensorflow-serving"]["spec"]["template"]["spec"]
+    server = pod["containers"][0]
+    environment = {each["name"]: each["value"] for each in server["env"]}
+    args = [re.sub(r"\$\((\w+)\)", lambda found: environment[found[1]], each) for each in server["args"]]
+    given = parser().parse_args(args)
+
+    assert given.grpc_max_threads == 256
+    probe = server["startupProbe"]
+    retries_s = given.max_num_load_retries * given.load_retry_interval_micros / 1e6
+    assert retries_s + 120 <= probe["periodSeconds"] * probe["failureThreshold"]  # two minutes for loading itself
+
+
 def test_the_job_that_manages_versions_asks_servers_one_by_one() -> None:
     job = WHOLE["manage.yaml:Job/manage-"]["spec"]["template"]["spec"]["containers"][0]
     settings = Settings.from_environment({each["name"]: each["value"] for each in job["env"]})
@@ -380,6 +394,9 @@ def test_the_files_that_are_named_are_in_the_folders_that_are_mounted(overlay: t
     (server,) = one(overlay[1], "StatefulSet", "tensorflow-serving")["spec"]["template"]["spec"]["containers"]
     named = re.findall(r"=/config/(\S+)", " ".join(server["args"]))
     assert sorted(named) == sorted(of_servers)
+    assert settings.tfs_batching_file == Path("/config/batching.config")
+    (gateway,) = one(overlay[1], "Deployment", "gateway")["spec"]["template"]["spec"]["containers"]
+    assert {"name": "model-servers", "mountPath": "/config", "readOnly": True} in gateway["volumeMounts"]
 
 
 def test_services_reach_pods_that_listen_there(overlay: tuple[str, list[Manifest]]) -> None:

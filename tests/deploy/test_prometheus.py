@@ -27,7 +27,6 @@ TENSORFLOW_SERVING: Final = {
     ":tensorflow:serving:request_count",
     ":tensorflow:serving:request_latency_bucket",
     ":tensorflow:serving:runtime_latency_bucket",
-    ":tensorflow:serving:batching_session:queuing_latency_bucket",
     ":tensorflow:core:graph_run_time_usecs",
     ":tensorflow:cc:saved_model:load_attempt_count",
 }

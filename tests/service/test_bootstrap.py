@@ -225,6 +225,23 @@ async def test_port_in_use_is_told_before_any_model_is_loaded(repository: Path) 
     assert not models.running.is_set()
 
 
+async def test_batches_larger_than_the_model_server_takes_end_the_start_with_both_settings(tmp_path: Path) -> None:
+    batching = tmp_path / "batching.config"
+    batching.write_text("# At most\nmax_batch_size { value: 16 }\nallowed_batch_sizes: 16\n")
+    given = {
+        "HANDPOSE_BACKEND": "tensorflow_serving",
+        "HANDPOSE_MAX_BATCH_SIZE": "32",
+        "HANDPOSE_TFS_BATCHING_FILE": str(batching),
+    }
+    words = rf"HANDPOSE_MAX_BATCH_SIZE=32: must not be above max_batch_size=16 in {batching}"
+    with pytest.raises(StartError, match=words):
+        await serve(settings(tmp_path, free_port(), **given), on_ready=never_ready)
+
+    batching.write_text("no size")
+    with pytest.raises(StartError, match="has no max_batch_size"):
+        await serve(settings(tmp_path, free_port(), **given), on_ready=never_ready)
+
+
 async def test_empty_repository_is_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="make models"):
         await serve(settings(tmp_path, free_port()), on_ready=never_ready, open_servable=GatedModels())

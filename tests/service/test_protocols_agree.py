@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from service.answers import PROBLEM_TYPES
 from service.inference.errors import (
     DeadlineExceededError,
     ErrorKind,
@@ -24,7 +25,6 @@ from service.inference.errors import (
     TooSlowError,
     UnavailableError,
 )
-from service.rest.problems import PROBLEM_TYPES
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.status import STATUS_OF
 from tests.support.backend import FakeBackend, hand_where_crop_is_marked

@@ -1,20 +1,32 @@
 """Evaluation: a network that knows the answer scores it, the protocols crop and divide as they say."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from service.pose.heatmaps import STRIDE, encode
 from service.pose.preprocessing import CROP_PADDING
 from tests.trainer.data.fake_samples import dotted_sample
 from tests.trainer.data.miniature_rhd import write_miniature_rhd
 from trainer import cli
+from trainer.data.augment import UPRIGHT
 from trainer.data.pipeline import ImageStore, make_crop
 from trainer.data.sample import DataError, Sample
-from trainer.evaluate import Predict, contact_sheet, evaluate_samples, report, table, write_plots
+from trainer.evaluate import (
+    Predict,
+    contact_sheet,
+    evaluate_samples,
+    pck_of_turned_pictures,
+    report,
+    table,
+    write_plots,
+)
+from trainer.turned_pictures import turned
 
 SIZE = 256
 
@@ -66,6 +78,67 @@ def test_report_has_every_part_and_is_json(samples: list[Sample]) -> None:
     assert content["hidden"]["pck_at_0_2"] is None
     assert len(content["by_keypoint"]) == 21
     assert "fake" in table(content)
+
+
+def test_hands_are_reported_by_people_view_fingers_and_size_with_errors_over_groups_of_people(
+    samples: list[Sample],
+) -> None:
+    told = [
+        replace(sample, group="ann" if number < 2 else "bob", view="palm", extended=number)
+        for number, sample in enumerate(samples)
+    ]
+    content = report(evaluate_samples(_oracle(told), told, ImageStore(), SIZE))
+
+    assert {name: part["samples"] for name, part in content["by_group"].items()} == {"ann": 2, "bob": 3}
+    assert content["by_view"]["palm"]["groups"] == 2
+    assert [part["samples"] for part in content["by_fingers"].values()] == [2, 2, 1]
+    assert content["by_size"]["1/4 to 1/2"]["samples"] == 5
+    assert content["all"]["pck_at_0_1_se"] == 0.0
+    assert content["by_group"]["ann"]["pck_at_0_1_se"] is None
+    lines = table(content).splitlines()
+    assert any(line.startswith("view: palm") and "1.0 ±0.0" in line for line in lines)
+    assert "by_view" not in report(evaluate_samples(_oracle(samples), samples, ImageStore(), SIZE))
+
+
+def test_upright_crops_show_a_turned_hand_upright(samples: list[Sample]) -> None:
+    seen: list[NDArray[np.float64]] = []
+
+    def predict(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        for sample, pixels in zip(samples, crops, strict=True):
+            crop = make_crop(sample, ImageStore(), SIZE, np.random.default_rng(0), UPRIGHT)
+            np.testing.assert_array_equal(crop.pixels, pixels)
+            seen.append(crop.keypoints_in_input)
+        cells = SIZE // STRIDE
+        return encode(np.stack(seen) / STRIDE, np.ones((len(seen), 21), bool), (cells, cells))
+
+    evaluation = evaluate_samples(predict, samples, ImageStore(), SIZE, upright=True)
+    assert evaluation.scores().pck_at_0_1 == 1.0
+    across, down = (seen[0][9] - seen[0][0]).tolist()
+    assert abs(across) < 1e-6 < -down
+
+
+@pytest.mark.parametrize("degrees", [0, 45, 90, 225])
+def test_a_hand_in_a_turned_picture_is_where_its_pixels_are(
+    samples: list[Sample], tmp_path: Path, degrees: int
+) -> None:
+    hand = samples[3]
+    moved = turned(hand, ImageStore(), degrees, tmp_path / "turned.png")
+    with Image.open(moved.image_path) as picture:
+        pixels = np.asarray(picture.convert("L")).astype(float)
+    pixels[(pixels < 60) | (np.abs(pixels - 128) < 1)] = 0.0  # the black of the picture, and the grey beyond it
+    rows, columns = np.indices(pixels.shape) + 0.5
+    bright = np.array([(pixels * columns).sum(), (pixels * rows).sum()]) / pixels.sum()
+    assert np.abs(bright - moved.keypoints_in_image[3]).max() < 0.6
+
+
+def test_a_network_is_measured_on_turned_pictures_with_the_turn_and_without(samples: list[Sample]) -> None:
+    def in_the_middle(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        cells = SIZE // STRIDE
+        return encode(np.full((len(crops), 21, 2), cells / 2), np.ones((len(crops), 21), bool), (cells, cells))
+
+    shares = pck_of_turned_pictures(in_the_middle, samples[:1], ImageStore(), SIZE)
+    assert list(shares) == ["0", "45", "90", "135", "180", "225", "270", "315"]
+    assert all(set(share) == {"turn_given", "turn_not_given"} for share in shares.values())
 
 
 def test_worst_hands_come_first(samples: list[Sample]) -> None:

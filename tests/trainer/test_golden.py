@@ -19,7 +19,7 @@ from service.pose.heatmaps import STRIDE, encode
 from service.pose.keypoints import KEYPOINT_COUNT
 from trainer import export, model_card, weights
 from trainer.errors import RefusedError
-from trainer.golden import TOLERANCE, example_pictures, golden_answers
+from trainer.golden import TOLERANCE, golden_answers, golden_pictures
 from trainer.models import build
 
 SIZE = 64
@@ -76,8 +76,12 @@ def test_a_picture_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         golden_answers(at_the_brightest, [tmp_path / "text.jpg"], SIZE)
 
 
-def test_the_services_examples_are_found() -> None:
-    assert "example.jpg" in [path.name for path in example_pictures()]
+def test_the_pictures_that_ship_are_kept_in_the_card_byte_for_byte() -> None:
+    pictures = golden_pictures()
+    assert len(pictures) >= 5
+    golden = golden_answers(lambda crops: painting([np.array((32.0, 32.0))] * len(crops)), pictures, SIZE)
+    assert golden is not None
+    assert [base64.b64decode(entry["image"]) for entry in golden["images"]] == [path.read_bytes() for path in pictures]
 
 
 def steady_weights(path: Path, variant: str) -> Path:

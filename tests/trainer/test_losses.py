@@ -1,15 +1,17 @@
-"""The stage loss: sums over cells, leaves unknown maps out."""
+"""The stage loss: sums over cells, and weights of maps count."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from trainer.data.pipeline import UNLABELLED_TARGET
 from trainer.losses import BeliefMapLoss
 
 
-def _loss(targets: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
-    return float(np.asarray(BeliefMapLoss()(targets.astype(np.float32), predicted.astype(np.float32))))
+def _loss(
+    targets: NDArray[np.float64], predicted: NDArray[np.float64], weights: NDArray[np.float64] | None = None
+) -> float:
+    loss = BeliefMapLoss()(targets.astype(np.float32), predicted.astype(np.float32), sample_weight=weights)
+    return float(np.asarray(loss))
 
 
 def test_squared_errors_are_summed_over_cells_and_averaged_over_maps_and_samples() -> None:
@@ -25,16 +27,11 @@ def test_empty_cells_around_do_not_change_the_loss() -> None:
     assert _loss(small, np.zeros_like(small)) == pytest.approx(_loss(large, np.zeros_like(large)))
 
 
-def test_unknown_maps_are_left_out() -> None:
+def test_every_map_counts_by_its_weight_and_one_without_weight_not_at_all() -> None:
     targets = np.zeros((1, 4, 4, 22))
-    targets[..., 5:] = UNLABELLED_TARGET
-    predicted = np.zeros((1, 4, 4, 22))
-    predicted[..., 5:] = 100.0
-    assert _loss(targets, predicted) == 0.0
-    predicted[0, 0, 0, 0] = 1.0
-    assert _loss(targets, predicted) == pytest.approx(1 / 5)
-
-
-def test_a_sample_with_nothing_known_costs_nothing() -> None:
-    targets = np.full((1, 4, 4, 22), UNLABELLED_TARGET)
-    assert _loss(targets, np.ones_like(targets)) == 0.0
+    predicted = np.full((1, 4, 4, 22), 100.0)
+    predicted[..., :2] = 0.0
+    predicted[0, 0, 0, :2] = 1.0
+    weights = np.zeros((1, 22))
+    weights[0, :2] = 2.0, 0.5
+    assert _loss(targets, predicted, weights) == pytest.approx((2.0 + 0.5) / 22)

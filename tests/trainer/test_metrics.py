@@ -83,3 +83,21 @@ def test_mmposes_rhd_box_is_a_fifth_larger_and_clipped_to_the_picture() -> None:
     sides = [clipped.x, clipped.y, clipped.width, clipped.height]
     np.testing.assert_allclose(sides, [0, 188, 110, 132])
     assert metrics.normalising_side(clipped) == pytest.approx(132)
+
+
+def test_standard_errors_are_over_clusters_and_not_over_the_hands_in_them() -> None:
+    rng = np.random.default_rng(0)
+    of_person = rng.random(40) < 0.5  # each person's hands are all found or none is
+    found = np.repeat(of_person, 25)
+    distance = np.where(found, 0.0, 1.0)[:, None].repeat(21, axis=1)
+    sides, counted = np.ones(1000), np.ones((1000, 21), bool)
+    people, hands = [f"{n // 25}" for n in range(1000)], [f"{n}" for n in range(1000)]
+
+    share = found.mean()
+    for clusters, independent in ((people, 40), (hands, 1000)):
+        error = metrics.clustered_standard_error(distance, sides, counted, clusters, [0.1])
+        assert error == pytest.approx(np.sqrt(share * (1 - share) / independent), rel=0.1)
+
+
+def test_one_cluster_tells_nothing_of_the_standard_error() -> None:
+    assert np.isnan(metrics.clustered_standard_error(np.zeros((2, 21)), np.ones(2), ALL, ["a", "a"], [0.1, 0.2]))

@@ -131,23 +131,7 @@ def test_input_grows_at_the_configured_shares() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "default",
-        "distil",
-        "first",
-        "first_standard",
-        "further",
-        "further_coarse",
-        "further_coarse_standard",
-        "further_end",
-        "further_standard",
-        "paper",
-        "smoke",
-        "smoke_distil",
-    ],
-)
+@pytest.mark.parametrize("name", ["default", "distil", "paper", "photos", "smoke"])
 def test_every_configuration_loads(name: str) -> None:
     assert load_config(name).final_input_size % 8 == 0
 
@@ -169,14 +153,16 @@ def test_the_default_configuration_counts_updates_and_ends_at_256_pixels() -> No
     assert load_config("distil").distil_weight > 0
 
 
-def test_the_first_configuration_holds_out_whole_people_of_sign_digits() -> None:
-    rules = load_config("first").holdout
-    held_out = [number for number in range(5500, 6000) if any(re.search(rule, f"3_img_{number}.jpg") for rule in rules)]
-    assert held_out == list(range(5602, 6000))
+def test_the_photos_configuration_trains_the_standard_network_by_its_stages() -> None:
+    lightweight, standard = load_config("photos"), load_config("photos", "standard")
+    assert (lightweight.variant, lightweight.part) == ("lightweight", "all")
+    assert (standard.variant, standard.part) == ("standard", "stages")
+    assert standard.augment == lightweight.augment
+    assert load_config("default", "standard").part == "all"
 
 
 def test_wrong_configurations_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown configuration 'nothing'; known: .*first"):
+    with pytest.raises(ConfigError, match=r"unknown configuration 'nothing'; known: .*photos"):
         load_config("nothing")
     with pytest.raises(ConfigError, match="no such file"):
         load_config(str(tmp_path / "x.py"))
@@ -197,6 +183,8 @@ def test_wrong_configurations_are_refused(tmp_path: Path) -> None:
         replace(TINY, clip_norm=0.0)
     with pytest.raises(ConfigError, match=r"distil_weight must be in 0\.\.1"):
         replace(TINY, distil_weight=1.5)
+    with pytest.raises(ConfigError, match=r"fewest_keypoints must be in 0\.\.21, got 22"):
+        replace(TINY, fewest_keypoints=22)
 
 
 @pytest.mark.slow
@@ -496,6 +484,33 @@ def test_mean_of_two_runs_weights_is_written_and_measured(
 
 
 @pytest.mark.slow
+def test_a_standard_network_trained_by_its_stages_is_stored_as_these_alone(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer import weights
+
+    assert command("train", "--steps", "1") == 0
+    assert command("finish", "--out", "light/lightweight.npz") == 0
+    text = (tmp_path / "tiny.py").read_text()
+    (tmp_path / "both.py").write_text(
+        text
+        + "from dataclasses import replace\nSTANDARD = replace(CONFIG, variant='standard', part='stages', steps=1)\n"
+    )
+    start = ["--config", "both.py", "--variant", "standard", "--warm-start", "light/lightweight.npz"]
+    assert command("train", *start, to="stages") == 0
+    features = ["--features", "light/lightweight.npz"]
+    assert command("finish", "--out", "light/standard.npz", *features, to="stages") == 0
+
+    assert (tmp_path / "light/standard.npz").stat().st_size < (tmp_path / "light/lightweight.npz").stat().st_size
+    stored = weights.load(tmp_path / "light/standard.npz", "standard")
+    assert stored.info.provenance["part"] == "stages"
+    capsys.readouterr()
+    measure = ["evaluate", "--weights", "light/standard.npz", "--data", "rhd:rhd/evaluation", "--json"]
+    assert cli.main(measure) == 0
+    assert json.loads(capsys.readouterr().out)["all"]["epe_px"] == stored.info.metrics["rhd"]["epe_px"]
+
+
+@pytest.mark.slow
 def test_finish_writes_into_the_run_and_leaves_the_repositorys_weights_alone(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -566,7 +581,9 @@ def test_a_configuration_for_a_gpu_warns_where_there_is_none(
     assert "meant for a GPU and tensorflow sees none" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "for_gpu"), [("default", True), ("distil", True), ("first", False), ("smoke", False)])
+@pytest.mark.parametrize(
+    ("name", "for_gpu"), [("default", True), ("distil", True), ("photos", False), ("smoke", False)]
+)
 def test_configurations_say_whether_they_are_meant_for_a_gpu(name: str, for_gpu: bool) -> None:
     assert load_config(name).for_gpu is for_gpu
 
@@ -730,6 +747,9 @@ def test_a_run_is_not_gone_on_with_on_other_data_or_without_its_record(
         (["--steps", "0"], "minutes and batch_size must be positive"),
         (["--steps", "1", "--minutes", "1"], "give --steps or --minutes, not both"),
         (["--holdout", "."], "leave no sample"),
+        (["--frozen-blocks", "9"], "frozen_blocks must be in 0..5, got 9"),
+        (["--input-sizes", "0:30"], "input sizes must be multiples of 8"),
+        (["--distil-weight", "2"], "distil_weight must be in 0..1"),
     ],
 )
 def test_wrong_arguments_of_train_are_refused(

@@ -13,6 +13,7 @@ import pytest
 
 from trainer import weights
 from trainer.models import VARIANTS, build, fold_batch_norm
+from trainer.models.warm_start import standard_from_lightweight
 
 TINY = 1 / 16
 
@@ -176,3 +177,59 @@ def test_stored_names_are_layer_and_variable(tmp_path: Path) -> None:
     assert {"conv1_2/depthwise_kernel", "conv1_2/pointwise_kernel", "conv1_2/bias"} <= arrays.keys()
     assert all(array.dtype == np.float16 for array in arrays.values())
     assert isinstance(model, keras.Model)
+
+
+def stages_of(folder: Path, lightweight: Path) -> tuple[Any, Path]:
+    """A standard network on the features of lightweight weights, saved as its stages alone."""
+    standard = build("standard", batch_norm=False, width_multiplier=TINY)
+    standard_from_lightweight(weights.to_model(weights.load(lightweight), all_stages=True), standard)
+    path = folder / "standard.npz"
+    weights.save(standard, path, info_for("standard"), features=lightweight)
+    return standard, path
+
+
+def test_stages_alone_and_the_lightweight_weights_beside_them_are_the_whole_network(tmp_path: Path) -> None:
+    _, lightweight = saved(tmp_path / "light", "lightweight")
+    standard, path = stages_of(tmp_path / "standard", lightweight)
+
+    with np.load(path) as archive:
+        assert all(name.startswith(("stage2_", "stage3_")) or name == "features_sha256" for name in archive.files)
+    stored = weights.load(path, "standard")
+    assert stored.info == info_for("standard")
+    image = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 32, 32, 3)).astype(np.float32)
+    whole, restored = (
+        model(image, training=False)[-1] for model in (standard, weights.to_model(stored, all_stages=True))
+    )
+    np.testing.assert_allclose(restored, whole, atol=2e-3 * np.abs(whole).max())
+
+
+def test_stages_without_their_lightweight_weights_or_with_others_are_refused(tmp_path: Path) -> None:
+    _, lightweight = saved(tmp_path / "light", "lightweight")
+    _, path = stages_of(tmp_path / "standard", lightweight)
+    digest = weights.file_sha256(lightweight)[:12]
+    beside = tmp_path / "standard/lightweight.npz"
+
+    other, _ = saved(tmp_path / "standard", "lightweight")
+    with pytest.raises(weights.WeightsError, match=rf"of lightweight weights {digest}, but .* do not fit together"):
+        weights.load(path)
+    with pytest.raises(weights.WeightsError, match=r"holds other lightweight weights than .*: choose another folder"):
+        stages_of(tmp_path / "standard", lightweight)
+    assert other.name
+    beside.unlink()
+    with pytest.raises(weights.WeightsError, match=rf"weights {digest}, which are missing: .*lightweight\.npz"):
+        weights.load(path)
+
+
+def test_stages_are_not_saved_with_features_that_they_were_not_trained_on(tmp_path: Path) -> None:
+    _, lightweight = saved(tmp_path / "light", "lightweight")
+    standard = build("standard", batch_norm=False, width_multiplier=TINY)
+    with pytest.raises(weights.WeightsError, match="not those that the stages were trained on: conv1_1/kernel"):
+        weights.save(standard, tmp_path / "standard.npz", info_for("standard"), features=lightweight)
+    with pytest.raises(weights.WeightsError, match="only a standard network can be stored as its stages"):
+        weights.save(
+            build("lightweight", batch_norm=False, width_multiplier=TINY),
+            tmp_path / "lightweight.npz",
+            info_for("lightweight"),
+            features=lightweight,
+        )
+    assert {path.name for path in tmp_path.iterdir()} == {"light"}

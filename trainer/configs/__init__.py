@@ -1,17 +1,20 @@
-"""Experiments, one file each: what is trained, how, and (in the file's header) what came of it.
+"""Recipes, one file each: what is trained and how.
 
-A configuration file is Python with a `CONFIG` of type `TrainConfig`. It names no folder of data; those are given on the
-command line, so that the same experiment runs on anybody's copy.
+A configuration file is Python with a `CONFIG` of type `TrainConfig`, and where the standard network is trained in
+another way, a `STANDARD` beside it, which `--variant standard` takes. It names no folder of data: those are given on
+the command line.
 """
 
 import importlib
 import runpy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from service.pose.heatmaps import STRIDE
+from service.pose.keypoints import KEYPOINT_COUNT
 from trainer.data.augment import AugmentConfig
+from trainer.data.label_trust import FULL_TRUST, LabelTrust
 from trainer.errors import RefusedError
 from trainer.models.layers import FEATURE_BLOCKS, Variant
 
@@ -20,18 +23,18 @@ Precision = Literal["float32", "mixed_bfloat16"]
 
 
 class ConfigError(RefusedError):
-    """An experiment's configuration is missing or contradicts itself."""
+    """A configuration is missing or contradicts itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """One experiment.
+    """One recipe.
 
     Attributes:
         variant: which network.
         steps: updates in all; or None to go by the clock.
-        minutes: where `steps` is None, how long to train; the schedule follows the clock, so it ends where it should
-            on a machine of any speed, but no two runs are the same.
+        minutes: where `steps` is None, how long to train. The schedule then follows the clock and fits a machine of any
+            speed, but no two runs are the same.
         batch_size: samples an update.
         input_sizes: (share of the training after which it begins, input side in pixels), ascending from 0. Small
             inputs first make the early, cheap lessons cheap.
@@ -46,12 +49,14 @@ class TrainConfig:
         ema_momentum: of the running average of the weights, which is what is evaluated and exported.
         part: "all", or "stages" to train a standard network's stages 2 and 3 alone on the frozen features of a trained
             lightweight one (which a standard network can hold exactly).
-        frozen_blocks: of the feature extractor's five, how many from the image on stay as they are, batch
-            normalisation's averages included. They see the most pixels and learn the least late in a training, so an
-            update costs much less without their gradients (the idea of FreezeOut, arXiv:1706.04983).
-        precision: Keras's dtype policy. Numbers of 16 bits are quicker on GPUs and on processors with AMX; on others
-            they can be much slower (`python -m benchmarks.training_speed --precision`).
+        frozen_blocks: how many of the feature extractor's five blocks, from the image on, stay as they are, batch
+            normalisation's averages included. These see the most pixels and learn the least late in a training, so an
+            update without their gradients costs much less (FreezeOut, arXiv:1706.04983).
+        precision: Keras's dtype policy. Numbers of 16 bits are quicker on GPUs and on processors with AMX, and much
+            slower on some others (`python -m benchmarks.training_speed --precision`).
         augment: how samples vary.
+        trust: how much hidden keypoints and scattering labels count in the loss.
+        fewest_keypoints: hands of which fewer keypoints are visible are not trained on.
         split: "names" keeps the pictures of `holdout` for validation; "8:1:1" splits at random as the paper does
             (`trainer.data.rhd.paper_split`), a tenth for validation and a tenth for tests.
         holdout: regular expressions of picture names that are kept for validation.
@@ -80,6 +85,8 @@ class TrainConfig:
     frozen_blocks: int = 0
     precision: Precision = "float32"
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    trust: LabelTrust = FULL_TRUST
+    fewest_keypoints: int = 0
     split: Literal["names", "8:1:1"] = "names"
     holdout: tuple[str, ...] = ()
     seed: int = 0
@@ -100,6 +107,8 @@ class TrainConfig:
             raise ConfigError(f"input_sizes must begin at share 0 and ascend, got {self.input_sizes}")
         if any(size < 3 * STRIDE or size % STRIDE for size in sizes):
             raise ConfigError(f"input sizes must be multiples of {STRIDE} from {3 * STRIDE} on, got {sizes}")
+        if not 0 <= self.fewest_keypoints <= KEYPOINT_COUNT:
+            raise ConfigError(f"fewest_keypoints must be in 0..{KEYPOINT_COUNT}, got {self.fewest_keypoints}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigError(f"clip_norm must be above 0, or None, got {self.clip_norm}")
         if not 0.0 <= self.distil_weight <= 1.0:
@@ -119,17 +128,27 @@ class TrainConfig:
         return step / self.steps if self.steps is not None else seconds / (60 * (self.minutes or 1.0))
 
 
-def load_config(name: str) -> TrainConfig:
-    """The experiment of a name in this folder (`first`) or of a Python file. ConfigError if there is none."""
+def load_config(name: str, variant: Variant | None = None) -> TrainConfig:
+    """The recipe of a name in this folder (`photos`) or of a Python file, for a variant where one is given.
+
+    Raises:
+        ConfigError: there is none.
+    """
     if name.endswith(".py"):
         if not Path(name).is_file():
             raise ConfigError(f"{name}: no such file")
-        config = runpy.run_path(name).get("CONFIG")
+        content = runpy.run_path(name)
     else:
         known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
         if name not in known:
             raise ConfigError(f"unknown configuration {name!r}; known: {', '.join(known)}, or a .py file")
-        config = vars(importlib.import_module(f"{__name__}.{name}")).get("CONFIG")
+        content = vars(importlib.import_module(f"{__name__}.{name}"))
+    config = content.get("CONFIG")
     if not isinstance(config, TrainConfig):
         raise ConfigError(f"{name}: a configuration file must define CONFIG, a TrainConfig")
-    return config
+    if variant is None or variant == config.variant:
+        return config
+    of_standard = content.get("STANDARD")
+    if variant == "standard" and isinstance(of_standard, TrainConfig):
+        return of_standard
+    return replace(config, variant=variant)

@@ -1,11 +1,11 @@
-r"""The lightweight network once more, from its own weights, with the standard network as its teacher.
+r"""Trains the lightweight network further with the standard network as its teacher.
 
     KERAS_BACKEND=jax python -m trainer train --config distil --warm-start runs/light --teacher runs/standard \
         --data coco:HANDS --holdout REGEX --run light-distilled
 
-Half of every target is what the teacher believes. A third of `default`'s updates, at the full input size, from a lower
-rate. Time: by the same arithmetic as in `default`, teacher included, about 12 minutes on an H100. It has not been run
-yet, so whether it helps is not known: `reproduce` measures the network before and after it and ships the better one.
+Half of every target is the teacher's belief map. A third of `default`'s updates, at the full input size, from a lower
+rate; by the same arithmetic about 12 minutes on an H100, teacher included. Whether it helps is not measured yet:
+`reproduce` measures the network before and after and keeps the better one.
 """
 
 from dataclasses import replace

@@ -2,10 +2,10 @@
 
     python -m trainer train --config paper --data rhd:RHD_published_v2 --run paper
 
-The set is split 8:1:1 over both of its parts. What the paper leaves open is ours: augmentation, the size of the target
-Gaussians, batch normalisation while training, the loss's form (summed over a map's cells, averaged over maps), and the
-running average of the weights, which is what is evaluated. It trains the lightweight network; `--variant standard`
-trains the other. This recipe has not been run to its end here, so there is no result to state.
+The set is split 8:1:1 over both of its parts. The paper leaves open, and this project chooses: augmentation, the size
+of the target Gaussians, batch normalisation while training, the loss's form (summed over a map's cells, averaged over
+maps), and the running average of the weights, which is evaluated. It trains the lightweight network, with
+`--variant standard` the other. It has not been run to its end here, so there is no result to state.
 """
 
 from trainer.configs import TrainConfig

@@ -1,9 +1,8 @@
-"""Whether training works at all: a narrow network and small pictures, for a minute or less.
+"""A quick check that training works: a narrow network and small pictures, for a minute or less.
 
     python -m trainer train --config smoke --data KIND:PATH --run smoke
 
-It counts updates, not minutes, so a run that was stopped and resumed gives the weights of one that was not. Its
-figures mean nothing.
+Its figures mean nothing. `--distil-weight 0.5 --teacher RUN` checks distillation as well.
 """
 
 from trainer.configs import TrainConfig

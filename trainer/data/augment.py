@@ -7,7 +7,8 @@ right hand: `handedness_after`.
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,9 @@ from PIL import Image, ImageFilter
 
 from service.pose.geometry import Affine, Box, crop_affine
 from service.pose.preprocessing import hand_box_to_crop
-from trainer.data.sample import Handedness
+from trainer.data.sample import Handedness, Sample
+
+_WRIST, _MIDDLE_MCP = 0, 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,9 @@ class AugmentConfig:
         enlarge: largest factor by which the crop is tighter than serving's own.
         shift: largest displacement of the crop, as a share of its side.
         turn: standard deviation of the rotation of most samples, in degrees.
-        any_turn_chance: chance of a rotation by any angle at all.
+        any_turn_chance: chance of a rotation by any angle at all, of samples that are not upright.
+        upright_chance: chance that the hand is first turned upright (wrist below middle_mcp) and its box taken anew, as
+            where a detection gives the turn.
         mirror_chance, colour_chance, grey_chance, blur_chance, noise_chance, patch_chance: chances of each.
         shake_chance: chance that the hand or the camera moved along a line while the picture was taken.
         coarse_chance: chance that the hand was small in its picture, and that this was compressed, as in a video.
@@ -47,8 +52,9 @@ class AugmentConfig:
     blur_chance: float = 0.15
     noise_chance: float = 0.25
     patch_chance: float = 0.2
-    shake_chance: float = 0.0  # this and the next are younger than some runs' records, in which they are missing
+    shake_chance: float = 0.0  # records of older runs lack this field and those after it
     coarse_chance: float = 0.0
+    upright_chance: float = 0.0
 
 
 NO_AUGMENTATION = AugmentConfig(
@@ -66,7 +72,10 @@ NO_AUGMENTATION = AugmentConfig(
     shake_chance=0.0,
     coarse_chance=0.0,
 )
-"""Serving's crop, as it is: what validation looks at."""
+"""Serving's crop of a box without a turn: what validation looks at."""
+
+UPRIGHT: Final = replace(NO_AUGMENTATION, upright_chance=1.0)
+"""Serving's crop of a hand whose turn is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +86,34 @@ class Augmentation:
     mirrored: bool
 
 
-def draw(
-    rng: np.random.Generator, box_in_image: Box, input_size: tuple[int, int], config: AugmentConfig
-) -> Augmentation:
+def upright_turn(sample: Sample) -> float | None:
+    """The turn, in radians clockwise on the screen, after which wrist -> middle_mcp points up.
+
+    None if either is not labelled, or both are at one place.
+    """
+    if not (sample.labelled[_WRIST] and sample.labelled[_MIDDLE_MCP]):
+        return None
+    x, y = sample.keypoints_in_image[_MIDDLE_MCP] - sample.keypoints_in_image[_WRIST]
+    return None if x == y == 0.0 else -math.pi / 2 - math.atan2(y, x)
+
+
+def draw(rng: np.random.Generator, sample: Sample, input_size: tuple[int, int], config: AugmentConfig) -> Augmentation:
     """Draws the affine part: where the crop lies, how it is turned and whether it is mirrored.
 
     Args:
         rng: always advanced by the same number of draws, whatever comes out.
-        box_in_image: the hand's tight box.
+        sample: the hand; its box decides where the crop lies, unless it is turned upright.
         input_size: (width, height) of the input in pixels.
         config: how much may vary.
     """
-    uniform = rng.random(6)
+    uniform = rng.random(7)
     normal = float(rng.standard_normal())
-    region = hand_box_to_crop(box_in_image)
+    upright = upright_turn(sample) if uniform[6] < config.upright_chance else None
+    to_upright = Affine.rotation(upright or 0.0)
+    box = sample.box_in_image
+    if upright is not None:
+        box = Box.around(to_upright.apply(sample.keypoints_in_image[sample.labelled]))
+    region = hand_box_to_crop(box)
     wider = math.exp(math.log(config.shrink) * uniform[0] ** config.shrink_skew)
     tighter = math.exp(-math.log(config.enlarge) * uniform[1])
     region = region.scaled(wider * tighter)
@@ -102,12 +125,13 @@ def draw(
         region.width,
         region.height,
     )
-    if uniform[4] < config.any_turn_chance:
+    if upright is None and uniform[4] < config.any_turn_chance:
         radians = math.pi * (2.0 * uniform[4] / config.any_turn_chance - 1.0)
     else:
         radians = math.radians(config.turn * normal)
     mirrored = bool(uniform[5] < config.mirror_chance)
-    return Augmentation(crop_affine(region, input_size, radians=radians, mirrored=mirrored), mirrored)
+    to_input = crop_affine(region, input_size, radians=radians, mirrored=mirrored)
+    return Augmentation(to_upright.then(to_input) if upright is not None else to_input, mirrored)
 
 
 def handedness_after(handedness: Handedness | None, mirrored: bool) -> Handedness | None:

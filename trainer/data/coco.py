@@ -1,8 +1,12 @@
 """Reads hand keypoints in COCO form: one JSON of `images` and `annotations` with 21 keypoints a hand, base to tip.
 
 This is the form of the project's own rendered sets, and of the files in which MMPose keeps OneHand10K, FreiHAND and
-Panoptic. Of the fields that a set adds, Panoptic's `head_size` is kept, because its errors are divided by it; its
-`center` is the middle of its `bbox` and says nothing new, and others (`segmentation`, ...) are ignored.
+Panoptic. Fields beyond COCO's that are read, where a set has them:
+
+* of an annotation `handedness`, `spread`, `view`, `extended`, `weight` (`trainer.data.sample.Sample` explains them),
+  Panoptic's `head_size`, and `ignore`, which leaves the hand out as `iscrowd` does;
+* of an image `group`, `source` (or `source_repo`), `licence` and `author`, and what `pack` writes: `data_set` and
+  `original_name`, by which a packed picture goes on to be known.
 
 Visibility follows COCO: 0 not labelled, 1 labelled, 2 labelled and seen. Sets whose numbers are only 0 and 1 mean
 "labelled" by 1 and tell nothing about occlusion; there every labelled keypoint counts as visible.
@@ -29,7 +33,7 @@ from numpy.typing import NDArray
 from service.pose.geometry import Box
 from service.pose.keypoints import KEYPOINT_COUNT, KEYPOINT_NAMES
 from trainer.data.label_convention import check_label_convention
-from trainer.data.sample import BadSampleError, DataError, Handedness, OnBad, Sample, refuse_bad
+from trainer.data.sample import BadSampleError, Credit, DataError, Handedness, OnBad, Sample, refuse_bad
 
 _MMPOSE_FINGERS = ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger")
 _MMPOSE_NAMES = ("wrist", *(f"{finger}{joint}" for finger in _MMPOSE_FINGERS for joint in range(1, 5)))
@@ -63,7 +67,7 @@ def read_coco(path: Path, *, source: str | None = None, on_bad: OnBad = refuse_b
     order_of = keypoint_orders(document)
 
     def sample(annotation: dict[str, Any]) -> Sample | None:
-        if annotation.get("iscrowd"):
+        if annotation.get("iscrowd") or annotation.get("ignore"):
             return None
         return _sample(
             annotation, images, file, shift, order_of(annotation), source=source, tells_occlusion=tells_occlusion
@@ -240,9 +244,31 @@ def _sample(
         visible=visible,
         box_in_image=_box(annotation, keypoints, labelled, shift, image_path),
         handedness=_handedness(annotation),
-        source=source,
-        name=str(image["file_name"]),
+        source=str(image.get("data_set", source)),
+        name=str(image.get("original_name", image["file_name"])),
         head_size_px=float(annotation["head_size"]) if annotation.get("head_size") else None,
+        spread=None if annotation.get("spread") is None else float(annotation["spread"]),
+        group=_text(image.get("group")),
+        view=_text(annotation.get("view")),
+        extended=None if annotation.get("extended") is None else int(annotation["extended"]),
+        credit=_credit(image),
+        weight=float(annotation.get("weight", 1.0)),
+    )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _credit(image: dict[str, Any]) -> Credit | None:
+    """Where a picture comes from. Of a source "owner/name" the owner counts as author, unless another is named."""
+    source = image.get("source") or image.get("source_repo")
+    if not source and not image.get("licence"):
+        return None
+    return Credit(
+        source=str(source or ""),
+        licence=str(image.get("licence") or ""),
+        author=str(image.get("author") or str(source or "").rpartition("/")[0]),
     )
 
 

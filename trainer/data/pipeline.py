@@ -29,12 +29,10 @@ from service.pose.images import DecodedImage, ImageError, decode_image
 from service.pose.preprocessing import hand_box_to_crop, show
 from trainer.data import worker_process
 from trainer.data.augment import NO_AUGMENTATION, AugmentConfig, draw, handedness_after, photometric
+from trainer.data.label_trust import FULL_TRUST, LabelTrust
 from trainer.data.sample import BadSampleError, Handedness, OnBad, Sample, refuse_bad
 from trainer.data.sources import WeightedSamples
 from trainer.errors import TrainerError
-
-UNLABELLED_TARGET = -1.0
-"""What a target map holds where nothing is known; losses leave such maps out. True beliefs are never negative."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +41,13 @@ class Batch:
 
     Attributes:
         crops: uint8 RGB [N, H, W, 3].
-        targets: float32 [N, H/8, W/8, 22], beliefs in [0, 1], or `UNLABELLED_TARGET` all over a map that is unknown.
+        targets: float32 [N, H/8, W/8, 22], beliefs in [0, 1].
+        weights: float32 [N, 22], how much each map counts in the loss; 0 where it is unknown.
     """
 
     crops: NDArray[np.uint8]
     targets: NDArray[np.float32]
+    weights: NDArray[np.float32]
 
 
 def to_model_input(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -170,7 +170,7 @@ def make_crop(
     """Cuts one sample out of its picture with the variation that `rng` draws; none by default."""
     picture = store.get(sample.image_path)
     size = (input_size, input_size)
-    augmentation = draw(rng, sample.box_in_image, size, config)
+    augmentation = draw(rng, sample, size, config)
     pixels = photometric(show(picture, augmentation.image_to_input, size), rng, config)
     keypoints = augmentation.image_to_input.apply(sample.keypoints_in_image)
     return Crop(
@@ -184,23 +184,25 @@ def make_crop(
 def target_maps(
     keypoints_in_input: NDArray[np.float64], labelled: NDArray[np.bool_], input_size: int
 ) -> NDArray[np.float32]:
-    """Target belief maps [N, S/8, S/8, 22] of keypoints [N, 21, 2] in input pixels; labelled: [N, 21].
-
-    The map of a keypoint that is not labelled is marked unknown, and so is the background of a sample that has one,
-    because the missing keypoint may be anywhere in it.
-    """
+    """Target belief maps [N, S/8, S/8, 22] of keypoints [N, 21, 2] in input pixels; labelled: [N, 21]."""
     cells = input_size // STRIDE
-    maps = encode(keypoints_in_input / STRIDE, labelled, (cells, cells))
-    known = np.concatenate((labelled, labelled.all(axis=-1, keepdims=True)), axis=-1)
-    return np.where(known[:, None, None, :], maps, np.float32(UNLABELLED_TARGET))
+    return encode(keypoints_in_input / STRIDE, labelled, (cells, cells))
 
 
 class TrainingBatches:
     """Random batches of a weighted set of samples, by number."""
 
     def __init__(
-        self, data: WeightedSamples, store: ImageStore, *, batch_size: int, seed: int, config: AugmentConfig
+        self,
+        data: WeightedSamples,
+        store: ImageStore,
+        *,
+        batch_size: int,
+        seed: int,
+        config: AugmentConfig,
+        trust: LabelTrust = FULL_TRUST,
     ) -> None:
+        self._trust = trust
         self._samples = data.samples
         self._cumulative = np.cumsum(np.asarray(data.weights, np.float64))
         self._store = store
@@ -232,6 +234,7 @@ class TrainingBatches:
                 np.stack([sample.labelled for sample in samples]),
                 input_size,
             ),
+            weights=np.stack([self._trust.weights(sample) for sample in samples]),
         )
 
 
@@ -312,10 +315,14 @@ def _build_in_worker(number: int, input_size: int) -> Batch:
 
 
 def evaluation_crops(
-    samples: Sequence[Sample], store: ImageStore, input_size: int, batch_size: int
+    samples: Sequence[Sample],
+    store: ImageStore,
+    input_size: int,
+    batch_size: int,
+    config: AugmentConfig = NO_AUGMENTATION,
 ) -> Iterator[tuple[Sequence[Sample], list[Crop]]]:
-    """Serving's crops of samples, in order, in groups of at most `batch_size`."""
+    """Serving's crops of samples, in order, in groups of at most `batch_size`; upright ones if `config` is UPRIGHT."""
     unused = np.random.default_rng(0)
     for start in range(0, len(samples), batch_size):
         group = samples[start : start + batch_size]
-        yield group, [make_crop(sample, store, input_size, unused) for sample in group]
+        yield group, [make_crop(sample, store, input_size, unused, config) for sample in group]

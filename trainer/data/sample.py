@@ -28,6 +28,21 @@ class BadSampleError(DataError):
     """One sample of a data set is unusable; the rest may be good (`--skip-bad` goes on without it)."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Credit:
+    """Where a picture comes from: what licences such as CC BY ask to be named.
+
+    Attributes:
+        source: for example the repository, "owner/name".
+        licence: as the data set states it.
+        author: a person or an account; empty if the data set does not tell.
+    """
+
+    source: str
+    licence: str
+    author: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One hand.
@@ -44,6 +59,12 @@ class Sample:
         source: name of the data set, as printed in reports.
         name: path of the picture inside its data set, which splits by file name look at.
         head_size_px: Panoptic's length to divide errors by, pixels of the picture; None for other sets.
+        spread: how far several labellings of the hand scatter, over its size; None if the data set does not tell.
+        group: people or place of the picture, to keep apart and to take standard errors over; None if not told.
+        view: side of the hand that is seen, for example "palm"; None if not told.
+        extended: how many fingers are extended, 0 to 5; None if not told.
+        credit: where the picture comes from; None if not told.
+        weight: how often the hand is drawn in training, relative to the others of its data set.
     """
 
     image_path: Path
@@ -55,6 +76,12 @@ class Sample:
     source: str
     name: str
     head_size_px: float | None = None
+    spread: float | None = None
+    group: str | None = None
+    view: str | None = None
+    extended: int | None = None
+    credit: Credit | None = None
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.keypoints_in_image.shape != (KEYPOINT_COUNT, 2):
@@ -68,6 +95,8 @@ class Sample:
             raise BadSampleError(f"{self.image_path}: a keypoint is not a finite number")
         if not (self.box_in_image.width > 0 and self.box_in_image.height > 0):
             raise BadSampleError(f"{self.image_path}: the hand's box has no area: {self.box_in_image}")
+        if not self.weight > 0:
+            raise BadSampleError(f"{self.image_path}: the hand's weight must be positive, got {self.weight}")
 
 
 OnBad = Callable[[BadSampleError], None]

@@ -1,8 +1,8 @@
-"""Data sets as they are named on the command line: `coco:DIR`, `rhd:DIR`, `mmpose-rhd:FILE`, each perhaps `@WEIGHT`.
+"""Data sets as they are named on the command line: `coco:DIR`, `rhd:DIR`, `mmpose-rhd:FILE`, with `@WEIGHT` or `@N%`.
 
-Several can be given at once; a weight says how often a set's samples are drawn in training, relative to one sample of a
-set of weight 1. Splitting by file name (`split_by_name`) keeps whole groups of pictures, places or people, out of
-training.
+A weight says how often one sample of the set is drawn in training, relative to one of a set of weight 1; a percentage
+says how many of the samples drawn are the set's. Splitting by file name (`split_by_name`) keeps whole sources, places
+or people, out of training.
 """
 
 import re
@@ -25,24 +25,40 @@ READERS: dict[str, Callable[..., list[Sample]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A data set to read: which reader, where, and how often its samples are drawn."""
+    """A data set to read: which reader, where, and how often its samples are drawn.
+
+    Attributes:
+        kind: name of the reader.
+        path: file or folder.
+        weight: of each sample, or of all together where `is_share`.
+        is_share: whether `weight` is the set's percentage of the samples drawn.
+    """
 
     kind: str
     path: Path
     weight: float = 1.0
+    is_share: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads `KIND:PATH` or `KIND:PATH@WEIGHT`. DataError says what is allowed."""
+        """Reads `KIND:PATH`, `KIND:PATH@WEIGHT` or `KIND:PATH@N%`. DataError says what is allowed."""
         kind, colon, rest = text.partition(":")
         if not colon or kind not in READERS or not rest:
-            raise DataError(f"{text!r}: data is named KIND:PATH[@WEIGHT] with KIND one of {', '.join(READERS)}")
+            raise DataError(
+                f"{text!r}: data is named KIND:PATH[@WEIGHT] or KIND:PATH@N% with KIND one of {', '.join(READERS)}"
+            )
         path, at, weight = rest.rpartition("@")
-        if not at or not re.fullmatch(r"\d+(\.\d*)?|\.\d+", weight):
+        number, percent = weight.removesuffix("%"), weight.endswith("%")
+        if not at or not re.fullmatch(r"\d+(\.\d*)?|\.\d+", number):
             return cls(kind, Path(rest))
-        if float(weight) <= 0:
+        if float(number) <= 0:
             raise DataError(f"{text!r}: the weight must be positive")
-        return cls(kind, Path(path), float(weight))
+        return cls(kind, Path(path), float(number), percent)
+
+    def __str__(self) -> str:
+        """As `parse` reads it."""
+        weight = "" if self.weight == 1.0 and not self.is_share else f"@{self.weight:g}{'%' if self.is_share else ''}"
+        return f"{self.kind}:{self.path}{weight}"
 
     def read(self, on_bad: OnBad = refuse_bad) -> list[Sample]:
         """All samples of the set. Raises DataError as the reader does."""
@@ -61,11 +77,16 @@ class WeightedSamples:
 
 
 def read_sources(sources: Sequence[Source], on_bad: OnBad = refuse_bad) -> WeightedSamples:
-    """All samples of several sets, each sample with its set's weight.
+    """All samples of several sets, each with its weight.
+
+    Percentages need not add up to 100. They are of the sets as they are, before any split.
 
     Raises:
-        DataError: as the readers do; or a picture of one set could not be told from one of another.
+        DataError: as the readers do; or a picture of one set could not be told from one of another; or some sets have
+            a percentage and others not.
     """
+    if len({source.is_share for source in sources}) > 1:
+        raise DataError("give a percentage for every data set (KIND:PATH@N%) or for none")
     samples: list[Sample] = []
     weights: list[float] = []
     set_of: dict[tuple[str, str], Path] = {}
@@ -81,7 +102,8 @@ def read_sources(sources: Sequence[Source], on_bad: OnBad = refuse_bad) -> Weigh
             )
         set_of.update(dict.fromkeys(pictures, source.path))
         samples.extend(read)
-        weights.extend([source.weight] * len(read))
+        of_all = sum(sample.weight for sample in read) if source.is_share else 1.0
+        weights.extend(source.weight * sample.weight / of_all for sample in read)
     return WeightedSamples(tuple(samples), tuple(weights))
 
 
@@ -102,13 +124,44 @@ def split_by_name(
         patterns = [re.compile(pattern) for pattern in holdout]
     except re.error as error:
         raise DataError(f"holdout {error.pattern!r} is no regular expression: {error}") from error
-    pairs = list(zip(data.samples, data.weights, strict=True))
+    pairs = _pairs(data)
     held = [any(pattern.search(sample.name) for pattern in patterns) for sample, _ in pairs]
     train = [pair for pair, out in zip(pairs, held, strict=True) if not out]
     validation = [pair for pair, out in zip(pairs, held, strict=True) if out]
     if not train and not may_take_all:
         raise DataError(f"the holdout rules {list(holdout)} leave no sample to train on")
     return _unzipped(train), _unzipped(validation)
+
+
+def check_sources_apart(train: WeightedSamples, validation: WeightedSamples) -> None:
+    """Refuses a split that leaves the same people, or the same source of photos, on both sides.
+
+    Raises:
+        DataError: names a group or a source of which pictures are trained on and held out.
+    """
+
+    def origins(samples: Sequence[Sample]) -> dict[tuple[str, str], str]:
+        groups = {("group", sample.group): sample.name for sample in samples if sample.group}
+        sources = {("source", sample.credit.source): sample.name for sample in samples if sample.credit is not None}
+        return {key: name for key, name in {**groups, **sources}.items() if key[1]}
+
+    trained_on, held_out = origins(train.samples), origins(validation.samples)
+    both = sorted(trained_on.keys() & held_out.keys())
+    if both:
+        kind, name = both[0]
+        raise DataError(
+            f"{kind} {name!r} is trained on ({trained_on[both[0]]}) and held out ({held_out[both[0]]}): hold all of"
+            " it out, or none"
+        )
+
+
+def with_enough_keypoints(data: WeightedSamples, fewest: int) -> WeightedSamples:
+    """The samples of which at least so many keypoints are visible."""
+    return _unzipped([pair for pair in _pairs(data) if pair[0].visible.sum() >= fewest])
+
+
+def _pairs(data: WeightedSamples) -> list[tuple[Sample, float]]:
+    return list(zip(data.samples, data.weights, strict=True))
 
 
 def split_8_1_1(data: WeightedSamples) -> tuple[WeightedSamples, WeightedSamples]:

@@ -42,7 +42,7 @@ def standard_from_lightweight(lightweight: keras.Model, standard: keras.Model) -
         weights = lightweight.get_layer(row.name).get_weights()
         if row.separable:
             depthwise, pointwise, *bias = weights
-            weights = [_as_standard_kernel(depthwise, pointwise), *bias]
+            weights = [as_standard_kernel(depthwise, pointwise), *bias]
         standard.get_layer(row.name).set_weights(weights)
         if source.batch_norm and not row.linear:
             norm_name = f"{row.name}_bn"
@@ -59,7 +59,7 @@ def _shared_convolutions(lightweight: keras.Model) -> Iterator[Convolution]:
             yield row
 
 
-def _as_standard_kernel(
+def as_standard_kernel(
     depthwise: npt.NDArray[np.float32], pointwise: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
     """[k, k, C, 1] and [1, 1, C, M] to the equal standard kernel [k, k, C, M]."""

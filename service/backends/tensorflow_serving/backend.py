@@ -1,6 +1,7 @@
 """The `Backend` port on TensorFlow Serving. What a request needs is decided here; how it travels, in `client`."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,7 +13,13 @@ from numpy.typing import NDArray
 
 from service.backends.tensorflow_serving.catalogue import Catalogue, PollPolicy
 from service.backends.tensorflow_serving.client import Endpoint, NoEndpointError, Pool, RetryPolicy
-from service.backends.tensorflow_serving.failures import CallError, translate
+from service.backends.tensorflow_serving.config_file import (
+    ManagementError,
+    model_in,
+    read_config,
+    specific_versions,
+)
+from service.backends.tensorflow_serving.failures import CallError, Meaning, translate
 from service.backends.tensorflow_serving.tensors import from_tensor, predict_request
 from service.inference.errors import DeadlineExceededError, InternalError, UnavailableError, UnknownModelError
 from service.inference.models import (
@@ -31,6 +38,8 @@ MODEL_NAMES: Final[Mapping[Variant, str]] = {variant: f"cpm_{variant}" for varia
 
 _LOOK_EVERY_S: Final = 0.05
 
+_log = logging.getLogger(__name__)
+
 
 class TensorFlowServingBackend:
     """Implements `service.inference.ports.Backend` with one or more model servers.
@@ -46,6 +55,8 @@ class TensorFlowServingBackend:
         poll: how often and how patiently the servers' state is asked for.
         retry: what happens to a call that found no server.
         traceparent: the trace that a call belongs to, as W3C's header has it; None: to none.
+        config_file: the model servers' configuration, to know which versions they should have; None: not known.
+        on_batch_too_large: called when a server refuses a batch as larger than it takes.
     """
 
     def __init__(
@@ -59,10 +70,17 @@ class TensorFlowServingBackend:
         poll: PollPolicy | None = None,
         retry: RetryPolicy | None = None,
         traceparent: Callable[[], str | None] = lambda: None,
+        config_file: Path | None = None,
+        on_batch_too_large: Callable[[], None] = lambda: None,
     ) -> None:
         if not addresses:
             raise ValueError("at least one model server's address is needed")
+        self._names = names
+        self._clock = clock
         self._traceparent = traceparent
+        self._config_file = config_file
+        self._on_batch_too_large = on_batch_too_large
+        self._largest_batch: int | None = None  # that the servers take, once one was too large
         self._endpoints = [Endpoint(address) for address in addresses]
         self._catalogue = Catalogue(
             self._endpoints,
@@ -113,9 +131,40 @@ class TensorFlowServingBackend:
     async def not_ready(self) -> str | None:
         return self._catalogue.not_ready()
 
+    async def unavailable(self) -> set[tuple[Variant, int | None, str]]:
+        """The versions that a server should have, and that cannot be asked there; see `Catalogue.unavailable`."""
+        return self._catalogue.unavailable(await asyncio.to_thread(self._configured))
+
+    def _configured(self) -> dict[Variant, set[int]]:
+        if self._config_file is None:
+            return {}
+        try:
+            config = read_config(self._config_file)
+            models = {variant: model_in(config, name) for variant, name in self._names.items()}
+            return {variant: specific_versions(model) or set() for variant, model in models.items()}
+        except ManagementError:  # nothing is known, then
+            return {}
+
     async def predict(
         self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], *, timeout_s: float
     ) -> NDArray[np.float32]:
+        deadline = self._clock.time() + timeout_s
+        size = self._largest_batch or len(crops)
+        parts = [crops[start : start + size] for start in range(0, len(crops), size)]
+        try:
+            maps = [await self._predict(model, part, deadline - self._clock.time()) for part in parts]
+        except _BatchTooLargeError as error:
+            # The gateway's setting and the servers' contradict each other; no request should suffer from that.
+            self._largest_batch = min(self._largest_batch or size, max(1, size // 2))
+            _log.warning("batches have %d crops at the most from now on: %s", self._largest_batch, error)
+            self._on_batch_too_large()
+            return await self.predict(model, crops, timeout_s=deadline - self._clock.time())
+        return maps[0] if len(maps) == 1 else np.concatenate(maps)
+
+    async def _predict(
+        self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], timeout_s: float
+    ) -> NDArray[np.float32]:
+        """Belief maps for a batch, sent as one. Raises _BatchTooLargeError if a smaller one may be taken."""
         if timeout_s <= 0:
             raise DeadlineExceededError("the request's time was up before it could be sent to the model server")
         name = f"{model.name} version {model.version}"
@@ -131,6 +180,8 @@ class TensorFlowServingBackend:
             self._catalogue.poll_now()
             raise UnavailableError("no model server can be reached at the moment", retry_after_s=1.0) from error
         except CallError as error:
+            if error.meaning is Meaning.BATCH_TOO_LARGE and len(crops) > 1:
+                raise _BatchTooLargeError(str(error)) from error
             failure = translate(error, name)
             if isinstance(failure, UnknownModelError):
                 # It was there when the request was routed. What a label or no version at all stands for has changed
@@ -146,3 +197,7 @@ class TensorFlowServingBackend:
             return from_tensor(reply.outputs[OUTPUT_NAME])
         except ValueError as error:
             raise InternalError(f"{name} returned belief maps that cannot be read: {error}") from error
+
+
+class _BatchTooLargeError(Exception):
+    """The model server takes smaller batches only; says how large."""

@@ -7,7 +7,7 @@ Requests read what the last poll found and never wait for anything here.
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -174,6 +174,29 @@ class Catalogue:
         """Why some server's version cannot be served though it has been loaded or failed to; None if all is well."""
         models = (server.models[reference.variant] for server in self._servers.values())
         return next((why for model in models if (why := model.refusals.get(reference.version or 0)) is not None), None)
+
+    def unavailable(self, configured: Mapping[Variant, Collection[int]]) -> set[tuple[Variant, int | None, str]]:
+        """The versions that some server should have, and that cannot be asked there.
+
+        Args:
+            configured: the versions of each variant that every server should have, as far as is known.
+
+        Returns:
+            (variant, version, why). The version is None where nothing is known of any; why is "load_failed" or
+            "not_available", which is normal while a version is being loaded and checked.
+        """
+        found: set[tuple[Variant, int | None, str]] = set()
+        for variant in self._names:
+            for server in self._servers.values():
+                model = server.models[variant]
+                failed = {version for version in model.refusals if model.states.get(version) == _State.END}
+                coming = {each for each, state in model.states.items() if state in (*_COMING, _State.AVAILABLE)}
+                missing = (coming | set(configured.get(variant, ()))) - failed - set(model.ready())
+                found |= {(variant, version, "load_failed") for version in failed}
+                found |= {(variant, version, "not_available") for version in missing}
+                if not (failed or missing or model.ready()):
+                    found.add((variant, None, "not_available"))
+        return found
 
     def not_ready(self) -> str | None:
         """Why requests would fail now; None when every variant has a version to run."""

@@ -1,9 +1,10 @@
-"""The model servers' configuration file: which versions they load, and what each label stands for.
+"""The model servers' files: which versions they load, what each label stands for, how large their batches are.
 
-The servers read it when they start, and look at it again every few minutes. What is written here is a whole
-configuration, renamed into place.
+The servers read the configuration when they start, and look at it again every few minutes. What is written here is a
+whole one, renamed into place.
 """
 
+import re
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -34,6 +35,21 @@ def read_config(path: Path) -> wire.ModelServerConfig:
 def write_config(path: Path, config: wire.ModelServerConfig) -> None:
     """Write a configuration in one step: the model servers may read it at any moment."""
     replace(path, text_format.MessageToString(config).encode())
+
+
+def largest_batch(path: Path) -> int:
+    """`max_batch_size` in a model server's file of batching parameters.
+
+    Raises:
+        ManagementError: if the file cannot be read, or does not say.
+    """
+    try:
+        found = re.search(r"^\s*max_batch_size\s*\{\s*value\s*:\s*(\d+)", path.read_text(), re.MULTILINE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManagementError(f"{path} cannot be read: {error}") from error
+    if found is None:
+        raise ManagementError(f"{path} has no max_batch_size")
+    return int(found[1])
 
 
 def model_in(config: wire.ModelServerConfig, name: str) -> wire.ModelConfig:

@@ -1,12 +1,12 @@
 """Which version a label stands for: `python -m service models list | promote | rollback`, on TensorFlow Serving.
 
-Promoting takes three steps. The candidate is loaded beside the old version, by a configuration that goes over the wire
-only: what the servers read when they start never names a version that has not loaded yet. It is checked on every
-server. Then the label moves, in the file and over the wire; a server refuses to move it to a version that is not
+Promoting takes three steps. The candidate is loaded beside the old version, by a configuration that at first goes over
+the wire only: what the servers read when they start never names a version that has not loaded yet. It is checked on
+every server. Then the label moves, in the file and over the wire; a server refuses to move it to a version that is not
 loaded. The old version stays loaded as "previous_<label>", so that rolling back takes no time.
 
-The servers look at their file every few minutes and then undo what only went over the wire. So does a promotion that
-was killed half-way; one that is under way sends its configuration again.
+The servers look at their file every few minutes and then unload what only went over the wire. A promotion that is under
+way notices and sends its configuration again.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,7 @@ from service.backends.tensorflow_serving.config_file import (
 from service.backends.tensorflow_serving.failures import CallError, Meaning, one_line
 from service.backends.tensorflow_serving.golden import Golden, check_golden, golden_of
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
+from service.files import FileError
 from service.inference.errors import ServiceError
 from service.inference.models import CANARY_LABEL, STABLE_LABEL, ModelReference, Variant
 
@@ -40,9 +42,13 @@ Report = Callable[[str], None]
 Versions = dict[int, wire.ModelVersionStatus]
 
 _State = wire.ModelVersionStatus.State
+_AVAILABLE: Final = _State.AVAILABLE
 
 _CALL_S: Final = 30.0
 _POLL_S: Final = 0.2
+_FOLDERS_S: Final = 1.5
+"""A little more than the pause between two looks of a server at its folders. A load that has failed is tried again only
+after a look at which the version was not wanted."""
 _STALE_S: Final = 5.0
 """How long a server may go on telling how an earlier load ended, after a configuration that names the version again."""
 
@@ -77,23 +83,21 @@ async def list_versions(servers: ManagedServers) -> list[dict[str, str]]:
     """
     labels = {model.name: model.version_labels for model in read_config(servers.config_file).model_config_list.config}
     rows = []
-    for address in servers.addresses:
-        async with _endpoint(address) as endpoint:
-            for name in MODEL_NAMES.values():
-                states = {version: _in_words(each) for version, each in (await _versions(endpoint, name)).items()}
-                folders = (servers.repository / name).glob("*/")
-                on_disk = {int(each.name) for each in folders if each.name.isascii() and each.name.isdecimal()}
-                states = dict.fromkeys(on_disk, "on disk") | states
-                rows += [
-                    {
-                        "server": address,
-                        "model": name,
-                        "version": str(version),
-                        "state": state,
-                        "labels": ", ".join(sorted(key for key, at in labels.get(name, {}).items() if at == version)),
-                    }
-                    for version, state in sorted(states.items())
-                ]
+    async with _connected(servers) as endpoints:
+        for endpoint, name in product(endpoints, MODEL_NAMES.values()):
+            folders = (servers.repository / name).glob("*/")
+            states = {int(each.name): "on disk" for each in folders if each.name.isascii() and each.name.isdecimal()}
+            states |= {version: _in_words(each) for version, each in (await _versions(endpoint, name)).items()}
+            rows += [
+                {
+                    "server": endpoint.address,
+                    "model": name,
+                    "version": str(version),
+                    "state": state,
+                    "labels": ", ".join(sorted(key for key, at in labels.get(name, {}).items() if at == version)),
+                }
+                for version, state in sorted(states.items())
+            ]
     return rows
 
 
@@ -119,21 +123,30 @@ async def promote(
     if old == version:
         raise ManagementError(f"{label} of {target.variant} is version {version} already")
 
-    loaded = with_versions(before, name, await _versions_now(servers, model_in(before, name)) | {version})
-    moved = with_label(loaded, name, label, version)
-    try:
-        report(f"loading {name} version {version}")
-        await _load(servers, loaded, name, version)
-        for address in servers.addresses:
-            await _check(servers, address, target, golden, report)
-        report(f"moving {label} to version {version}")
-        write_config(servers.config_file, moved)
-        await _send(servers, moved)
-    except BaseException:
-        report("putting the configuration back")
-        write_config(servers.config_file, before)
-        await _send(servers, before)
-        raise
+    async with _connected(servers) as endpoints:
+        versions = specific_versions(model_in(before, name))
+        if versions is None:  # labels need a policy that names versions
+            versions = {each for each, at in (await _versions(endpoints[0], name)).items() if at.state == _AVAILABLE}
+        loaded = with_versions(before, name, versions | {version})
+        moved = with_label(loaded, name, label, version)
+        try:
+            report(f"loading {name} version {version}")
+            await _load(endpoints, loaded, name, version, servers.patience_s)
+            write_config(servers.config_file, loaded)
+            await _send(endpoints, loaded)  # one server may have looked at its file while another one was loading
+            for endpoint in endpoints:
+                await _check(servers, endpoint.address, target, golden, report)
+            report(f"moving {label} to version {version}")
+            write_config(servers.config_file, moved)
+            await _send(endpoints, moved)
+        except BaseException:
+            report("putting the configuration back")
+            write_config(servers.config_file, before)
+            try:
+                await _send(endpoints, before)
+            except ManagementError as error:
+                report(f"{error}; the servers take it from their file instead")
+            raise
     was = f", before that version {old}, which stays loaded" if old is not None else ""
     report(f"{label} of {target.variant} is version {version}{was}")
 
@@ -177,22 +190,22 @@ def _previous_version(config: wire.ModelServerConfig, target: ModelReference, la
 # What the servers are told, and what they say
 
 
-async def _load(servers: ManagedServers, config: wire.ModelServerConfig, name: str, version: int) -> None:
+async def _load(
+    endpoints: Sequence[Endpoint], config: wire.ModelServerConfig, name: str, version: int, patience_s: float
+) -> None:
     """Have every server load a version, by a configuration that goes over the wire only."""
-    statuses = []
-    for address in servers.addresses:
-        async with _endpoint(address) as endpoint:
-            statuses.append((await _versions(endpoint, name)).get(version))
-    await _send(servers, config)
-    for address, before in zip(servers.addresses, statuses, strict=True):
-        async with _endpoint(address) as endpoint:
-            try:
-                async with asyncio.timeout(servers.patience_s):
-                    await _until_loaded(endpoint, config, name, version, before)
-            except TimeoutError as error:
-                raise ManagementError(
-                    f"{name} version {version} was not loaded on {address} within {servers.patience_s:g} s"
-                ) from error
+    statuses = [(await _versions(endpoint, name)).get(version) for endpoint in endpoints]
+    if any(before is not None and before.status.error_code for before in statuses):
+        await asyncio.sleep(_FOLDERS_S)
+    await _send(endpoints, config)
+    for endpoint, before in zip(endpoints, statuses, strict=True):
+        try:
+            async with asyncio.timeout(patience_s):
+                await _until_loaded(endpoint, config, name, version, before)
+        except TimeoutError as error:
+            raise ManagementError(
+                f"{name} version {version} was not loaded on {endpoint.address} within {patience_s:g} s"
+            ) from error
 
 
 async def _until_loaded(
@@ -212,14 +225,14 @@ async def _until_loaded(
     began = False
     while True:
         now = (await _versions(endpoint, name)).get(version)
-        if now is not None and now.state == _State.AVAILABLE:
+        if now is not None and now.state == _AVAILABLE:
             return
         if now is not None and now.state == _State.END and (began or now != before or clock.time() > stale_until):
             if now.status.error_code:
                 reason = one_line(now.status.error_message)
                 raise ManagementError(f"{name} version {version} on {endpoint.address} could not be loaded: {reason}")
             # The server has looked at its file, which does not name the version yet.
-            await _send_to(endpoint, config)
+            await _send([endpoint], config)
             before, began, stale_until = now, False, clock.time() + _STALE_S
         began = began or (now is not None and now.state in {_State.START, _State.LOADING})
         await asyncio.sleep(_POLL_S)
@@ -243,38 +256,25 @@ async def _check(
             await check_golden(backend, candidate, golden)
 
 
-async def _versions_now(servers: ManagedServers, model: wire.ModelConfig) -> set[int]:
-    """The versions that a policy stands for now. Labels need one that names them."""
-    if (named := specific_versions(model)) is not None:
-        return named
-    async with _endpoint(servers.addresses[0]) as endpoint:
-        statuses = await _versions(endpoint, model.name)
-    return {version for version, status in statuses.items() if status.state == _State.AVAILABLE}
-
-
-async def _send(servers: ManagedServers, config: wire.ModelServerConfig) -> None:
-    for address in servers.addresses:
-        async with _endpoint(address) as endpoint:
-            await _send_to(endpoint, config)
-
-
-async def _send_to(endpoint: Endpoint, config: wire.ModelServerConfig) -> None:
-    try:
-        reply = await endpoint.reload(wire.ReloadConfigRequest(config=config), _CALL_S)
-    except CallError as error:
-        raise ManagementError(f"{endpoint.address} refused the configuration: {error}") from error
-    if reply.status.error_code:
-        reason = one_line(reply.status.error_message)
-        raise ManagementError(f"{endpoint.address} refused the configuration: {reason}")
+async def _send(endpoints: Sequence[Endpoint], config: wire.ModelServerConfig) -> None:
+    for endpoint in endpoints:
+        try:
+            status = (await endpoint.reload(wire.ReloadConfigRequest(config=config), _CALL_S)).status
+        except CallError as error:
+            raise ManagementError(f"{endpoint.address} did not take the configuration: {error}") from error
+        if status.error_code:
+            reason = one_line(status.error_message)
+            raise ManagementError(f"{endpoint.address} did not take the configuration: {reason}")
 
 
 @asynccontextmanager
-async def _endpoint(address: str) -> AsyncIterator[Endpoint]:
-    endpoint = Endpoint(address)
+async def _connected(servers: ManagedServers) -> AsyncIterator[list[Endpoint]]:
+    endpoints = [Endpoint(address) for address in servers.addresses]
     try:
-        yield endpoint
+        yield endpoints
     finally:
-        await endpoint.close()
+        for endpoint in endpoints:
+            await endpoint.close()
 
 
 async def _versions(endpoint: Endpoint, name: str) -> Versions:
@@ -328,7 +328,7 @@ def run(arguments: argparse.Namespace, servers: ManagedServers) -> int:
     """`python -m service models …`; the exit code."""
     try:
         asyncio.run(_run(arguments, servers))
-    except (ManagementError, ServiceError) as error:
+    except (ManagementError, ServiceError, FileError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

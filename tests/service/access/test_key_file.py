@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from service.access.commands import add_arguments, run
-from service.access.key_file import KeyFile, KeyFileError, add_key, parse_keys, read_keys, remove_key
+from service.access.key_file import KeyFile, add_key, parse_keys, read_keys, remove_key
+from service.files import FileError
 from service.inference.access import AccessPolicy, Allowance, ApiKey, Doorkeeper
 from service.inference.errors import UnauthenticatedError
 from service.inference.keys import digest_of, is_key, new_key
@@ -77,7 +78,7 @@ def test_file_without_entries_has_no_keys(content: str) -> None:
     ],
 )
 def test_file_that_is_not_right_is_told_with_place_and_what_is_allowed(content: str, words: str) -> None:
-    with pytest.raises(KeyFileError, match=words) as caught:
+    with pytest.raises(FileError, match=words) as caught:
         parse_keys(content.encode(), "keys.yaml")
     assert str(caught.value).startswith("keys.yaml")
     assert "\n" not in str(caught.value)
@@ -85,14 +86,14 @@ def test_file_that_is_not_right_is_told_with_place_and_what_is_allowed(content: 
 
 def test_key_in_place_of_its_hash_is_refused_and_not_repeated() -> None:
     key = new_key()
-    with pytest.raises(KeyFileError) as caught:
+    with pytest.raises(FileError) as caught:
         parse_keys(f"- name: a\n  sha256: {key}".encode())
     assert key not in str(caught.value)
 
 
 def test_same_key_under_two_names_is_refused() -> None:
     key = new_key()
-    with pytest.raises(KeyFileError, match="sha256"):
+    with pytest.raises(FileError, match="sha256"):
         parse_keys((entry("a", key) + entry("b", key)).encode())
 
 
@@ -139,7 +140,7 @@ def test_broken_or_missing_file_opens_no_door_and_closes_none(followed: Followed
         followed.path.unlink()
     else:
         followed.path.write_text("- name: [")
-    with pytest.raises(KeyFileError):
+    with pytest.raises(FileError):
         followed.file.load()
     assert followed.lets_in(key)
     assert not followed.lets_in(new_key())
@@ -177,7 +178,7 @@ def test_a_file_that_is_just_being_written_revokes_nobody(followed: Followed) ->
     followed.path.write_text(entry("stays", stays))
     followed.file.load()
     followed.path.write_text("")  # as an editor or `cp` leaves it for a moment
-    with pytest.raises(KeyFileError, match="is empty"):
+    with pytest.raises(FileError, match="is empty"):
         followed.file.load()
     assert followed.lets_in(stays)
     followed.path.write_text("[]")
@@ -258,7 +259,7 @@ def test_file_that_root_edits_stays_its_owners(tmp_path: Path) -> None:
 def test_file_in_another_encoding_is_not_edited(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     path.write_bytes(entry("a").encode("utf-16"))
-    with pytest.raises(KeyFileError, match="UTF-8"):
+    with pytest.raises(FileError, match="UTF-8"):
         remove_key(path, "a")
 
 

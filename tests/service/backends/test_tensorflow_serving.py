@@ -22,7 +22,6 @@ from service.backends.tensorflow_serving.client import Endpoint, RetryPolicy
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
 from service.inference.errors import (
     DeadlineExceededError,
-    InternalError,
     OverloadedError,
     ServiceError,
     UnavailableError,
@@ -73,7 +72,7 @@ async def connected(
     retry: RetryPolicy | None = None,
     ready: bool = True,
     versions: int = 1,
-    traceparent: Callable[[], str | None] = lambda: None,
+    **options: Any,
 ) -> AsyncIterator[TensorFlowServingBackend]:
     """A backend of these servers, when it is ready and has checked so many versions."""
     backend = TensorFlowServingBackend(
@@ -82,7 +81,7 @@ async def connected(
         clock=asyncio.get_running_loop(),
         poll=poll,
         retry=retry or RetryPolicy(first_wait_s=0.01),
-        traceparent=traceparent,
+        **options,
     )
     async with backend:
         if ready:
@@ -161,13 +160,6 @@ async def failure_of(backend: TensorFlowServingBackend, crops: int = 1, timeout_
         await backend.predict(backend.resolve(LIGHTWEIGHT), [coloured_crop(1)] * crops, timeout_s=timeout_s)
     assert caught.value.__cause__ is not None
     return caught.value
-
-
-async def test_a_batch_larger_than_the_server_takes_is_our_fault(stand_in: StandIn) -> None:
-    async with connected(stand_in) as backend:
-        failure = await failure_of(backend, crops=9)
-
-    assert isinstance(failure, InternalError)
 
 
 async def test_a_server_out_of_memory_is_unavailable(stand_in: StandIn) -> None:
@@ -449,3 +441,18 @@ def test_the_gateways_side_imports_no_tensorflow() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+# Limits that contradict each other
+
+
+async def test_a_batch_larger_than_the_server_takes_is_sent_in_parts_from_then_on(stand_in: StandIn) -> None:
+    refused: list[int] = []
+    async with connected(stand_in, on_batch_too_large=lambda: refused.append(1)) as backend:
+        model = backend.resolve(LIGHTWEIGHT)
+        reds = list(range(40, 240, 10))
+        first = await backend.predict(model, [coloured_crop(red) for red in reds], timeout_s=5)
+        second = await backend.predict(model, [coloured_crop(red) for red in reversed(reds)], timeout_s=5)
+
+    assert (marks(first), marks(second)) == (reds, reds[::-1])
+    assert len(refused) == 2, "20 and 10 are more than 8, 5 is not"

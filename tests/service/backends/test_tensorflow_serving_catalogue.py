@@ -31,6 +31,8 @@ class Server(Endpoint):
         stable: the version with that label.
         held: versions whose predictions get no answer until they are taken out.
         failure: what predictions fail with.
+        poll_failure: what polls fail with.
+        failed: versions that did not load, and why.
     """
 
     def __init__(self, address: str, *versions: int, stable: int | None = None) -> None:
@@ -39,13 +41,20 @@ class Server(Endpoint):
         self.stable = stable
         self.held: set[int] = set()
         self.failure: CallError | None = None
+        self.poll_failure: CallError | None = None
+        self.failed: dict[int, str] = {}
         self.predictions: list[int] = []
         self.cancelled = 0
         self._released = asyncio.Condition()
 
     async def status(self, request: wire.GetModelStatusRequest, timeout_s: float) -> wire.GetModelStatusResponse:
-        available = wire.ModelVersionStatus.State.AVAILABLE
-        statuses = [wire.ModelVersionStatus(version=each, state=available) for each in self.versions]
+        if self.poll_failure is not None:
+            raise self.poll_failure
+        state = wire.ModelVersionStatus.State
+        statuses = [wire.ModelVersionStatus(version=each, state=state.AVAILABLE) for each in self.versions]
+        for version, reason in self.failed.items():
+            status = wire.StatusProto(error_code=11, error_message=reason)
+            statuses.append(wire.ModelVersionStatus(version=version, state=state.END, status=status))
         return wire.GetModelStatusResponse(model_version_status=statuses)
 
     async def metadata(self, request: wire.GetModelMetadataRequest, timeout_s: float) -> wire.GetModelMetadataResponse:
@@ -245,3 +254,70 @@ async def test_unloading_a_version_ends_its_check(scene: Scene) -> None:
     await settle()
 
     assert server.cancelled == 1
+
+
+async def test_one_failed_poll_forgets_nothing_and_two_in_a_row_do(scene: Scene) -> None:
+    server = Server("one:1", 1)
+    catalogue = scene.catalogue(server)
+    await catalogue.poll()
+    await until(serves(catalogue, 1))
+
+    server.poll_failure = CallError(grpc.StatusCode.UNAVAILABLE, "Connection reset by peer")
+    await catalogue.poll()
+    assert (catalogue.not_ready(), catalogue.resolve(LIGHTWEIGHT).version) == (None, 1)
+    server.poll_failure = None
+    await catalogue.poll()
+    server.poll_failure = CallError(grpc.StatusCode.UNAVAILABLE, "Connection reset by peer")
+    await catalogue.poll()
+    assert catalogue.not_ready() is None, "not two in a row"
+
+    await catalogue.poll()
+    assert "one:1 does not answer (UNAVAILABLE)" in (catalogue.not_ready() or "")
+
+
+async def test_a_server_whose_threads_are_all_busy_is_what_it_was(scene: Scene) -> None:
+    server = Server("one:1", 1)
+    catalogue = scene.catalogue(server)
+    await catalogue.poll()
+    await until(serves(catalogue, 1))
+
+    server.poll_failure = CallError(grpc.StatusCode.RESOURCE_EXHAUSTED)
+    for _ in range(10):
+        scene.clock.advance(3.0)
+        await catalogue.poll()
+        assert (catalogue.not_ready(), catalogue.resolve(LIGHTWEIGHT).version) == (None, 1)
+
+
+# What is told of versions that are not there
+
+
+async def test_nothing_is_unavailable_when_every_version_can_be_asked(scene: Scene) -> None:
+    catalogue = scene.catalogue(Server("one:1", 1, 2), Server("other:1", 1, 2))
+    await catalogue.poll()
+    await until(lambda: catalogue.unavailable({"lightweight": {1, 2}}) == set())
+
+
+async def test_a_version_that_did_not_load_on_one_server_is_told_until_it_has(scene: Scene) -> None:
+    fine, other = Server("fine:1", 1, 2), Server("other:1", 1)
+    other.failed = {2: "no\n\t[[model]]"}
+    catalogue = scene.catalogue(fine, other)
+    await catalogue.poll()
+    await until(lambda: catalogue.unavailable({}) == {("lightweight", 2, "load_failed")})
+    assert catalogue.refusal(SECOND) == "it could not be loaded: no [[model]]", "in one line"
+
+    other.failed, other.versions = {}, [1, 2]
+    await catalogue.poll()
+    await until(lambda: catalogue.unavailable({}) == set())
+
+
+async def test_a_configured_version_without_any_state_is_not_available(scene: Scene) -> None:
+    catalogue = scene.catalogue(Server("one:1", 1))
+    await catalogue.poll()
+    await until(serves(catalogue, 1))
+    assert catalogue.unavailable({"lightweight": {1, 2}}) == {("lightweight", 2, "not_available")}
+
+
+async def test_where_no_server_answers_nothing_is_available(scene: Scene) -> None:
+    catalogue = scene.catalogue(Server("one:1", 1))
+    assert catalogue.unavailable({}) == {("lightweight", None, "not_available")}
+    assert catalogue.unavailable({"lightweight": {1}}) == {("lightweight", 1, "not_available")}

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import base64
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import pytest
 
 from deploy.stand_in.process import StandIn
 from deploy.stand_in.repository import add_version, config_text
-from service.backends.tensorflow_serving.management import add_arguments, list_versions, run
+from service.backends.tensorflow_serving.management import ManagedServers, add_arguments, list_versions, run
 from service.bootstrap import managed_servers
 from service.pose.keypoints import KEYPOINT_COUNT
 from tests.support.images import image_bytes, picture
+from tests.support.waiting import until
 
 SIDE = 256
 RED, GREEN = 100, 140
@@ -52,13 +54,14 @@ def stand_in(tmp_path: Path) -> Iterator[StandIn]:
 def models(stand_in: StandIn, *words: str, patience_s: float = 20.0) -> int:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    servers = managed_servers(
-        (stand_in.address,),
-        config_file=stand_in.config_file,
-        repository=stand_in.config_file.parent,
-        patience_s=patience_s,
+    return run(parser.parse_args(words), servers_of(stand_in, patience_s))
+
+
+def servers_of(stand_in: StandIn, patience_s: float = 20.0) -> ManagedServers:
+    repository = stand_in.config_file.parent
+    return managed_servers(
+        (stand_in.address,), config_file=stand_in.config_file, repository=repository, patience_s=patience_s
     )
-    return run(parser.parse_args(words), servers)
 
 
 def test_versions_are_listed_with_state_and_labels(stand_in: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,9 +93,7 @@ def test_a_label_is_promoted_rolled_back_and_promoted_again(
 
 def labels(stand_in: StandIn) -> dict[str, str]:
     """The labels of each lightweight version that is loaded."""
-    repository = stand_in.config_file.parent
-    servers = managed_servers((stand_in.address,), config_file=stand_in.config_file, repository=repository)
-    rows = asyncio.run(list_versions(servers))
+    rows = asyncio.run(list_versions(servers_of(stand_in)))
     return {
         row["version"]: row["labels"]
         for row in rows
@@ -181,3 +182,80 @@ def test_a_server_that_is_away_is_named(stand_in: StandIn, capsys: pytest.Captur
     assert models(stand_in, "list") == 1
 
     assert stand_in.address in capsys.readouterr().err
+
+
+AS_DEPLOYED = ("--max-num-load-retries", "2", "--load-retry-interval-s", "1.0", "--poll-s", "1.0")
+
+
+@pytest.mark.slow
+def test_a_broken_version_fails_within_seconds_and_is_promoted_once_it_is_repaired(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_version(tmp_path, "lightweight", 1)
+    folder = add_version(tmp_path, "lightweight", 2)
+    set_golden(folder, golden(2))
+    (folder / "unloadable").touch()
+    add_version(tmp_path, "standard", 1)
+    config = config_text(tmp_path, {"lightweight": ((1,), {"stable": 1}), "standard": ((1,), {"stable": 1})})
+    with StandIn(tmp_path, config, arguments=AS_DEPLOYED) as server:
+        began = time.monotonic()
+        assert models(server, "promote", "lightweight@2") == 1
+        assert time.monotonic() - began < 10
+        error = capsys.readouterr().err
+        assert "cpm_lightweight version 2" in error
+        assert "could not be loaded: Could not find SavedModel .pb or .pbtxt" in error
+        assert error.count("\n") == 1
+        assert "versions: 2" not in server.config_file.read_text()
+        assert models(server, "list") == 0
+        assert "failed: Could not find SavedModel" in capsys.readouterr().out
+
+        (folder / "unloadable").unlink()
+        assert models(server, "promote", "lightweight@2") == 0
+        assert labels(server) == {"1": "previous_stable", "2": "stable"}
+
+
+async def test_a_version_is_in_the_file_that_a_restart_reads_only_once_it_has_loaded(stand_in: StandIn) -> None:
+    stand_in.order(loading_s=1.0)
+    before = stand_in.config_file.read_text()
+    promoting = asyncio.create_task(asyncio.to_thread(models, stand_in, "promote", "lightweight@2"))
+    await until(lambda: is_loading(stand_in))
+
+    assert stand_in.config_file.read_text() == before
+    assert await promoting == 0
+    assert "versions: 2" in stand_in.config_file.read_text()
+
+
+async def is_loading(stand_in: StandIn) -> bool:
+    rows = await list_versions(servers_of(stand_in))
+    return any((row["version"], row["state"]) == ("2", "LOADING") for row in rows)
+
+
+def test_a_promotion_that_the_servers_undo_by_a_look_at_their_file_is_begun_again(tmp_path: Path) -> None:
+    for version in (1, 2):
+        set_golden(add_version(tmp_path, "lightweight", version), golden(version))
+    add_version(tmp_path, "standard", 1)
+    config = config_text(tmp_path, {"lightweight": ((1,), {"stable": 1}), "standard": ((1,), {"stable": 1})})
+    with StandIn(tmp_path, config, arguments=("--config-poll-s", "3.0", "--faults", '{"loading_s": 0}')) as server:
+        server.order(loading_s=2.0)
+        assert models(server, "promote", "lightweight@2") == 0
+        assert labels(server) == {"1": "previous_stable", "2": "stable"}
+
+
+def test_a_version_that_keeps_the_servers_from_starting_is_rolled_back_in_the_file(
+    stand_in: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert models(stand_in, "promote", "lightweight@2") == 0
+    stand_in.kill()
+    broken = stand_in.config_file.parent / "cpm_lightweight" / "2" / "unloadable"
+    broken.touch()
+    with pytest.raises(ChildProcessError):
+        stand_in.start()
+
+    assert models(stand_in, "rollback", "lightweight", "--in-file") == 0
+    assert "stable of lightweight is version 1 for the model servers' next start" in capsys.readouterr().out
+    stand_in.start()
+    assert labels(stand_in) == {"1": "stable"}
+
+    broken.unlink()
+    assert models(stand_in, "promote", "lightweight@2") == 0
+    assert labels(stand_in) == {"1": "previous_stable", "2": "stable"}

@@ -59,6 +59,43 @@ def test_a_folder_gives_one_json_object_a_picture_and_overlays(
         assert len(overlay.convert("RGB").getcolors(100_000) or ()) > 10, "something is drawn on the plain picture"
 
 
+def test_the_files_of_a_folder_are_chosen_by_content_and_the_others_are_counted_and_named(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.JFIF", "b", "c.txt"):
+        (folder / name).write_bytes(image_bytes(picture(*SIZE), "JPEG"))
+    (folder / ".hidden.jpg").write_bytes(image_bytes(picture(*SIZE), "JPEG"))
+    (folder / "letter.jpg").write_bytes(b"%PDF-1.7 no picture")
+    (folder / "notes.txt").write_text("no picture")
+
+    assert main(["estimate", str(folder), "--url", url, "--json"]) == 0
+
+    output = capsys.readouterr()
+    answers = [json.loads(line) for line in output.out.splitlines()]
+    assert [Path(answer["file"]).name for answer in answers] == ["a.JFIF", "b", "c.txt"]
+    assert "left out 3 of 6 files, no pictures: .hidden.jpg, letter.jpg, notes.txt" in output.err
+
+
+@pytest.mark.parametrize("name", ["overlay.png", "overlay.jpg", "deep/overlay.PNG"])
+def test_one_picture_is_saved_in_the_file_that_is_named(url: str, photo: Path, tmp_path: Path, name: str) -> None:
+    target = tmp_path / "out" / name
+
+    assert main(["estimate", str(photo), "--url", url, "--save", str(target)]) == 0
+
+    with Image.open(target) as overlay:
+        assert overlay.size == SIZE
+
+
+def test_a_folder_with_the_name_of_a_file_stays_a_folder(url: str, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.png").mkdir()
+
+    assert main(["estimate", str(photo), "--url", url, "--save", str(tmp_path / "out.png")]) == 0
+
+    assert [path.name for path in (tmp_path / "out.png").iterdir()] == ["hand_hand.png"]
+
+
 def test_pictures_of_the_same_name_get_overlays_of_their_own(url: str, tmp_path: Path) -> None:
     names = ("a/hand.jpg", "b/hand.png", "b/Hand.jpg", "hand_hand_2.png")
     for name in names:
@@ -85,6 +122,8 @@ def test_a_roi_is_asked_about(url: str, photo: Path, capsys: pytest.CaptureFixtu
         (["estimate", "no_such_file.jpg"], "no such file"),
         (["estimate", "{folder}"], "no picture in this folder"),
         (["estimate", "{photo}", "{photo}", "--roi", "1,2,3,4"], "--roi is for a single picture"),
+        (["estimate", "{photo}", "{photo}", "--save", "x.png"], "a file holds one picture or video"),
+        (["estimate", "{photo}", "--save", "x.mp4"], "a picture is saved as .png, .jpg or .webp, a video as .mp4"),
         (["estimate", "{photo}", "--url", "ftp://host"], "http://"),
         (["estimate", "{photo}", "--url", "http://127.0.0.1:1"], "cannot be reached"),
         (["estimate", "{photo}", "--model-repo", "{folder}"], "{folder}"),
@@ -120,6 +159,7 @@ def test_an_unknown_model_fails_each_picture(url: str, photo: Path, capsys: pyte
         ["estimate", "hand.jpg", "--roi", "1,2,3"],
         ["bench", "--seconds", "-1"],
         ["bench", "--seconds", "soon"],
+        ["bench", "--concurrency", "0"],
         ["serve", "--port", "many"],
     ],
 )

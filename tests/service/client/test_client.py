@@ -20,6 +20,7 @@ from service.client import (
     Frame,
     HandPoseClient,
     HandPoseError,
+    ImageLike,
     OneEuro,
     RejectedError,
     RetryPolicy,
@@ -204,6 +205,23 @@ def test_a_batch_gives_each_image_its_estimate_or_its_error(client: HandPoseClie
     assert isinstance(results[1], RejectedError)
     assert results[1].code == "unsupported_image_format"
     assert isinstance(results[2], Estimate)
+
+
+@both
+async def test_an_image_that_cannot_be_read_takes_no_other_with_it(
+    service: Service, client: HandPoseClient, protocol: str, tmp_path: Path
+) -> None:
+    images: list[ImageLike] = [tmp_path / "missing.jpg", PHOTO, np.zeros((2, 2, 9), np.uint8), PHOTO, tmp_path]
+    expected = ["unreadable_file", "ok", "no_image", "ok", "unreadable_file"]
+
+    blocking = list(client.estimate_batch(images, batch_size=2))
+    async with AsyncHandPoseClient(service.urls[protocol]) as other:
+        results = [each async for each in other.estimate_batch(images)]
+
+    assert [getattr(each, "code", "ok") for each in blocking] == expected
+    assert [getattr(each, "code", "ok") for each in results] == expected
+    with pytest.raises(RejectedError, match=r"missing\.jpg"):  # as documented: raise the result to stop at it
+        raise next(each for each in blocking if isinstance(each, HandPoseError))
 
 
 @both

@@ -101,7 +101,7 @@ def test_names_and_units_are_prometheus_own() -> None:
     registry = CollectorRegistry()
     PrometheusObserver(registry)
     families = [family for family in registry.collect() if not family.name.startswith(("process_", "python_"))]
-    assert len(families) == 17
+    assert len(families) == 19
     for family in families:
         assert re.fullmatch(r"handpose_[a-z]+(_[a-z]+)*", family.name), family.name
         assert family.documentation.endswith("."), family.name
@@ -125,3 +125,21 @@ def test_buckets_tell_answers_of_5_ms_from_answers_of_5_s() -> None:
         if name == "handpose_request_duration_seconds_bucket"
     ]
     assert (min(bounds), sorted(bounds)[-2]) == (0.005, 5.0)
+
+
+def test_versions_that_cannot_be_asked_are_told_of_until_they_can() -> None:
+    observer = PrometheusObserver(CollectorRegistry())
+    observer.models_unavailable([("lightweight", 2, "load_failed"), ("standard", None, "not_available")])
+    found = samples(observer)
+    name = "handpose_model_unavailable"
+    assert found[key(name, variant="lightweight", version="2", reason="load_failed")] == 1
+    assert found[key(name, variant="standard", version="none", reason="not_available")] == 1
+
+    observer.models_unavailable([])
+    assert not any(metric == name for metric, _ in samples(observer))
+
+
+def test_batches_that_were_too_large_are_counted() -> None:
+    observer = PrometheusObserver(CollectorRegistry())
+    observer.batch_too_large()
+    assert samples(observer)[key("handpose_batches_too_large_total")] == 1

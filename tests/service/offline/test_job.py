@@ -76,10 +76,22 @@ def test_a_job_that_was_killed_while_it_was_written_down_begins_anew(
     assert [shard.first for shard in begin(folder, target, settings).to_do] == [0, 4]
 
 
+def test_every_visible_file_is_in_the_job_whatever_its_name(tmp_path: Path, settings: Settings) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.HEIC", "b.jfif", "c", "d.txt", ".DS_Store"):
+        (folder / name).write_bytes(b"content")
+
+    job = begin(folder, tmp_path / "out", settings)
+
+    assert job.shards[0].images == ("a.HEIC", "b.jfif", "c", "d.txt")
+    assert job.left_out == (".DS_Store",)
+
+
 def test_no_pictures_are_no_job(tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "empty").mkdir()
 
-    with pytest.raises(JobError, match="no picture"):
+    with pytest.raises(JobError, match="no file"):
         begin(tmp_path / "empty", tmp_path / "out", settings)
 
 

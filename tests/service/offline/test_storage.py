@@ -10,15 +10,18 @@ from service.offline.storage import Place, StorageError
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("b.jpg", "a.PNG", "notes.txt", ".hidden.jpg", "deep/c.webp", "deep/er/d.jpeg"):
+    for name in ("b.jpg", "a.PNG", "notes.txt", ".hidden.jpg", "deep/c.webp", "deep/er/d.jpeg", "photo", "photo.HEIC"):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(name.encode())
     return tmp_path / "photos"
 
 
-def test_a_folder_has_its_pictures_at_any_depth_in_order(folder: Path) -> None:
-    assert Place.at(str(folder)).pictures() == ["a.PNG", "b.jpg", "deep/c.webp", "deep/er/d.jpeg"]
+def test_a_folder_has_its_files_at_any_depth_in_order_and_hidden_ones_are_left_out(folder: Path) -> None:
+    shown, hidden = Place.at(str(folder)).pictures()
+
+    assert shown == ["a.PNG", "b.jpg", "deep/c.webp", "deep/er/d.jpeg", "notes.txt", "photo", "photo.HEIC"]
+    assert hidden == [".hidden.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -32,12 +35,12 @@ def test_a_folder_has_its_pictures_at_any_depth_in_order(folder: Path) -> None:
     ],
 )
 def test_a_pattern_chooses_what_it_matches(folder: Path, pattern: str, found: list[str]) -> None:
-    assert Place.at(f"{folder}/{pattern}").pictures() == found
+    assert Place.at(f"{folder}/{pattern}").pictures()[0] == found
 
 
 def test_a_url_is_a_place_like_any_other(folder: Path) -> None:
     assert Place.at(folder.as_uri()).pictures() == Place.at(str(folder)).pictures()
-    assert Place.at(f"{folder.as_uri()}/deep/*.webp").pictures() == ["c.webp"]
+    assert Place.at(f"{folder.as_uri()}/deep/*.webp").pictures()[0] == ["c.webp"]
     assert Place.at(folder.as_uri()).read("b.jpg") == b"b.jpg"
 
 

@@ -2,18 +2,23 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from pydantic import BaseModel
 
-from service.offline.diary import Diary
+from service.bootstrap import StartError
+from service.offline.attempts import ShardAttempts
 from service.offline.job import Job
-from service.offline.records import Format, Record, arrow_schema
+from service.offline.records import SCHEMA, Format
 from service.offline.storage import Place
 from service.offline.worker import ShardError, ShardWorker
+from service.rest.schemas import HandPose, Problem
 from service.settings import Settings
 from tests.support.backend import hand_where_crop_is_marked
 from tests.support.offline import Model
@@ -40,6 +45,16 @@ def start(tmp_path: Path, settings: Settings) -> Iterator[Start]:
 
 def records(tmp_path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (tmp_path / "out" / "part-000000.jsonl").read_text().splitlines()]
+
+
+def test_a_worker_without_models_does_not_start(
+    pictures: Callable[[int], Path], tmp_path: Path, settings: Settings
+) -> None:
+    job = Job.begin(str(pictures(1)), str(tmp_path / "out"), settings, model="lightweight@1", form="jsonl")
+    nowhere = replace(job.work, settings=settings.model_copy(update={"model_repo": tmp_path / "nowhere"}))
+
+    with pytest.raises(StartError, match="nowhere"):
+        ShardWorker(nowhere, Model(tmp_path))
 
 
 def test_records_hold_what_the_api_answers(
@@ -97,18 +112,38 @@ def test_parquet_holds_the_same_records(pictures: Callable[[int], Path], start: 
     worker(row)
 
     table = pyarrow.parquet.read_table(tmp_path / "out" / "part-000000.parquet")
-    first, second, third = (
-        Record.model_validate(row) for row in table.select(["image", "status", "result"]).to_pylist()
-    )
-    assert table.schema == arrow_schema()
-    assert [(each.image, each.status) for each in (first, second, third)] == [
+    assert table.schema == SCHEMA
+    first, second, third = table.to_pylist()
+    assert [(each["image"], each["status"]) for each in (first, second, third)] == [
         ("000.png", 200),
         ("001.png", 415),
         ("002.png", 200),
     ]
-    assert first.result is not None
-    assert [point.name for point in first.result.hands[0].keypoints][:2] == ["wrist", "thumb_cmc"]
-    assert table["problem"][1]["code"].as_py() == "unsupported_image_format"
+    assert [point["name"] for point in first["result"]["hands"][0]["keypoints"]][:2] == ["wrist", "thumb_cmc"]
+    assert second["problem"]["code"] == "unsupported_image_format"
+
+
+@pytest.mark.parametrize(("kind", "schema"), [("result", HandPose), ("problem", Problem)])
+def test_parquet_has_the_fields_of_the_api(kind: str, schema: type[BaseModel]) -> None:
+    assert names_of(SCHEMA.field(kind).type) == names_in(schema.model_json_schema())
+
+
+def names_of(kind: pa.DataType) -> Any:
+    """Names of a type's members, and of theirs."""
+    if pa.types.is_list(kind):
+        return names_of(kind.value_type)
+    return {each.name: names_of(each.type) for each in kind} if pa.types.is_struct(kind) else None
+
+
+def names_in(schema: dict[str, Any], defs: dict[str, Any] | None = None) -> Any:
+    """The same of a JSON Schema."""
+    defs = schema.get("$defs", {}) if defs is None else defs
+    if "$ref" in schema:
+        return names_in(defs[schema["$ref"].rpartition("/")[2]], defs)
+    if "items" in schema:
+        return names_in(schema["items"], defs)
+    properties = schema.get("properties")
+    return None if properties is None else {name: names_in(each, defs) for name, each in properties.items()}
 
 
 def test_a_shard_of_nothing_but_failures_of_our_own_is_not_written(
@@ -132,11 +167,11 @@ def test_a_picture_that_kills_its_process_gets_a_problem(
     worker, (row,) = start(pictures(3))
     output = Place.at(str(tmp_path / "out"))
     for _ in range(3):
-        assert not Diary.open(output, "part-000000.jsonl").one_by_one  # and the process dies
+        assert not ShardAttempts.begin(output, "part-000000.jsonl").one_by_one  # and the process dies
     for _ in range(2):
-        later = Diary.open(output, "part-000000.jsonl")
+        later = ShardAttempts.begin(output, "part-000000.jsonl")
         assert later.one_by_one
-        later.looking_at("001.png")  # and the process dies
+        later.begin_image("001.png")  # and the process dies
 
     assert worker(row)["failed"] == ["killed_worker"]
     assert [each["status"] for each in records(tmp_path)] == [200, 500, 200]
@@ -149,8 +184,8 @@ def test_a_picture_that_was_looked_at_when_the_job_was_stopped_is_not_blamed(
     worker, (row,) = start(pictures(3))
     output = Place.at(str(tmp_path / "out"))
     for _ in range(4):
-        stopped = Diary.open(output, "part-000000.jsonl")
-    stopped.looking_at("001.png")
+        stopped = ShardAttempts.begin(output, "part-000000.jsonl")
+    stopped.begin_image("001.png")
 
     assert worker(row)["failed"] == []
 
@@ -167,9 +202,9 @@ def test_a_shard_that_ends_with_an_error_does_not_count_as_a_death(
         with pytest.raises(ShardError):
             worker(row)
 
-    diary = Diary.open(Place.at(str(tmp_path / "out")), "part-000000.jsonl")
-    assert not diary.one_by_one
-    assert diary.fatal == frozenset()
+    attempts = ShardAttempts.begin(Place.at(str(tmp_path / "out")), "part-000000.jsonl")
+    assert not attempts.one_by_one
+    assert attempts.fatal == frozenset()
 
 
 def test_a_single_picture_that_cannot_be_read_gets_its_problem(

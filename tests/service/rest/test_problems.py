@@ -5,8 +5,9 @@ from concurrent.futures import Executor
 
 import pytest
 
+from service.answers import PROBLEM_TYPES
 from service.inference.errors import ErrorKind, FieldError, ServiceError
-from service.rest.problems import PROBLEM_TYPES, problem_of, response_to
+from service.rest.problems import problem_of, response_to
 from tests.service.rest.conftest import Gateway, running_gateway
 from tests.support.backend import failing_backend
 from tests.support.images import image_bytes

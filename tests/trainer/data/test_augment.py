@@ -5,16 +5,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.pose.geometry import Box, crop_affine
-from service.pose.preprocessing import hand_box_to_crop
-from trainer.data.augment import NO_AUGMENTATION, AugmentConfig, draw, handedness_after, photometric
+from service.pose.geometry import Affine, Box, crop_affine
+from service.pose.preprocessing import CROP_PADDING, hand_box_to_crop
+from tests.trainer.data.fake_samples import fake_sample
+from trainer.data.augment import (
+    NO_AUGMENTATION,
+    UPRIGHT,
+    AugmentConfig,
+    draw,
+    handedness_after,
+    photometric,
+    upright_turn,
+)
 
 BOX = Box(30.0, 20.0, 40.0, 60.0)
+HAND = replace(fake_sample(), box_in_image=BOX)
 SIZE = (64, 64)
 
 
 def test_no_augmentation_is_servings_crop() -> None:
-    augmentation = draw(np.random.default_rng(0), BOX, SIZE, NO_AUGMENTATION)
+    augmentation = draw(np.random.default_rng(0), HAND, SIZE, NO_AUGMENTATION)
     assert not augmentation.mirrored
     expected = crop_affine(hand_box_to_crop(BOX), SIZE)
     np.testing.assert_allclose(augmentation.image_to_input.coefficients(), expected.coefficients())
@@ -26,7 +36,7 @@ def test_the_affine_stays_a_similarity_whose_sign_tells_the_mirror() -> None:
     rng = np.random.default_rng(1)
     mirrored = []
     for _ in range(50):
-        augmentation = draw(rng, BOX, SIZE, AugmentConfig())
+        augmentation = draw(rng, HAND, SIZE, AugmentConfig())
         a, b, _, d, e, _ = augmentation.image_to_input.coefficients()
         assert a * b + d * e == pytest.approx(0.0, abs=1e-9)
         assert np.hypot(a, d) == pytest.approx(np.hypot(b, e))
@@ -39,7 +49,7 @@ def test_scale_stays_between_the_configured_limits_and_near_servings_crop() -> N
     rng = np.random.default_rng(2)
     config = AugmentConfig(shrink=2.5, enlarge=1.15)
     serving = crop_affine(hand_box_to_crop(BOX), SIZE).scale
-    ratios = np.array([serving / draw(rng, BOX, SIZE, config).image_to_input.scale for _ in range(300)])
+    ratios = np.array([serving / draw(rng, HAND, SIZE, config).image_to_input.scale for _ in range(300)])
     assert ratios.min() >= 1 / 1.15 - 1e-9
     assert ratios.max() <= 2.5 + 1e-9
     assert np.median(ratios) < 1.3
@@ -49,7 +59,7 @@ def test_scale_stays_between_the_configured_limits_and_near_servings_crop() -> N
 def test_the_hands_middle_stays_in_the_crop() -> None:
     rng = np.random.default_rng(3)
     for _ in range(200):
-        middle = draw(rng, BOX, SIZE, AugmentConfig()).image_to_input.apply(np.array(BOX.centre))
+        middle = draw(rng, HAND, SIZE, AugmentConfig()).image_to_input.apply(np.array(BOX.centre))
         assert (middle > 0).all()
         assert (middle < 64).all()
 
@@ -59,10 +69,47 @@ def test_most_hands_stay_near_upright_and_some_turn_anywhere() -> None:
     config = AugmentConfig(turn=15.0, any_turn_chance=0.2, mirror_chance=0.0)
     turns = []
     for _ in range(400):
-        a, _, _, d, _, _ = draw(rng, BOX, SIZE, config).image_to_input.coefficients()
+        a, _, _, d, _, _ = draw(rng, HAND, SIZE, config).image_to_input.coefficients()
         turns.append(abs(np.degrees(np.arctan2(d, a))))
     assert np.mean(np.array(turns) < 45) > 0.7
     assert max(turns) > 120
+
+
+@pytest.mark.parametrize("degrees", [0, 45, 100, 180, 290])
+def test_an_upright_hand_points_up_however_it_lay_and_its_crop_fits_it(degrees: int) -> None:
+    picture_turned = Affine.rotation(np.radians(degrees))
+    hand = fake_sample(keypoints=picture_turned.apply(fake_sample().keypoints_in_image))
+    keypoints = draw(np.random.default_rng(0), hand, SIZE, UPRIGHT).image_to_input.apply(hand.keypoints_in_image)
+
+    across, down = keypoints[9] - keypoints[0]
+    assert across == pytest.approx(0.0, abs=1e-6)
+    assert down < 0
+    box = Box.around(keypoints)
+    assert max(box.width, box.height) == pytest.approx(64 / CROP_PADDING)
+    assert box.centre == pytest.approx((32.0, 32.0))
+
+
+def test_upright_hands_vary_about_upright_and_only_as_many_as_asked() -> None:
+    hand = fake_sample()  # its middle finger points to the left
+    config = AugmentConfig(upright_chance=0.5, turn=10.0, any_turn_chance=0.0, mirror_chance=0.0)
+    rng = np.random.default_rng(0)
+    turned = []
+    for _ in range(300):
+        keypoints = draw(rng, hand, SIZE, config).image_to_input.apply(hand.keypoints_in_image)
+        across, down = keypoints[9] - keypoints[0]
+        turned.append(abs(np.degrees(np.arctan2(across, -down))))
+    upright = np.array(turned) < 45
+    assert 0.4 < upright.mean() < 0.6
+    assert 4 < np.mean(np.array(turned)[upright]) < 12
+
+
+def test_a_hand_without_wrist_or_middle_finger_has_no_turn_and_is_cut_as_it_lies() -> None:
+    labelled = np.ones(21, bool)
+    labelled[9] = False
+    hand = fake_sample(labelled=labelled)
+    assert upright_turn(hand) is None
+    rng = np.random.default_rng(0)
+    assert draw(rng, hand, SIZE, UPRIGHT) == draw(np.random.default_rng(0), hand, SIZE, NO_AUGMENTATION)
 
 
 def test_a_mirrored_left_hand_is_a_right_hand() -> None:

@@ -14,7 +14,7 @@ from service.pose.geometry import Box
 from service.pose.keypoints import KEYPOINT_NAMES
 from trainer.data.coco import read_coco
 from trainer.data.rhd import read_mmpose_rhd
-from trainer.data.sample import BadSampleError, DataError, Sample, SkippedSamples
+from trainer.data.sample import BadSampleError, Credit, DataError, Sample, SkippedSamples
 
 REAL_SAMPLES = Path(os.environ.get("HANDPOSE_REAL_SAMPLES", Path(__file__).parents[4] / "shared/data/real_samples"))
 
@@ -140,10 +140,45 @@ def test_handedness(tmp_path: Path, fields: dict[str, str], hand: str | None) ->
     assert sample.handedness == hand
 
 
-def test_crowds_are_left_out(tmp_path: Path) -> None:
-    assert (
-        len(read_coco(_write(tmp_path, [{"keypoints": _keypoints()}, {"keypoints": _keypoints(), "iscrowd": 1}]))) == 1
-    )
+@pytest.mark.parametrize("mark", [{"iscrowd": 1}, {"ignore": True}])
+def test_crowds_and_hands_to_be_ignored_are_left_out(tmp_path: Path, mark: dict[str, Any]) -> None:
+    assert len(read_coco(_write(tmp_path, [{"keypoints": _keypoints()}, {"keypoints": _keypoints(), **mark}]))) == 1
+
+
+def _read_with_image(folder: Path, image: dict[str, Any], **annotation: Any) -> Sample:
+    images = [{"id": 7, "file_name": "a.png", **image}]
+    (sample,) = read_coco(_write(folder, [{"keypoints": _keypoints(), **annotation}], images=images))
+    return sample
+
+
+def test_what_a_set_tells_of_a_hand_and_its_picture_is_kept(tmp_path: Path) -> None:
+    about = {"spread": 0.01, "view": "palm", "extended": 5, "weight": 2}
+    sample = _read_with_image(tmp_path, {"group": "people/1"}, **about)
+    assert (sample.group, sample.spread, sample.view, sample.extended) == ("people/1", 0.01, "palm", 5)
+    assert sample.weight == 2.0
+    plain = _read_with_image(tmp_path, {})
+    assert (plain.group, plain.spread, plain.view, plain.extended, plain.weight) == (None, None, None, None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("image", "credit"),
+    [
+        ({}, None),
+        ({"source": "ann/hands", "licence": "CC BY 4.0"}, Credit("ann/hands", "CC BY 4.0", "ann")),
+        ({"source_repo": "ann/hands", "licence": "MIT"}, Credit("ann/hands", "MIT", "ann")),
+        ({"source": "ann/hands", "licence": "MIT", "author": "Ann B."}, Credit("ann/hands", "MIT", "Ann B.")),
+        ({"licence": "CC0"}, Credit("", "CC0")),
+    ],
+)
+def test_source_licence_and_author_of_a_picture_are_kept(
+    tmp_path: Path, image: dict[str, Any], credit: Credit | None
+) -> None:
+    assert _read_with_image(tmp_path, image).credit == credit
+
+
+def test_a_packed_picture_is_known_by_its_set_and_its_name_there(tmp_path: Path) -> None:
+    sample = _read_with_image(tmp_path, {"data_set": "people", "original_name": "ann_1.jpg"})
+    assert (sample.source, sample.name) == ("people", "ann_1.jpg")
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from service.pose.geometry import Box
 from service.pose.heatmaps import STRIDE, decode
 from tests.trainer.data.fake_samples import dotted_sample, fake_sample
 from trainer.data.augment import NO_AUGMENTATION, AugmentConfig
+from trainer.data.label_trust import LabelTrust
 from trainer.data.pipeline import (
-    UNLABELLED_TARGET,
     Batch,
     ImageStore,
     Prefetcher,
@@ -85,14 +85,16 @@ def test_targets_decode_to_the_keypoints(tmp_path: Path) -> None:
     np.testing.assert_allclose(decode(maps).in_heatmap[0] * STRIDE, crop.keypoints_in_input, atol=0.05)
 
 
-def test_unlabelled_keypoints_make_their_map_and_the_background_unknown() -> None:
-    labelled = np.ones((2, 21), bool)
-    labelled[0, 4] = False
-    maps = target_maps(np.full((2, 21, 2), 32.0), labelled, 64)
-    assert (maps[0, ..., 4] == UNLABELLED_TARGET).all()
-    assert (maps[0, ..., 21] == UNLABELLED_TARGET).all()
-    assert (maps[0, ..., 5] >= 0).all()
-    assert (maps[1] >= 0).all()
+def test_a_batch_weighs_its_maps_by_how_far_their_labels_are_trusted(tmp_path: Path) -> None:
+    hidden = np.ones(21, bool)
+    hidden[4] = False
+    sample = replace(dotted_sample(tmp_path), visible=hidden)
+    trust = LabelTrust(hidden=0.25)
+    batch = TrainingBatches(
+        _weighted(sample), ImageStore(), batch_size=3, seed=0, config=NO_AUGMENTATION, trust=trust
+    ).build(0, 32)
+    assert batch.weights.shape == (3, 22)
+    np.testing.assert_array_equal(batch.weights[1], np.where(np.arange(22) == 4, 0.25, 1.0))
 
 
 def test_a_batch_depends_on_seed_and_number_only(tmp_path: Path) -> None:

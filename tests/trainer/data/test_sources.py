@@ -1,14 +1,24 @@
 """Naming data sets on the command line, and splits by file name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.trainer.data.fake_samples import fake_sample
 from tests.trainer.data.miniature_rhd import write_miniature_rhd
-from trainer.data.sample import DataError
-from trainer.data.sources import Source, WeightedSamples, read_sources, split_by_name
+from trainer.data.sample import Credit, DataError, Sample
+from trainer.data.sources import (
+    Source,
+    WeightedSamples,
+    check_sources_apart,
+    read_sources,
+    split_by_name,
+    with_enough_keypoints,
+)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +30,7 @@ from trainer.data.sources import Source, WeightedSamples, read_sources, split_by
         ("mmpose-rhd:rhd.json", Source("mmpose-rhd", Path("rhd.json"))),
         ("coco:me@home/photos", Source("coco", Path("me@home/photos"))),
         ("coco:C:/photos", Source("coco", Path("C:/photos"))),
+        ("coco:a/b@57.5%", Source("coco", Path("a/b"), 57.5, is_share=True)),
     ],
 )
 def test_sources_are_parsed(text: str, source: Source) -> None:
@@ -36,6 +47,36 @@ def test_several_sets_are_read_with_their_weights(tmp_path: Path) -> None:
     write_miniature_rhd(tmp_path / "rhd", training=3, evaluation=2)
     data = read_sources([Source("rhd", tmp_path / "rhd/training", 0.5), Source("rhd", tmp_path / "rhd/evaluation")])
     assert data.weights == (0.5, 0.5, 0.5, 1.0, 1.0)
+
+
+def test_a_percentage_is_a_sets_share_of_the_samples_drawn(tmp_path: Path) -> None:
+    write_miniature_rhd(tmp_path / "rhd", training=3, evaluation=2)
+    parts = [f"rhd:{tmp_path / 'rhd' / name}" for name in ("training", "evaluation")]
+    data = read_sources([Source.parse(f"{part}@{percent}%") for part, percent in zip(parts, (75, 25), strict=True)])
+    assert sum(data.weights[:3]) == pytest.approx(3 * sum(data.weights[3:]))
+    with pytest.raises(DataError, match="a percentage for every data set"):
+        read_sources([Source.parse(f"{parts[0]}@50%"), Source.parse(parts[1])])
+
+
+def test_hands_with_too_few_visible_keypoints_are_left_out() -> None:
+    visible = np.arange(21) < 11
+    hidden, seen = replace(fake_sample(name="hidden"), visible=visible), fake_sample(name="seen")
+    kept = with_enough_keypoints(WeightedSamples((hidden, seen), (1.0, 2.0)), 12)
+    assert [sample.name for sample in kept.samples] == ["seen"]
+    assert kept.weights == (2.0,)
+
+
+@pytest.mark.parametrize("field", ["group", "credit"])
+def test_people_or_sources_on_both_sides_of_a_split_are_refused(field: str) -> None:
+    values: list[Any] = ["ann", "bob"] if field == "group" else [Credit("ann", "MIT"), Credit("bob", "MIT")]
+    ann, bob = (replace(fake_sample(), **{field: value}) for value in values)
+
+    def split(*samples: Sample) -> WeightedSamples:
+        return WeightedSamples(samples, (1.0,) * len(samples))
+
+    check_sources_apart(split(ann, fake_sample()), split(bob, fake_sample()))
+    with pytest.raises(DataError, match=r"'bob' is trained on .* and held out .*: hold all of it out, or none"):
+        check_sources_apart(split(ann, bob), split(bob))
 
 
 def test_pictures_of_one_name_in_sets_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""From a rendered scene to labels: keypoints where photos have them, visibility from the depth picture, boxes, masks."""
+"""From a rendered scene to labels: keypoints as on photos, visibility from the depth picture, boxes and masks."""
 
 from dataclasses import dataclass
 from typing import Final
