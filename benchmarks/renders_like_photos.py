@@ -79,9 +79,8 @@ def main() -> None:
         answers = json.loads(process.stdout)
         found = sorted(answer for answer in answers if answer is not None and answer < 0.1)
         middle = f"{found[len(found) // 2]:.3f}" if found else "-"
-        print(
-            f"{folder}: found {len(found)} of {len(answers)} ({len(found) / len(answers):.2f}), median distance {middle}"
-        )
+        share = len(found) / len(answers)
+        print(f"{folder}: found {len(found)} of {len(answers)} ({share:.2f}), median distance over size {middle}")
 
 
 if __name__ == "__main__":
