@@ -33,7 +33,10 @@ Every error is an RFC 9457 problem with a stable `code`.
 
 _SCHEMA_REF: Final = "#/components/schemas/{model}"
 _BINARY: Final = {"type": "string", "contentMediaType": "application/octet-stream"}
-_IMAGE_TYPES: Final = ("image/jpeg", "image/png", "image/webp", "image/*", "application/octet-stream")
+_IMAGE_TYPES: Final = (
+    *("image/jpeg", "image/png", "image/webp", "image/avif", "image/heic"),
+    *("image/*", "application/octet-stream"),
+)
 
 
 def _header(description: str, schema: Mapping[str, Any], *, always: bool = True) -> Document:
