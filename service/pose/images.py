@@ -213,7 +213,7 @@ def from_pillow(picture: Image.Image) -> Image.Image:
         UnsupportedImageError: its mode is none of those that files are read in.
     """
     picture.load()  # Pillow turns a TIFF as it loads it
-    if picture.mode == "I" and _has_16_bits(picture):
+    if picture.mode == "I" and not (np.asarray(picture) >> 16).any():  # 16-bit grey, as older versions hold it
         picture = Image.fromarray(np.asarray(picture).astype(np.uint16))
     if picture.mode not in _READ_MODES:
         modes = ", ".join(sorted(_READ_MODES))
@@ -238,11 +238,6 @@ def from_array(pixels: NDArray[np.generic]) -> Image.Image:
             " [H, W, 4], and uint16 [H, W]"
         )
     return from_pillow(Image.fromarray(np.ascontiguousarray(pixels)))
-
-
-def _has_16_bits(picture: Image.Image) -> bool:
-    values = np.asarray(picture)
-    return bool(((values >= 0) & (values < 1 << 16)).all())
 
 
 def _open(file: Cleaned, least_size: tuple[int, int] | None) -> tuple[Image.Image, float]:
