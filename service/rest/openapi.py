@@ -34,7 +34,10 @@ _SCHEMA_REF: Final = "#/components/schemas/{model}"
 _TEXT: Final[Document] = {"type": "string"}
 _TEXTS: Final[Document] = {"type": "array", "items": _TEXT}
 _BINARY: Final = {"type": "string", "contentMediaType": "application/octet-stream"}
-_IMAGE_TYPES: Final = ("image/jpeg", "image/png", "image/webp", "image/*", "application/octet-stream")
+_IMAGE_TYPES: Final = (
+    *("image/jpeg", "image/png", "image/webp", "image/avif", "image/heic"),
+    *("image/*", "application/octet-stream"),
+)
 
 
 def _header(description: str, schema: Document) -> Document:

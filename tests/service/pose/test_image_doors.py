@@ -127,6 +127,12 @@ def test_a_pillow_image_of_another_mode_is_refused_by_name(picture: Image.Image)
         from_pillow(picture)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "I"])
+def test_a_pillow_image_without_pixels_is_refused(mode: str) -> None:
+    with pytest.raises(UnsupportedImageError, match="without pixels"):
+        from_pillow(Image.new(mode, (0, 4)))
+
+
 @pytest.mark.parametrize(
     "array",
     [
