@@ -6,7 +6,8 @@ and the connection is closed with 1000 once all are answered. Everything between
 """
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
@@ -15,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.inference.errors import (
     ErrorKind,
     FieldError,
-    InvalidInputError,
     ServiceError,
     TooLargeError,
 )
@@ -128,7 +128,9 @@ def stream_routes(*, streams: Streams, observer: RequestObserver, clock: Clock) 
         )
         with trace, observer.in_flight():
             try:
-                options = _options(websocket)
+                with _told_as("invalid_options"):
+                    query = StreamQuery.model_validate(dict(websocket.query_params))
+                options = query.options(websocket.headers)
                 connection.report.asked_for = options.asked_for
                 await streams.run(options, connection.frames(), connection.send)
             except (WebSocketDisconnect, OSError):
@@ -139,14 +141,6 @@ def stream_routes(*, streams: Streams, observer: RequestObserver, clock: Clock) 
                 await websocket.close(1000)
 
     return router
-
-
-def _options(websocket: WebSocket) -> StreamOptions:
-    try:
-        query = StreamQuery.model_validate(dict(websocket.query_params))
-    except ValidationError as error:
-        raise _invalid(error, "invalid_options") from error
-    return query.options(websocket.headers)
 
 
 class _Connection:
@@ -181,28 +175,26 @@ class _Connection:
     async def send(self, answer: FrameAnswer) -> None:
         """Returns when the connection has room for more."""
         self.report.frame_answered(answer)
+        message = StreamAnswer(frame=answer.frame_id, skipped=answer.skipped)
         outcome = answer.outcome
         if isinstance(outcome, ServiceError):
-            message = StreamAnswer(frame=answer.frame_id, skipped=answer.skipped, problem=self._problem(outcome))
+            told: dict[str, object] = {"problem": self._problem(outcome)}
         else:
-            message = StreamAnswer(
-                frame=answer.frame_id,
-                tracked=outcome.tracked,
-                skipped=answer.skipped,
-                track_ids=outcome.track_ids,
-                result=hand_pose(outcome.estimate, self.request_id),
-            )
-        await self._websocket.send_text(message.model_dump_json(exclude_none=True))
+            result = hand_pose(outcome.estimate, self.request_id)
+            told = {"tracked": outcome.tracked, "track_ids": outcome.track_ids, "result": result}
+        await self._say(message.model_copy(update=told))
 
     async def end(self, error: ServiceError) -> None:
         """Say why the stream cannot go on, and close it."""
         self.report.failed(error)
-        message = StreamAnswer(problem=self._problem(error))
         try:
-            await self._websocket.send_text(message.model_dump_json(exclude_none=True))
+            await self._say(StreamAnswer(problem=self._problem(error)))
             await self._websocket.close(CLOSE_CODES.get(error.kind, _POLICY_VIOLATION), error.code)
         except (WebSocketDisconnect, OSError, RuntimeError):
             logger.debug("the client left before the end of its stream", extra={"request_id": self.request_id})
+
+    async def _say(self, message: StreamAnswer) -> None:
+        await self._websocket.send_text(message.model_dump_json(exclude_none=True))
 
     def _problem(self, error: ServiceError) -> Problem:
         return problem_of(error, instance=PATH, request_id=self.request_id)
@@ -214,14 +206,16 @@ def _description(text: str) -> FrameDescription:
             f"the description has {len(text)} characters; at most {_MAX_DESCRIPTION} are read",
             code="description_too_long",
         )
-    try:
+    with _told_as("invalid_frame_description"):
         return FrameDescription.model_validate_json(text)
+
+
+@contextmanager
+def _told_as(code: str) -> Iterator[None]:
+    """What does not validate is an InvalidInputError with this code."""
+    try:
+        yield
     except ValidationError as error:
-        raise _invalid(error, "invalid_frame_description") from error
-
-
-def _invalid(error: ValidationError, code: str) -> InvalidInputError:
-    details = error.errors(include_url=False, include_input=False, include_context=False)[:16]
-    return invalid_fields(
-        code, *(FieldError(".".join(map(str, each["loc"])) or "message", each["msg"]) for each in details)
-    )
+        details = error.errors(include_url=False, include_input=False, include_context=False)[:16]
+        fields = (FieldError(".".join(map(str, each["loc"])) or "message", each["msg"]) for each in details)
+        raise invalid_fields(code, *fields) from error

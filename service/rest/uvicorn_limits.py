@@ -309,7 +309,6 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
 
     uploads: ClassVar[ByteBudget]
     _queued = 0  # bytes of whole messages that were not taken yet
-    _fragments = 0  # bytes of a message's frames so far
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -317,7 +316,7 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._queued = self._fragments = 0
+        self._queued = 0
         self._hold.release()
 
     def data_received(self, data: bytes) -> None:
@@ -334,19 +333,10 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
         elif self._timer is None:
             self._wait_for_message(self.loop.time())
 
-    def handle_text(self, event: Frame) -> None:
-        self._fragments = 0 if event.fin else len(event.data)
-        super().handle_text(event)
-
-    def handle_bytes(self, event: Frame) -> None:
-        self._fragments = 0 if event.fin else len(event.data)
-        super().handle_bytes(event)
-
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) >= _MAX_FRAGMENTS:
             self._end(_TOO_BIG, "too many fragments")
             return
-        self._fragments = 0 if event.fin else self._fragments + len(event.data)
         super().handle_cont(event)
 
     async def send(self, message: ASGISendEvent) -> None:
@@ -356,7 +346,10 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
 
     def send_receive_event_to_app(self) -> None:
         self._stop_timer()
-        if self.curr_msg_data_type == "text" and not _is_text(self.frames):
+        try:
+            if self.curr_msg_data_type == "text":
+                b"".join(self.frames).decode()
+        except UnicodeDecodeError:
             self.frames = []
             if not self.close_sent and self.conn.state is State.OPEN:  # else it is being closed already
                 self.conn.send_close(1007)
@@ -376,7 +369,7 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
     @property
     def _partial(self) -> int:
         """Bytes of the message that is not complete yet."""
-        return len(self.conn.reader.buffer) + self._fragments
+        return len(self.conn.reader.buffer) + sum(map(len, self.frames))
 
     def _wait_for_message(self, since: float) -> None:
         """Called again when its time is up: more may have come meanwhile, which gives it more time."""
@@ -393,11 +386,3 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.transport.close()
-
-
-def _is_text(parts: list[Any]) -> bool:
-    try:
-        b"".join(parts).decode()
-    except UnicodeDecodeError:
-        return False
-    return True
