@@ -6,9 +6,8 @@ and the connection is closed with 1000 once all are answered. Everything between
 """
 
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Annotated, Final, Literal
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -46,6 +45,8 @@ CLOSE_CODES: Final[Mapping[ErrorKind, int]] = {
 _POLICY_VIOLATION: Final = 1008
 _MAX_DESCRIPTION: Final = 16 * 1024  # characters; a roi takes less than two hundred
 _DEFAULT_FILTER: Final = OneEuro()
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +129,7 @@ def stream_routes(*, streams: Streams, observer: RequestObserver, clock: Clock) 
         )
         with trace, observer.in_flight():
             try:
-                with _told_as("invalid_options"):
-                    query = StreamQuery.model_validate(dict(websocket.query_params))
+                query = _valid(StreamQuery.model_validate, dict(websocket.query_params), "invalid_options")
                 options = query.options(websocket.headers)
                 connection.report.asked_for = options.asked_for
                 await streams.run(options, connection.frames(), connection.send)
@@ -175,14 +175,16 @@ class _Connection:
     async def send(self, answer: FrameAnswer) -> None:
         """Returns when the connection has room for more."""
         self.report.frame_answered(answer)
-        message = StreamAnswer(frame=answer.frame_id, skipped=answer.skipped)
-        outcome = answer.outcome
+        frame, skipped, outcome = answer.frame_id, answer.skipped, answer.outcome
         if isinstance(outcome, ServiceError):
-            told: dict[str, object] = {"problem": self._problem(outcome)}
-        else:
-            result = hand_pose(outcome.estimate, self.request_id)
-            told = {"tracked": outcome.tracked, "track_ids": outcome.track_ids, "result": result}
-        await self._say(message.model_copy(update=told))
+            await self._say(StreamAnswer(frame=frame, skipped=skipped, problem=self._problem(outcome)))
+            return
+        result = hand_pose(outcome.estimate, self.request_id)
+        await self._say(
+            StreamAnswer(
+                frame=frame, skipped=skipped, tracked=outcome.tracked, track_ids=outcome.track_ids, result=result
+            )
+        )
 
     async def end(self, error: ServiceError) -> None:
         """Say why the stream cannot go on, and close it."""
@@ -206,15 +208,13 @@ def _description(text: str) -> FrameDescription:
             f"the description has {len(text)} characters; at most {_MAX_DESCRIPTION} are read",
             code="description_too_long",
         )
-    with _told_as("invalid_frame_description"):
-        return FrameDescription.model_validate_json(text)
+    return _valid(FrameDescription.model_validate_json, text, "invalid_frame_description")
 
 
-@contextmanager
-def _told_as(code: str) -> Iterator[None]:
-    """What does not validate is an InvalidInputError with this code."""
+def _valid(validate: Callable[[Any], T], given: object, code: str) -> T:
+    """What is validated; InvalidInputError with this code if it cannot be."""
     try:
-        yield
+        return validate(given)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False, include_context=False)[:16]
         fields = (FieldError(".".join(map(str, each["loc"])) or "message", each["msg"]) for each in details)
