@@ -7,9 +7,9 @@ checks need no key, so they have bounds of their own and take nothing from other
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
-from typing import Any, Final
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from typing import Any, Final, Literal
 from urllib.parse import unquote
 
 import grpc
@@ -100,9 +100,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     async def _serve(self, handler: Handler, messages: AsyncIterator[bytes], context: Context) -> None:
         if handler.request_streaming:
-            with self._streams.taken():
-                async with aclosing(_parsed(handler, messages)) as requests:
-                    await _answer(handler, requests, context)
+            async with self._streams, aclosing(_parsed(handler, messages)) as requests:
+                await _answer(handler, requests, context)
             return
         data = await self._calls.only_message(messages)
         with self._uploads.hold(_HELD_TWICE * len(data)):
@@ -114,7 +113,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             raise TooLargeError(
                 f"a health check's message has {len(data)} bytes, and at most {_HEALTH_MESSAGE_BYTES} are allowed"
             )
-        with (self._watches if handler.response_streaming else self._checks).taken():
+        async with self._watches if handler.response_streaming else self._checks:
             await _answer(handler, _parse(handler, data), context)
 
     def _admitted(self, method: str, context: Context, metadata: dict[str, str]) -> AbstractContextManager[object]:
@@ -161,26 +160,17 @@ class _Receiver:
         return data
 
 
-class _Slots:
-    """At most so many at a time; further ones are refused."""
+class _Slots(asyncio.Semaphore):
+    """At most so many at a time; further ones are refused with OverloadedError."""
 
     def __init__(self, most: int, what: str) -> None:
-        self._most = most
-        self._what = what
-        self._number = 0
+        super().__init__(most)
+        self._refusal = f"{most} {what} are open, and at most {most} may be"
 
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Raises OverloadedError if all are taken."""
-        if self._number >= self._most:
-            raise OverloadedError(
-                f"{self._number} {self._what} are open, and at most {self._most} may be", retry_after_s=_RETRY_S
-            )
-        self._number += 1
-        try:
-            yield
-        finally:
-            self._number -= 1
+    async def acquire(self) -> Literal[True]:
+        if self.locked():
+            raise OverloadedError(self._refusal, retry_after_s=_RETRY_S)
+        return await super().acquire()
 
 
 def metadata_of(context: Context) -> dict[str, str]:
