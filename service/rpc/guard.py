@@ -7,10 +7,9 @@ checks need no key, so they have bounds of their own and take nothing from other
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from typing import Any, Final, Literal
 from urllib.parse import unquote
 
 import grpc
@@ -41,47 +40,36 @@ _MAX_CHECKS: Final = 64
 _MAX_WATCHES: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class MessageLimits:
-    """What calls may send.
+class CallGuard(grpc.aio.ServerInterceptor):
+    """Guards every method of a server.
 
-    Attributes:
+    Args:
+        uploads: what messages may hold, from their arrival to the call's answer.
+        observer: is told of calls without a valid key.
+        doorkeeper: knows the keys; None: calls need none.
         max_message_bytes: the largest message.
         max_streams: calls at a time whose requests are streams: each may be receiving a message at any time.
         message_timeout_s: for the only message of a call, once it has its turn to send it.
         turn_timeout_s: for that turn; longer, so that calls behind silent ones get their turn after them.
     """
 
-    max_message_bytes: int
-    max_streams: int
-    message_timeout_s: float
-    turn_timeout_s: float
-
-
-class CallGuard(grpc.aio.ServerInterceptor):
-    """Guards every method of a server.
-
-    Args:
-        uploads: what messages may hold, from their arrival to the call's answer.
-        limits: what calls may send.
-        observer: is told of calls without a valid key.
-        doorkeeper: knows the keys; None: calls need none.
-    """
-
     def __init__(
         self,
         uploads: ByteBudget,
-        limits: MessageLimits,
         observer: RequestObserver,
-        doorkeeper: Doorkeeper | None = None,
+        doorkeeper: Doorkeeper | None,
+        *,
+        max_message_bytes: int,
+        max_streams: int,
+        message_timeout_s: float,
+        turn_timeout_s: float,
     ) -> None:
         self._uploads = uploads
         self._observer = observer
         self._doorkeeper = doorkeeper
-        turns = max(1, uploads.limit // limits.max_message_bytes)
-        self._calls = _Receiver(turns, limits.turn_timeout_s, limits.message_timeout_s)
-        self._questions = _Receiver(HEALTH_TURNS, _HEALTH_TURN_S, min(_HEALTH_MESSAGE_S, limits.message_timeout_s))
-        self._streams = _Slots(limits.max_streams, "streams")
+        self._calls = _Receiver(max(1, uploads.limit // max_message_bytes), turn_timeout_s, message_timeout_s)
+        self._questions = _Receiver(HEALTH_TURNS, _HEALTH_TURN_S, min(_HEALTH_MESSAGE_S, message_timeout_s))
+        self._streams = _Slots(max_streams, "streams")
         self._checks = _Slots(_MAX_CHECKS, "health checks")
         self._watches = _Slots(_MAX_WATCHES, "health watches")
 
@@ -95,51 +83,37 @@ class CallGuard(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         inner, method = handler, handler_call_details.method
-        serve = self._serve_health if method.startswith(_HEALTH) else self._serve
 
         async def guarded(messages: AsyncIterator[bytes], context: Context) -> None:
-            metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+            metadata = metadata_of(context)
             try:
-                await serve(inner, method, messages, context, metadata)
+                if method.startswith(_HEALTH):
+                    await self._serve_health(inner, messages, context)
+                else:
+                    with self._admitted(method, context, metadata):
+                        await self._serve(inner, messages, context)
             except ServiceError as error:
                 await abort(context, error, request_id_from(metadata.get("x-request-id")))
 
         # gRPC does not read by itself from a method whose requests are a stream; a call with one message looks alike.
         return grpc.stream_stream_rpc_method_handler(guarded, response_serializer=handler.response_serializer)
 
-    async def _serve(
-        self,
-        handler: Handler,
-        method: str,
-        messages: AsyncIterator[bytes],
-        context: Context,
-        metadata: dict[str, str],
-    ) -> None:
-        with self._admitted(method, context, metadata):
-            if handler.request_streaming:
-                with self._streams.taken():
-                    async with aclosing(_parsed(handler, messages)) as requests:
-                        await _answer(handler, requests, context)
-                return
-            data = await self._calls.only_message(messages)
-            with self._uploads.hold(_HELD_TWICE * len(data)):
-                await _answer(handler, _parse(handler, data), context)
+    async def _serve(self, handler: Handler, messages: AsyncIterator[bytes], context: Context) -> None:
+        if handler.request_streaming:
+            async with self._streams, aclosing(_parsed(handler, messages)) as requests:
+                await _answer(handler, requests, context)
+            return
+        data = await self._calls.only_message(messages)
+        with self._uploads.hold(_HELD_TWICE * len(data)):
+            await _answer(handler, _parse(handler, data), context)
 
-    async def _serve_health(
-        self,
-        handler: Handler,
-        _method: str,
-        messages: AsyncIterator[bytes],
-        context: Context,
-        _metadata: dict[str, str],
-    ) -> None:
+    async def _serve_health(self, handler: Handler, messages: AsyncIterator[bytes], context: Context) -> None:
         data = await self._questions.only_message(messages)
         if len(data) > _HEALTH_MESSAGE_BYTES:
             raise TooLargeError(
                 f"a health check's message has {len(data)} bytes, and at most {_HEALTH_MESSAGE_BYTES} are allowed"
             )
-        slots = self._watches if handler.response_streaming else self._checks
-        with slots.taken():
+        async with self._watches if handler.response_streaming else self._checks:
             await _answer(handler, _parse(handler, data), context)
 
     def _admitted(self, method: str, context: Context, metadata: dict[str, str]) -> AbstractContextManager[object]:
@@ -186,26 +160,22 @@ class _Receiver:
         return data
 
 
-class _Slots:
-    """At most so many at a time; further ones are refused."""
+class _Slots(asyncio.Semaphore):
+    """At most so many at a time; further ones are refused with OverloadedError."""
 
     def __init__(self, most: int, what: str) -> None:
-        self._most = most
-        self._what = what
-        self._number = 0
+        super().__init__(most)
+        self._refusal = f"{most} {what} are open, and at most {most} may be"
 
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Raises OverloadedError if all are taken."""
-        if self._number >= self._most:
-            raise OverloadedError(
-                f"{self._number} {self._what} are open, and at most {self._most} may be", retry_after_s=_RETRY_S
-            )
-        self._number += 1
-        try:
-            yield
-        finally:
-            self._number -= 1
+    async def acquire(self) -> Literal[True]:
+        if self.locked():
+            raise OverloadedError(self._refusal, retry_after_s=_RETRY_S)
+        return await super().acquire()
+
+
+def metadata_of(context: Context) -> dict[str, str]:
+    """A call's metadata, without what is bytes."""
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 
 def host_of(peer: str) -> str:
@@ -223,9 +193,8 @@ def _parse(handler: Handler, data: bytes) -> Any:
     try:
         return handler.request_deserializer(data)
     except DecodeError as error:
-        raise InvalidInputError(
-            "the message is not of the type that this method takes", code="unreadable_message"
-        ) from error
+        detail = "the message is not of the type that this method takes"
+        raise InvalidInputError(detail, code="unreadable_message") from error
 
 
 async def _parsed(handler: Handler, messages: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:

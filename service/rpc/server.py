@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha import reflection
 from service.inference.access import Doorkeeper
 from service.inference.byte_budget import UPLOAD_BYTES, ByteBudget
 from service.inference.requests import RequestObserver
-from service.rpc.guard import CallGuard, MessageLimits
+from service.rpc.guard import CallGuard
 from service.rpc.handpose.v1 import hand_pose_pb2, hand_pose_pb2_grpc
 from service.rpc.health import HealthServicer
 from service.rpc.servicer import HandPoseServicer
@@ -20,6 +20,16 @@ SERVICE_NAME: Final[str] = hand_pose_pb2.DESCRIPTOR.services_by_name["HandPoseSe
 
 _ROOM_FOR_THE_SERVICER_TO_SAY_SO = 256 * 1024
 """A message that is a little too large still arrives and gets a rich error; one far above is cut off by gRPC itself."""
+
+_KEEPALIVE: Final = (
+    ("grpc.keepalive_time_ms", 10_000),  # a connection that is silent for so long is pinged,
+    ("grpc.keepalive_timeout_ms", 5_000),  # and dropped, with its calls, if it does not answer for so long
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),  # clients that ping more often are sent away
+)
+_HEALTH_INTERVAL_S: Final = 1.0
+"""How often watchers of grpc.health.v1 learn of changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +48,6 @@ class ServerOptions:
         handshake_timeout_s: for the handshakes of TLS and HTTP/2.
         idle_s: a connection without calls is closed after so long.
         max_head_bytes: of a call's metadata.
-        keepalive_s: a connection that is silent for so long is pinged.
-        keepalive_timeout_s: a connection that does not answer the ping for so long is dropped, with its calls.
-        least_ping_interval_s: clients that ping more often are sent away.
-        health_interval_s: how often watchers of grpc.health.v1 learn of changes.
         reuse_port: whether other processes may listen on the same port; connections are then spread over all.
     """
 
@@ -56,16 +62,7 @@ class ServerOptions:
     handshake_timeout_s: float = 10.0
     idle_s: float = 300.0
     max_head_bytes: int = 32 * 1024
-    keepalive_s: float = 10.0
-    keepalive_timeout_s: float = 5.0
-    least_ping_interval_s: float = 5.0
-    health_interval_s: float = 1.0
     reuse_port: bool = False
-
-    @property
-    def messages(self) -> MessageLimits:
-        """What the guard needs of it."""
-        return MessageLimits(self.max_message_bytes, self.max_streams, self.message_timeout_s, self.turn_timeout_s)
 
 
 class RpcServer:
@@ -97,7 +94,15 @@ class RpcServer:
         self._options = options
         self._credentials = credentials
         uploads = uploads or ByteBudget(max(UPLOAD_BYTES, 2 * options.max_message_bytes))
-        self._guard = CallGuard(uploads, options.messages, observer, doorkeeper)
+        self._guard = CallGuard(
+            uploads,
+            observer,
+            doorkeeper,
+            max_message_bytes=options.max_message_bytes,
+            max_streams=options.max_streams,
+            message_timeout_s=options.message_timeout_s,
+            turn_timeout_s=options.turn_timeout_s,
+        )
         self._server: grpc.aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -125,7 +130,7 @@ class RpcServer:
         await self._health.refresh()
         await server.start()
         self._server = server
-        self._watching = asyncio.create_task(self._health.keep_watchers_informed(self._options.health_interval_s))
+        self._watching = asyncio.create_task(self._health.keep_watchers_informed(_HEALTH_INTERVAL_S))
         return port
 
     async def not_serving(self) -> None:
@@ -147,11 +152,7 @@ def _channel_arguments(options: ServerOptions) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", largest),
         ("grpc.max_send_message_length", -1),
-        ("grpc.keepalive_time_ms", round(1000 * options.keepalive_s)),
-        ("grpc.keepalive_timeout_ms", round(1000 * options.keepalive_timeout_s)),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", round(1000 * options.least_ping_interval_s)),
+        *_KEEPALIVE,
         ("grpc.max_concurrent_streams", options.max_calls_per_connection),
         ("grpc.max_connection_idle_ms", round(1000 * options.idle_s)),
         ("grpc.server_handshake_timeout_ms", round(1000 * options.handshake_timeout_s)),

@@ -1,16 +1,15 @@
 """The methods of HandPoseService: read the metadata, call the use case, write the answer.
 
-Each method is one call of `_Call`, which knows the request's id, its deadline and how an error ends it. When a client
-cancels, or its deadline passes, or its connection is lost, grpc.aio cancels the method, and with it the wait in the
-micro-batch queue.
+When a client cancels, or its deadline passes, or its connection is lost, grpc.aio cancels the method, and with it the
+wait in the micro-batch queue.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Final
 
 import grpc
 
@@ -24,7 +23,6 @@ from service.inference.requests import (
     CLIENT_GONE,
     OK,
     RequestObserver,
-    RequestTrace,
     StreamReport,
     as_service_error,
     client_id_from,
@@ -34,13 +32,12 @@ from service.inference.requests import (
 )
 from service.inference.streaming import Frame, FrameAnswer, Streams
 from service.rpc import convert
+from service.rpc.guard import Context, metadata_of
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
-from service.rpc.status import abort, status_number
+from service.rpc.status import STATUS_OF, abort
 
 logger = logging.getLogger(__name__)
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 _SERVICE: Final[str] = pb.DESCRIPTOR.services_by_name["HandPoseService"].full_name
 _OURS: Final = frozenset({ErrorKind.INTERNAL, ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE_EXCEEDED})
@@ -94,13 +91,9 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
 
     async def Estimate(self, request: pb.EstimateRequest, context: Context) -> pb.EstimateResponse:  # noqa: N802
         """One image."""
-        call = self._call(context)
-        with self._counted(call, "Estimate"):
-            try:
-                self._check_size(request.ByteSize())
-                estimate = await self._one(request, call, Priority.INTERACTIVE)
-            except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
-                await call.fail(error)
+        async with self._answering(context, "Estimate") as call:
+            self._check_size(request.ByteSize())
+            estimate = await self._one(request, call, Priority.INTERACTIVE)
         await call.send_headers(("x-model-variant", f"{estimate.model.variant}@{estimate.model.version}"))
         return convert.from_estimate(estimate, call.request_id)
 
@@ -108,44 +101,35 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         self, request: pb.EstimateBatchRequest, context: Context
     ) -> pb.EstimateBatchResponse:
         """Several images, each with an outcome of its own."""
-        call = self._call(context)
-        with self._counted(call, "EstimateBatch"):
-            try:
-                self._check_size(request.ByteSize())
-                self._check_number(len(request.requests))
-                charge(len(request.requests), counted=1)
-                async with asyncio.TaskGroup() as group:
-                    results = (self._result(index, each, call) for index, each in enumerate(request.requests))
-                    tasks = [group.create_task(result) for result in results]
-            except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
-                await call.fail(error)
+        async with self._answering(context, "EstimateBatch") as call:
+            self._check_size(request.ByteSize())
+            self._check_number(len(request.requests))
+            charge(len(request.requests), counted=1)
+            results = await asyncio.gather(
+                *(self._result(index, each, call) for index, each in enumerate(request.requests))
+            )
         await call.send_headers()
-        return pb.EstimateBatchResponse(results=[convert.from_result(task.result(), call.request_id) for task in tasks])
+        return pb.EstimateBatchResponse(results=[convert.from_result(each, call.request_id) for each in results])
 
     async def EstimateStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.EstimateStreamRequest], context: Context
     ) -> None:
         """Frames in, hands out."""
-        call = self._call(context)
         messages = aiter(request_iterator)
+        async with self._answering(context, "EstimateStream") as call:
 
-        async def send(answer: FrameAnswer) -> None:
-            call.report.frame_answered(answer)
-            await context.write(convert.from_frame_answer(answer, call.request_id))
+            async def send(answer: FrameAnswer) -> None:
+                call.report.frame_answered(answer)
+                await context.write(convert.from_frame_answer(answer, call.request_id))
 
-        with self._counted(call, "EstimateStream"):
-            try:
-                # Before the headers: a client begins to write when it has them, and gRPC does not tell one that is
-                # writing why its call has ended.
-                self._streams.check_room()
-                await call.send_headers()
-                first = await anext(messages, None)
-                if first is None:
-                    return
+            # Before the headers: a client begins to write when it has them, and gRPC does not tell one that is
+            # writing why its call has ended.
+            self._streams.check_room()
+            await call.send_headers()
+            first = await anext(messages, None)
+            if first is not None:
                 options = convert.to_stream_options(first.options, call.asked_for, call.client_id)
                 await self._streams.run(options, _frames(first, messages), send)
-            except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
-                await call.fail(error)
 
     async def ListModels(  # noqa: N802
         self,
@@ -153,8 +137,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         context: Context,
     ) -> pb.ListModelsResponse:
         """The models that can be asked now."""
-        call = self._call(context)
-        await call.send_headers()
+        await self._call(context).send_headers()
         models = sorted(self._models(), key=lambda each: (each.variant, each.version))
         return pb.ListModelsResponse(models=[convert.from_model(model) for model in models])
 
@@ -190,23 +173,35 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
             outcome.model = estimate.model
         return estimate
 
-    @contextlib.contextmanager
-    def _counted(self, call: "_Call", method: str) -> Iterator[None]:
-        """The block answers this call: it counts as being worked on, and has a span."""
-        name = f"{_SERVICE}/{method}"
+    @contextlib.asynccontextmanager
+    async def _answering(self, context: Context, method: str) -> AsyncIterator["_Call"]:
+        """The block answers a call: it is counted, has a span and a line in the log; an error ends it with a status."""
+        call, name = self._call(context), f"{_SERVICE}/{method}"
+        # Unless it ends otherwise, it was cancelled.
+        code, status, failed = CLIENT_GONE, grpc.StatusCode.CANCELLED, False
         trace = self._observer.request(
             name,
             request_id=call.request_id,
-            caller=call.traceparent,
+            caller=call.metadata.get("traceparent"),
             attributes={"rpc.system": "grpc", "rpc.service": _SERVICE, "rpc.method": method},
         )
         with trace as span, self._observer.in_flight():
             try:
-                yield
-                call.code = OK
+                yield call
+                code, status = OK, grpc.StatusCode.OK
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
+                failure = as_service_error(error)
+                code, status, failed = failure.code, STATUS_OF[failure.kind], failure.kind in _OURS
+                if call.counted:
+                    report(failure, call.request_id)
+                else:
+                    call.report.failed(failure)
+                await abort(context, failure, call.request_id)
             finally:
-                _say_how_it_ended(span, name, call)
-                call.log(name)
+                span.answered(name, {"rpc.grpc.status_code": status.value[0]}, failed=failed)
+                said = {"code": code, "request_id": call.request_id, "client": context.peer()}
+                duration_ms = round((self._clock.time() - call.arrived) * 1000, 1)
+                logger.info("%s", name, extra={**said, "duration_ms": duration_ms})
 
     def _check_size(self, size: int) -> None:
         if size > self._policy.max_body_bytes:
@@ -236,69 +231,33 @@ async def _frames(
         yield convert.to_frame(message.frame)
 
 
-def _say_how_it_ended(trace: RequestTrace, name: str, call: "_Call") -> None:
-    failure = call.failure
-    if failure is not None:
-        status = status_number(failure)
-    else:
-        status = (grpc.StatusCode.OK if call.code == OK else grpc.StatusCode.CANCELLED).value[0]
-    trace.answered(name, {"rpc.grpc.status_code": status}, failed=failure is not None and failure.kind in _OURS)
-
-
 class _Call:
-    """One call: what its metadata says, and how it ends.
+    """What one call's metadata says.
 
     Attributes:
+        metadata: without what is bytes.
         request_id: the client's, if it is fit for a log, else made up.
         asked_for: the model that the client names, if any.
+        arrived: the clock's time.
         deadline: the clock's time after which the answer is of no use.
         report: counts the call's failure, and the frames of a stream.
         counted: whether the call's images are counted one by one.
-        code: how it ended, as it is counted; a call that has not ended when its method has was cancelled.
-        failure: how it ended, if not well.
     """
 
     def __init__(self, context: Context, observer: RequestObserver, clock: Clock, *, allowed_s: float) -> None:
         self._context = context
-        self._clock = clock
-        self._arrived = clock.time()
-        self._metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        self.deadline = self._arrived + allowed_s
-        self.counted = False
-        self.code = CLIENT_GONE
-        self.failure: ServiceError | None = None
-        self.request_id = request_id_from(self._metadata.get("x-request-id"))
-        self.asked_for = self._metadata.get("x-model-variant")
-        self.traceparent = self._metadata.get("traceparent")
+        self.metadata = metadata_of(context)
+        self.request_id = request_id_from(self.metadata.get("x-request-id"))
+        self.asked_for = self.metadata.get("x-model-variant")
+        self.arrived = clock.time()
+        self.deadline = self.arrived + allowed_s
         self.report = StreamReport(observer, clock, self.request_id, asked_for=self.asked_for)
+        self.counted = False
 
     @property
     def client_id(self) -> str | None:
         """Who calls, if that is known. Raises InvalidInputError if it is no fit name."""
-        return client_id_from(self._metadata.get("x-client-id"), "x-client-id")
+        return client_id_from(self.metadata.get("x-client-id"), "x-client-id")
 
     async def send_headers(self, *more: tuple[str, str]) -> None:
         await self._context.send_initial_metadata((("x-request-id", self.request_id), *more))
-
-    def log(self, name: str) -> None:
-        """Say in one line what was asked and what became of it."""
-        logger.info(
-            "%s",
-            name,
-            extra={
-                "code": self.code,
-                "duration_ms": round((self._clock.time() - self._arrived) * 1000, 1),
-                "request_id": self.request_id,
-                "client": self._context.peer(),
-            },
-        )
-
-    async def fail(self, error: Exception) -> NoReturn:
-        """End the call with the error's status."""
-        failure = self.failure = as_service_error(error)
-        self.code = failure.code
-        if self.counted:
-            report(failure, self.request_id)
-        else:
-            self.report.failed(failure)
-        await abort(self._context, failure, self.request_id)

@@ -6,7 +6,9 @@ The codes and details are those of the HTTP problems; only the way they travel d
 from typing import Any, Final, NoReturn
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import any as any_message
+from google.protobuf import duration_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from service.inference.errors import ErrorKind, FieldError, ServiceError
@@ -52,20 +54,17 @@ def problem_of(error: ServiceError) -> pb.Problem:
 
 def rich_status(error: ServiceError, request_id: str) -> status_pb2.Status:
     """The error as the status that ends a call."""
-    details = [
-        error_details_pb2.ErrorInfo(
-            reason=error.code.upper(),
-            domain=ERROR_DOMAIN,
-            metadata={"code": error.code, "request_id": request_id},
-        ),
-        *([error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s))] if error.retry_after_s else []),
-        *([_bad_request(error)] if _fields_of(error) else []),
-    ]
-    packed = []
-    for detail in details:
-        any_detail = any_pb2.Any()
-        any_detail.Pack(detail)
-        packed.append(any_detail)
+    info = error_details_pb2.ErrorInfo(
+        reason=error.code.upper(), domain=ERROR_DOMAIN, metadata={"code": error.code, "request_id": request_id}
+    )
+    details: list[Message] = [info]
+    if error.retry_after_s:
+        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s)))
+    if fields := _fields_of(error):
+        violation = error_details_pb2.BadRequest.FieldViolation
+        wrong = [violation(field=each.field, description=each.message) for each in fields]
+        details.append(error_details_pb2.BadRequest(field_violations=wrong))
+    packed = [any_message.pack(each) for each in details]
     return status_pb2.Status(code=status_number(error), message=detail_of(error), details=packed)
 
 
@@ -83,15 +82,6 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ServiceError
 
 def _fields_of(error: ServiceError) -> tuple[FieldError, ...]:
     return () if error.kind is ErrorKind.INTERNAL else error.errors
-
-
-def _bad_request(error: ServiceError) -> error_details_pb2.BadRequest:
-    return error_details_pb2.BadRequest(
-        field_violations=[
-            error_details_pb2.BadRequest.FieldViolation(field=each.field, description=each.message)
-            for each in _fields_of(error)
-        ]
-    )
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:
