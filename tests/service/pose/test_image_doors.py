@@ -42,12 +42,11 @@ def as_file(picture: Image.Image, kind: str, orientation: int = 1, **options: An
 
 
 def as_png(mode: str, size: tuple[int, int], seed: int, orientation: int) -> bytes:
-    choices: dict[str, dict[str, Any]] = {
+    transparent: dict[str, dict[str, Any]] = {
         "P with transparent colours": {"transparency": bytes(range(255, -1, -1))},
         "RGB with a transparent colour": {"transparency": (1, 2, 3)},
     }
-    transparent = choices.get(mode, {})
-    return as_file(noise(mode, size, seed), "PNG", orientation, **transparent)
+    return as_file(noise(mode, size, seed), "PNG", orientation, **transparent.get(mode, {}))
 
 
 def assert_same(picture: Image.Image, expected: Image.Image) -> None:
