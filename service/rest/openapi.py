@@ -234,16 +234,7 @@ def describe(app: FastAPI) -> Document:
         ],
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
-    _describe_keys(document)
-    _, described = models_json_schema(
-        [(Problem, "validation"), (HandPoseRequest, "validation")], ref_template=_SCHEMA_REF
-    )
-    document["components"].setdefault("schemas", {}).update(described["$defs"])
-    return document
-
-
-def _describe_keys(document: Document) -> None:
-    """Which calls need a key, where the service asks for keys; and what they answer without one."""
+    # Which calls need a key, where the service asks for keys; and what they answer without one.
     document.setdefault("components", {})["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer", "description": "an API key, where the service asks for one"}
     }
@@ -256,3 +247,8 @@ def _describe_keys(document: Document) -> None:
         for operation in operations.values():
             operation["security"] = [{}, {"key": []}]
             operation["responses"] = {**refusals, **operation["responses"]}
+    _, described = models_json_schema(
+        [(Problem, "validation"), (HandPoseRequest, "validation")], ref_template=_SCHEMA_REF
+    )
+    document["components"].setdefault("schemas", {}).update(described["$defs"])
+    return document
