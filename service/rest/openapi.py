@@ -43,12 +43,6 @@ def _header(description: str, schema: Document) -> Document:
 
 
 _ID_HEADER: Final = {"X-Request-Id": _header("names this request in the service's log", _TEXT)}
-_SERVED_BY: Final = {
-    "X-Model-Variant": _header(
-        "what served, with its version; sent with a request, it asks for exactly that",
-        {"type": "string", "examples": ["lightweight@1"]},
-    )
-}
 _RETRY_AFTER: Final = {"Retry-After": _header("seconds until the same request may succeed", {"type": "integer"})}
 
 
@@ -168,7 +162,13 @@ HAND_POSE: Final[Document] = {
     "responses": {
         200: {
             "description": "One hand for each roi, in their order; without rois, one in the whole image",
-            "headers": {**_ID_HEADER, **_SERVED_BY},
+            "headers": {
+                **_ID_HEADER,
+                "X-Model-Variant": _header(
+                    "what served, with its version; sent with a request, it asks for exactly that",
+                    {"type": "string", "examples": ["lightweight@1"]},
+                ),
+            },
             "content": {"image/png": {"schema": _BINARY}, "image/jpeg": {"schema": _BINARY}},
         },
         **_problems(*_READING, *_ANSWERING),

@@ -280,8 +280,7 @@ class LimitedHttp(_Limited, HttpToolsProtocol):
             if overtakes:
                 self.transport.close()  # an answer is on its way, and this one cannot overtake it
                 return
-        url: bytes = getattr(self, "url", b"")
-        path = url.partition(b"?")[0][:256].decode("ascii", "replace") or "/"
+        path = getattr(self, "url", b"").partition(b"?")[0][:256].decode("ascii", "replace") or "/"
         problem = problem_of(refusal, instance=path, request_id=request_id_from(None))
         body = problem.model_dump_json(exclude_unset=True).encode()
         headers = {
