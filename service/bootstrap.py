@@ -48,8 +48,8 @@ from service.rest.uploads import UploadGuard
 from service.rest.uvicorn_limits import LimitedServer, protocols
 from service.routing_file import RoutingFile
 from service.rpc.health import HealthServicer
-from service.rpc.server import SERVICE_NAME, RpcServer
-from service.rpc.servicer import HandPoseServicer
+from service.rpc.server import RpcServer
+from service.rpc.servicer import SERVICE_NAME, HandPoseServicer
 from service.rpc.tls import server_credentials
 from service.settings import BATCHES_AT_ONCE, Precision, Settings
 
