@@ -28,8 +28,8 @@ from prometheus_client import CollectorRegistry
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access.key_file import KeyFile, KeyFileError
-from service.access.tls import TlsFileError, TlsFiles
+from service.access.key_file import parse_keys
+from service.access.tls import TlsFiles
 from service.backends.embedded import EmbeddedBackend, Run
 from service.backends.native_log import native_log_filtered
 from service.backends.processor import multiplies_bfloat16
@@ -37,15 +37,15 @@ from service.backends.repository import ModelRepository, Servable, ServableError
 from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
 from service.backends.tensorflow_serving.config_file import ManagementError, largest_batch
 from service.backends.tensorflow_serving.management import ManagedServers
-from service.files import follow
-from service.inference.access import Doorkeeper
+from service.files import FileError, FollowedFile, follow
+from service.inference.access import ApiKey, Doorkeeper
 from service.inference.byte_budget import ByteBudget
 from service.inference.decoding import ImageDecoder
 from service.inference.errors import ServiceError
 from service.inference.models import Variant
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
-from service.inference.routing import Router
+from service.inference.routing import Router, RoutingRules
 from service.inference.shadow import Shadow
 from service.inference.streaming import Streams
 from service.observability.metrics import PrometheusObserver
@@ -54,7 +54,7 @@ from service.rest.app import create_admin_app, create_app
 from service.rest.stream import stream_routes
 from service.rest.uploads import UploadGuard
 from service.rest.uvicorn_limits import LimitedServer, protocols
-from service.routing_file import RoutingFile, RoutingFileError
+from service.routing_file import parse_rules
 from service.rpc.health import HealthServicer
 from service.rpc.server import SERVICE_NAME, RpcServer
 from service.rpc.servicer import HandPoseServicer
@@ -111,7 +111,7 @@ async def serve(
             workers = resources.enter_context(_threads("worker", _worker_threads(settings)))
             service = _build(settings, clock, workers, models, observer, access)
             await _live(service, listener, settings, on_ready)
-    except (ServableError, ManagementError, RoutingFileError, KeyFileError, TlsFileError) as error:
+    except (ServableError, ManagementError, FileError) as error:
         raise StartError(str(error)) from error
     logger.info("stopped")
 
@@ -141,7 +141,7 @@ async def local_service(
                 yield LocalService(service.predictor, service.streams, models.backend, clock)
             finally:
                 await models.close()
-    except (ServableError, ManagementError, RoutingFileError) as error:
+    except (ServableError, ManagementError, FileError) as error:
         raise StartError(str(error)) from error
 
 
@@ -297,7 +297,7 @@ class _Service:
     rpc: RpcServer
     streams: Streams
     models: _Models
-    routing_file: RoutingFile | None
+    routing_file: FollowedFile[RoutingRules] | None
     predictor: Predictor
     observer: PrometheusObserver
     readiness: "_Readiness"
@@ -311,7 +311,7 @@ class _Access:
     """Who is let in: keys and certificates, where there are any, and a listener for whoever runs the service."""
 
     doorkeeper: Doorkeeper | None = None
-    key_file: KeyFile | None = None
+    key_file: FollowedFile[list[ApiKey]] | None = None
     tls: TlsFiles | None = None
     admin_listener: socket.socket | None = None
 
@@ -339,7 +339,7 @@ def _access(settings: Settings, clock: Clock) -> _Access:
         access.tls.warn()
     if settings.api_keys_file is not None:
         access.doorkeeper = Doorkeeper(settings.access(), time=clock.time)
-        access.key_file = KeyFile(settings.api_keys_file, access.doorkeeper)
+        access.key_file = FollowedFile(settings.api_keys_file, parse_keys, access.doorkeeper.follow, what="keys")
         access.key_file.load()
         if not access.doorkeeper.names:
             logger.warning("there is no key in %s: nobody is let in", settings.api_keys_file)
@@ -363,8 +363,9 @@ def _build(
 ) -> _Service:
     backend = models.backend
     router = Router(settings.default_reference())
-    routing_file = RoutingFile(settings.routing_file, router) if settings.routing_file is not None else None
-    if routing_file is not None:
+    routing_file: FollowedFile[RoutingRules] | None = None
+    if settings.routing_file is not None:
+        routing_file = FollowedFile(settings.routing_file, parse_rules, router.follow, what="routing rules")
         routing_file.load()
     decoder = ImageDecoder(
         workers,

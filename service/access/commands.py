@@ -6,7 +6,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from service.access.key_file import KeyFileError, add_key, read_keys, remove_key
+from service.access.key_file import add_key, read_keys, remove_key
+from service.files import FileError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace, path: Path, *, now: Callable[[], datetime
                 print(f"{arguments.name} is no key any more", file=sys.stderr)
             case _:
                 _list(path, now())
-    except KeyFileError as error:
+    except FileError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

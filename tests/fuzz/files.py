@@ -11,7 +11,8 @@ from typing import Final
 
 from service.backends.repository import CARD_NAME, ModelRepository, ServableError
 from service.backends.tensorflow_serving.config_file import ManagementError, read_config
-from service.routing_file import RoutingFileError, parse_rules
+from service.files import FileError
+from service.routing_file import parse_rules
 from service.settings import PREFIX, Settings, SettingsError
 from tests.fuzz.reading import Reader
 from tests.fuzz.targets import Check, FoundError
@@ -41,7 +42,7 @@ def _parsers(folder: Path) -> dict[str, Callable[[bytes], None]]:
     def routing(data: bytes) -> None:
         try:
             parse_rules(data)
-        except RoutingFileError as error:
+        except FileError as error:
             _tells(str(error))
 
     def models_config(data: bytes) -> None:

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import grpc
 
-from service.access.key_file import KeyFileError, parse_keys, remove_key
+from service.access.key_file import parse_keys, remove_key
+from service.files import FileError
 from service.inference.access import AccessPolicy, Doorkeeper
 from service.inference.errors import ServiceError
 from service.inference.keys import new_key
@@ -77,7 +78,7 @@ def _file(path: Path, reader: Reader) -> None:
     content = reader.rest()
     try:
         keys = parse_keys(content)
-    except KeyFileError as error:
+    except FileError as error:
         if not str(error):
             raise FoundError("refused without a reason") from error
         return
@@ -85,7 +86,7 @@ def _file(path: Path, reader: Reader) -> None:
         path.write_bytes(content)
         try:
             remove_key(path, keys[0].name)
-        except KeyFileError:
+        except FileError:
             return
         if [key.name for key in parse_keys(path.read_bytes())] != [key.name for key in keys[1:]]:
             raise FoundError("other entries changed when one was removed")

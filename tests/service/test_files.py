@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.files import follow, read_at_most, replace
+from service.files import FileError, follow, read_at_most, replace
 
 
 class Done(BaseException):
@@ -70,7 +70,7 @@ def test_a_file_that_is_too_long_is_not_read_to_its_end(tmp_path: Path) -> None:
     path.write_bytes(bytes(10))
 
     assert read_at_most(path, 10) == bytes(10)
-    with pytest.raises(ValueError, match="longer than 9 bytes"):
+    with pytest.raises(FileError, match="longer than 9 bytes"):
         read_at_most(path, 9)
 
 
@@ -102,7 +102,7 @@ def test_a_file_that_cannot_be_replaced_stays_and_leaves_nothing_beside_it(tmp_p
     folder = tmp_path / "folder"
     (folder / "inside").mkdir(parents=True)  # a folder cannot be replaced by a file
 
-    with pytest.raises(OSError, match="folder"):
+    with pytest.raises(FileError, match="folder"):
         replace(folder, b"content")
 
     assert list(tmp_path.iterdir()) == [folder]

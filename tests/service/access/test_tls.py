@@ -9,7 +9,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from service.access.tls import TlsFileError
+from service.files import FileError
 from tests.support.certificates import TlsFolder
 
 
@@ -35,19 +35,19 @@ def encrypted(key: bytes) -> bytes:
 
 def test_missing_file_is_told_by_its_name(folder: TlsFolder) -> None:
     folder.key.unlink()
-    with pytest.raises(TlsFileError, match=r"server-key\.pem: cannot be read: No such file"):
+    with pytest.raises(FileError, match=r"server-key\.pem: cannot be read: No such file"):
         folder.files()
 
 
 def test_key_of_another_certificate_is_told(folder: TlsFolder, authority: trustme.CA) -> None:
     folder.key.write_bytes(authority.issue_cert("other.example").private_key_pem.bytes())
-    with pytest.raises(TlsFileError, match=r"server-key\.pem: not the key of the certificate in .*server\.pem"):
+    with pytest.raises(FileError, match=r"server\.pem and .*server-key\.pem: not a certificate and its own key"):
         folder.files()
 
 
 def test_encrypted_key_is_told_and_nobody_is_asked_for_a_password(folder: TlsFolder) -> None:
     folder.key.write_bytes(encrypted(folder.key.read_bytes()))
-    with pytest.raises(TlsFileError, match="the key is encrypted"):
+    with pytest.raises(FileError, match="not encrypted"):
         folder.files()
 
 
@@ -58,19 +58,19 @@ def test_encrypted_key_is_told_and_nobody_is_asked_for_a_password(folder: TlsFol
 def test_file_that_holds_something_else_is_told(folder: TlsFolder, name: str, content: bytes) -> None:
     path: Path = getattr(folder, name)
     path.write_bytes(content)
-    with pytest.raises(TlsFileError, match=path.name):
+    with pytest.raises(FileError, match=path.name):
         folder.files()
 
 
 def test_key_of_an_unknown_kind_is_told(folder: TlsFolder) -> None:
     folder.key.write_bytes(b"-----BEGIN PRIVATE KEY-----\nMA4CAQAwBQYDKgMEBAIAAA==\n-----END PRIVATE KEY-----\n")
-    with pytest.raises(TlsFileError, match=r"server-key\.pem: no private key in PEM"):
+    with pytest.raises(FileError, match=r"server-key\.pem: not a certificate and its own key"):
         folder.files()
 
 
 def test_authorities_that_only_openssl_cannot_read_are_told(folder: TlsFolder, authority: trustme.CA) -> None:
     folder.client_ca.write_bytes(authority.cert_pem.bytes().replace(b"\n", b""))
-    with pytest.raises(TlsFileError, match=r"client-ca\.pem: cannot be used"):
+    with pytest.raises(FileError, match=r"client-ca\.pem: cannot be used"):
         folder.files()
 
 
@@ -112,7 +112,7 @@ def test_new_files_are_followed_and_broken_ones_are_not(folder: TlsFolder, autho
     second = files.now()
     assert second.certificate_chain != first.certificate_chain
     folder.key.write_bytes(b"half of a k")
-    with pytest.raises(TlsFileError):
+    with pytest.raises(FileError):
         files.load()
     assert files.now() is second
 
