@@ -19,7 +19,7 @@ from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
-from service.access.key_file import KeyFile
+from service.access.key_file import parse_keys
 from service.access.tls import TlsFiles
 from service.backends.embedded import EmbeddedBackend, Run
 from service.backends.native_log import native_log_filtered
@@ -28,15 +28,15 @@ from service.backends.repository import Servable, ServableError, newest_servable
 from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
 from service.backends.tensorflow_serving.config_file import ManagementError, largest_batch
 from service.backends.tensorflow_serving.management import ManagedServers
-from service.files import FileError, follow
-from service.inference.access import Doorkeeper
+from service.files import FileError, FollowedFile, follow
+from service.inference.access import ApiKey, Doorkeeper
 from service.inference.byte_budget import ByteBudget
 from service.inference.decoding import ImageDecoder
 from service.inference.errors import ServiceError
 from service.inference.models import Variant
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
-from service.inference.routing import Router
+from service.inference.routing import Router, RoutingRules
 from service.inference.shadow import Shadow
 from service.inference.streaming import Streams
 from service.lifecycle import HangUpWhenStopping, Models, Readiness, Service
@@ -46,7 +46,7 @@ from service.rest.app import create_admin_app, create_app
 from service.rest.stream import stream_routes
 from service.rest.uploads import UploadGuard
 from service.rest.uvicorn_limits import LimitedServer, protocols
-from service.routing_file import RoutingFile
+from service.routing_file import parse_rules
 from service.rpc.health import HealthServicer
 from service.rpc.server import RpcServer
 from service.rpc.servicer import SERVICE_NAME, HandPoseServicer
@@ -273,7 +273,7 @@ class _Access:
     """Who is let in: keys and certificates, where there are any, and a listener for whoever runs the service."""
 
     doorkeeper: Doorkeeper | None = None
-    key_file: KeyFile | None = None
+    key_file: FollowedFile[list[ApiKey]] | None = None
     tls: TlsFiles | None = None
     admin_listener: socket.socket | None = None
 
@@ -286,7 +286,7 @@ def _access(settings: Settings, clock: Clock) -> _Access:
         access.tls.warn()
     if settings.api_keys_file is not None:
         access.doorkeeper = Doorkeeper(settings.access(), time=clock.time)
-        access.key_file = KeyFile(settings.api_keys_file, access.doorkeeper)
+        access.key_file = FollowedFile(settings.api_keys_file, parse_keys, access.doorkeeper.follow, what="keys")
         access.key_file.load()
         if not access.doorkeeper.names:
             logger.warning("there is no key in %s: nobody is let in", settings.api_keys_file)
@@ -310,8 +310,9 @@ def _build(
 ) -> Service:
     backend = models.backend
     router = Router(settings.default_reference())
-    routing_file = RoutingFile(settings.routing_file, router) if settings.routing_file is not None else None
-    if routing_file is not None:
+    routing_file: FollowedFile[RoutingRules] | None = None
+    if settings.routing_file is not None:
+        routing_file = FollowedFile(settings.routing_file, parse_rules, router.follow, what="routing rules")
         routing_file.load()
     decoder = ImageDecoder(
         workers,

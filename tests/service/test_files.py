@@ -102,7 +102,7 @@ def test_a_file_that_cannot_be_replaced_stays_and_leaves_nothing_beside_it(tmp_p
     folder = tmp_path / "folder"
     (folder / "inside").mkdir(parents=True)  # a folder cannot be replaced by a file
 
-    with pytest.raises(FileError, match="folder: cannot be written"):
+    with pytest.raises(FileError, match="folder"):
         replace(folder, b"content")
 
     assert list(tmp_path.iterdir()) == [folder]
