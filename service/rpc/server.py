@@ -18,23 +18,19 @@ from service.rpc.servicer import HandPoseServicer
 
 SERVICE_NAME: Final[str] = hand_pose_pb2.DESCRIPTOR.services_by_name["HandPoseService"].full_name
 
-_ROOM_FOR_THE_SERVICER_TO_SAY_SO = 256 * 1024
-"""A message that is a little too large still arrives and gets a rich error; one far above is cut off by gRPC itself."""
+_MARGIN_BYTES = 256 * 1024
+"""A message that is a little too large still reaches the guard, which says so; gRPC itself cuts off one far above."""
 
 
 @dataclass(frozen=True, slots=True)
-class ServerOptions:
-    """How the server listens and how it treats connections.
+class ServerOptions(MessageLimits):
+    """How the server listens, how it treats connections, and what calls may send.
 
     Attributes:
         host: address to listen on.
         port: port to listen on; 0 lets the system choose.
-        max_message_bytes: largest request message.
         max_concurrent_calls: calls at the same time, streams included; more are refused with RESOURCE_EXHAUSTED.
         max_calls_per_connection: more have to wait until others end.
-        max_streams: calls at the same time whose requests are streams.
-        message_timeout_s: for the only message of a call that is no stream, from when it may send it.
-        turn_timeout_s: until it may, while as many others are sending theirs as there is memory for.
         handshake_timeout_s: for the handshakes of TLS and HTTP/2.
         idle_s: a connection without calls is closed after so long.
         max_head_bytes: of a call's metadata.
@@ -47,12 +43,8 @@ class ServerOptions:
 
     host: str = "127.0.0.1"
     port: int = 8001
-    max_message_bytes: int = 20 * 1024 * 1024
     max_concurrent_calls: int = 1024
     max_calls_per_connection: int = 100
-    max_streams: int = 64
-    message_timeout_s: float = 20.0
-    turn_timeout_s: float = 40.0
     handshake_timeout_s: float = 10.0
     idle_s: float = 300.0
     max_head_bytes: int = 32 * 1024
@@ -62,11 +54,6 @@ class ServerOptions:
     health_interval_s: float = 1.0
     reuse_port: bool = False
 
-    @property
-    def messages(self) -> MessageLimits:
-        """What the guard needs of it."""
-        return MessageLimits(self.max_message_bytes, self.max_streams, self.message_timeout_s, self.turn_timeout_s)
-
 
 class RpcServer:
     """Serves HandPoseService, grpc.health.v1 and reflection.
@@ -75,7 +62,7 @@ class RpcServer:
         servicer: the methods.
         state: the state of the whole and of each model.
         options: address, limits, keepalive.
-        observer: is told of calls without a valid key.
+        observer: is told of refused calls.
         doorkeeper: knows the keys; None: calls need none.
         credentials: for TLS; None: plain text.
         uploads: what messages may hold, from when they are received to their answer; None: as many bytes as by default.
@@ -97,7 +84,7 @@ class RpcServer:
         self._options = options
         self._credentials = credentials
         uploads = uploads or ByteBudget(max(UPLOAD_BYTES, 2 * options.max_message_bytes))
-        self._guard = CallGuard(uploads, options.messages, observer, doorkeeper)
+        self._guard = CallGuard(uploads, options, observer, doorkeeper)
         self._server: grpc.aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -143,7 +130,7 @@ class RpcServer:
 
 
 def _channel_arguments(options: ServerOptions) -> list[tuple[str, Any]]:
-    largest = options.max_message_bytes + _ROOM_FOR_THE_SERVICER_TO_SAY_SO
+    largest = options.max_message_bytes + _MARGIN_BYTES
     return [
         ("grpc.max_receive_message_length", largest),
         ("grpc.max_send_message_length", -1),

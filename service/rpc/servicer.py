@@ -1,6 +1,6 @@
 """The methods of HandPoseService: read the metadata, call the use case, write the answer.
 
-Each method is one call of `_Call`, which knows the request's id, its deadline and how an error ends it. When a client
+A method that fails raises a `ServiceError`, which `service.rpc.guard` turns into the call's status. When a client
 cancels, or its deadline passes, or its connection is lost, grpc.aio cancels the method, and with it the wait in the
 micro-batch queue.
 """
@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Final
 
 import grpc
 
@@ -24,23 +24,20 @@ from service.inference.requests import (
     CLIENT_GONE,
     OK,
     RequestObserver,
-    RequestTrace,
     StreamReport,
     as_service_error,
     client_id_from,
     observed_image,
     report,
-    request_id_from,
 )
 from service.inference.streaming import Frame, FrameAnswer, Streams
 from service.rpc import convert
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
-from service.rpc.status import abort, status_number
+from service.rpc.metadata import REQUEST_ID, Context, metadata_of
+from service.rpc.status import status_number
 
 logger = logging.getLogger(__name__)
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 _SERVICE: Final[str] = pb.DESCRIPTOR.services_by_name["HandPoseService"].full_name
 _OURS: Final = frozenset({ErrorKind.INTERNAL, ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE_EXCEEDED})
@@ -51,13 +48,11 @@ class RpcPolicy:
     """What one call may ask for.
 
     Attributes:
-        max_body_bytes: size of a request message.
         max_batch_images: images in one batch.
         default_deadline_s: time for a call that sets no deadline.
         max_deadline_s: most time that a call is given, whatever it asks for.
     """
 
-    max_body_bytes: int = 20 * 1024 * 1024
     max_batch_images: int = 32
     default_deadline_s: float = 10.0
     max_deadline_s: float = 60.0
@@ -96,11 +91,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         """One image."""
         call = self._call(context)
         with self._counted(call, "Estimate"):
-            try:
-                self._check_size(request.ByteSize())
-                estimate = await self._one(request, call, Priority.INTERACTIVE)
-            except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
-                await call.fail(error)
+            estimate = await self._one(request, call, Priority.INTERACTIVE)
         await call.send_headers(("x-model-variant", f"{estimate.model.variant}@{estimate.model.version}"))
         return convert.from_estimate(estimate, call.request_id)
 
@@ -110,15 +101,11 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         """Several images, each with an outcome of its own."""
         call = self._call(context)
         with self._counted(call, "EstimateBatch"):
-            try:
-                self._check_size(request.ByteSize())
-                self._check_number(len(request.requests))
-                charge(len(request.requests), counted=1)
-                async with asyncio.TaskGroup() as group:
-                    results = (self._result(index, each, call) for index, each in enumerate(request.requests))
-                    tasks = [group.create_task(result) for result in results]
-            except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
-                await call.fail(error)
+            self._check_number(len(request.requests))
+            charge(len(request.requests), counted=1)
+            async with asyncio.TaskGroup() as group:
+                results = (self._result(index, each, call) for index, each in enumerate(request.requests))
+                tasks = [group.create_task(result) for result in results]
         await call.send_headers()
         return pb.EstimateBatchResponse(results=[convert.from_result(task.result(), call.request_id) for task in tasks])
 
@@ -127,25 +114,21 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
     ) -> None:
         """Frames in, hands out."""
         call = self._call(context)
-        messages = aiter(request_iterator)
 
         async def send(answer: FrameAnswer) -> None:
             call.report.frame_answered(answer)
             await context.write(convert.from_frame_answer(answer, call.request_id))
 
         with self._counted(call, "EstimateStream"):
-            try:
-                # Before the headers: a client begins to write when it has them, and gRPC does not tell one that is
-                # writing why its call has ended.
-                self._streams.check_room()
-                await call.send_headers()
-                first = await anext(messages, None)
-                if first is None:
-                    return
-                options = convert.to_stream_options(first.options, call.asked_for, call.client_id)
-                await self._streams.run(options, _frames(first, messages), send)
-            except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
-                await call.fail(error)
+            # Before the headers: a client begins to write when it has them, and gRPC does not tell one that is writing
+            # why its call has ended.
+            self._streams.check_room()
+            await call.send_headers()
+            first = await anext(request_iterator, None)
+            if first is None:
+                return
+            options = convert.to_stream_options(first.options, call.asked_for, call.client_id)
+            await self._streams.run(options, _frames(first, request_iterator), send)
 
     async def ListModels(  # noqa: N802
         self,
@@ -168,9 +151,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
             with self._observer.part("image", index=index):
                 return await self._one(request, call, Priority.BULK)
         except Exception as error:  # noqa: BLE001 -- one image's failure must not take the others with it
-            failure = as_service_error(error)
-            report(failure, call.request_id)
-            return failure
+            return _reported(error, call.request_id)
 
     async def _one(self, request: pb.EstimateRequest, call: "_Call", priority: Priority) -> ImageEstimate:
         call.counted = True
@@ -203,17 +184,12 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         with trace as span, self._observer.in_flight():
             try:
                 yield
-                call.code = OK
+                call.succeeded()
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
+                raise call.failed(error)  # noqa: B904 -- it is the error, or has it as its cause
             finally:
-                _say_how_it_ended(span, name, call)
+                span.answered(name, {"rpc.grpc.status_code": call.status}, failed=call.our_fault)
                 call.log(name)
-
-    def _check_size(self, size: int) -> None:
-        if size > self._policy.max_body_bytes:
-            raise TooLargeError(
-                f"the request has {size} bytes; at most {self._policy.max_body_bytes} are allowed",
-                code="body_too_large",
-            )
 
     def _check_number(self, images: int) -> None:
         if images == 0:
@@ -236,13 +212,10 @@ async def _frames(
         yield convert.to_frame(message.frame)
 
 
-def _say_how_it_ended(trace: RequestTrace, name: str, call: "_Call") -> None:
-    failure = call.failure
-    if failure is not None:
-        status = status_number(failure)
-    else:
-        status = (grpc.StatusCode.OK if call.code == OK else grpc.StatusCode.CANCELLED).value[0]
-    trace.answered(name, {"rpc.grpc.status_code": status}, failed=failure is not None and failure.kind in _OURS)
+def _reported(error: Exception, request_id: str) -> ServiceError:
+    failure = as_service_error(error)
+    report(failure, request_id)
+    return failure
 
 
 class _Call:
@@ -254,20 +227,22 @@ class _Call:
         deadline: the clock's time after which the answer is of no use.
         report: counts the call's failure, and the frames of a stream.
         counted: whether the call's images are counted one by one.
-        code: how it ended, as it is counted; a call that has not ended when its method has was cancelled.
-        failure: how it ended, if not well.
+        code: how it ended, as it is counted; a call that has neither succeeded nor failed was cancelled.
+        status: the number of its gRPC status.
+        our_fault: whether it failed through no fault of the client.
     """
 
     def __init__(self, context: Context, observer: RequestObserver, clock: Clock, *, allowed_s: float) -> None:
         self._context = context
         self._clock = clock
         self._arrived = clock.time()
-        self._metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        self._metadata = metadata_of(context)
         self.deadline = self._arrived + allowed_s
         self.counted = False
         self.code = CLIENT_GONE
-        self.failure: ServiceError | None = None
-        self.request_id = request_id_from(self._metadata.get("x-request-id"))
+        self.status: int = grpc.StatusCode.CANCELLED.value[0]
+        self.our_fault = False
+        self.request_id = REQUEST_ID.get()
         self.asked_for = self._metadata.get("x-model-variant")
         self.traceparent = self._metadata.get("traceparent")
         self.report = StreamReport(observer, clock, self.request_id, asked_for=self.asked_for)
@@ -293,12 +268,16 @@ class _Call:
             },
         )
 
-    async def fail(self, error: Exception) -> NoReturn:
-        """End the call with the error's status."""
-        failure = self.failure = as_service_error(error)
-        self.code = failure.code
+    def succeeded(self) -> None:
+        self.code, self.status = OK, grpc.StatusCode.OK.value[0]
+
+    def failed(self, error: Exception) -> ServiceError:
+        """Count and report how the call ended; return the error that ends it."""
+        # The error is not kept here: its traceback leads to this call and to the message.
+        failure = as_service_error(error)
+        self.code, self.status, self.our_fault = failure.code, status_number(failure), failure.kind in _OURS
         if self.counted:
             report(failure, self.request_id)
         else:
             self.report.failed(failure)
-        await abort(self._context, failure, self.request_id)
+        return failure
