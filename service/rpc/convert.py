@@ -51,15 +51,9 @@ def to_stream_options(message: pb.StreamOptions, asked_for: str | None, client_i
 
 
 def _to_one_euro(message: pb.OneEuro) -> OneEuro:
-    default = OneEuro()
+    given = {field.name: value for field, value in message.ListFields()}  # what is absent takes the default
     try:
-        return OneEuro(
-            min_cutoff_hz=message.min_cutoff_hz if message.HasField("min_cutoff_hz") else default.min_cutoff_hz,
-            beta=message.beta if message.HasField("beta") else default.beta,
-            derivative_cutoff_hz=message.derivative_cutoff_hz
-            if message.HasField("derivative_cutoff_hz")
-            else default.derivative_cutoff_hz,
-        )
+        return OneEuro(**given)
     except ValueError as error:
         raise _wrong_option("smoothing", str(error)) from error
 

@@ -13,8 +13,9 @@ to have one: silent calls, however many are open, do not keep a probe from its a
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,10 +24,11 @@ from google.protobuf.message import DecodeError
 
 from service.inference.access import Doorkeeper, asked_by
 from service.inference.byte_budget import ByteBudget
-from service.inference.errors import InvalidInputError, OverloadedError, ServiceError, TooLargeError, TooSlowError
+from service.inference.errors import InvalidInputError, ServiceError, TooLargeError, TooSlowError
 from service.inference.requests import RequestObserver, request_id_from
 from service.rpc.metadata import REQUEST_ID, Context, host_of, key_in, metadata_of
 from service.rpc.status import Ending, ending_of
+from service.rpc.turns import NewestFirst, Slots, turn
 
 Handler = Any  # grpc.RpcMethodHandler, which has no parameters at run time
 
@@ -35,7 +37,6 @@ _COSTS_AN_IMAGE: Final = ("/Estimate", "/EstimateBatch")
 """Methods that cost an image before it is known what they hold; the frames of streams are counted one by one."""
 
 _COPIES: Final = 2  # the bytes and the message parsed from them, then the message and the image taken from it
-_RETRY_S: Final = 1.0
 
 HEALTH_TURNS: Final = 4
 """Health checks that are received at a time, each perhaps as large as the largest message."""
@@ -43,7 +44,7 @@ HEALTH_TURNS: Final = 4
 _HEALTH_MESSAGE_BYTES: Final = 512  # it holds a name
 _HEALTH_TURN_S: Final = 1.0
 _HEALTH_MESSAGE_S: Final = 0.5
-_HEALTH_MESSAGE_BUSY_S: Final = 0.05  # while all turns are taken
+_HEALTH_MESSAGE_BUSY_S: Final = 0.1  # while all turns are taken
 _MAX_CHECKS: Final = 64
 _MAX_WATCHES: Final = 64
 
@@ -90,9 +91,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self._doorkeeper = doorkeeper
         self._turns = asyncio.Semaphore(max(1, uploads.limit // limits.max_message_bytes))
         self._health_turns = NewestFirst(HEALTH_TURNS)
-        self._streams = _Slots(limits.max_streams, "streams")
-        self._checks = _Slots(_MAX_CHECKS, "health checks")
-        self._watches = _Slots(_MAX_WATCHES, "health watches")
+        self._streams = Slots(limits.max_streams, "streams")
+        self._checks = Slots(_MAX_CHECKS, "health checks")
+        self._watches = Slots(_MAX_WATCHES, "health watches")
 
     async def intercept_service(
         self,
@@ -124,31 +125,34 @@ class CallGuard(grpc.aio.ServerInterceptor):
             if method.startswith(_HEALTH):
                 request = await self._health_request(handler, context, held)
             else:
-                with self._refusals_counted(method, context):
-                    self._authenticate(method, context, held)
-                    request = await self._request(handler, context, held)
+                request = await self._request(handler, method, context, held)
             await _answer(handler, request, context)
 
-    def _authenticate(self, method: str, context: Context, held: ExitStack) -> None:
-        if self._doorkeeper is None:
-            return
-        caller = self._doorkeeper.admit(key_in(metadata_of(context)), host_of(context.peer()))
-        if method.endswith(_COSTS_AN_IMAGE):
-            caller.take()
-        held.enter_context(asked_by(caller))
-
-    async def _request(self, handler: Handler, context: Context, held: ExitStack) -> Any:
+    async def _request(self, handler: Handler, method: str, context: Context, held: ExitStack) -> Any:
         """The parsed message, or the stream of them."""
-        if handler.request_streaming:
-            held.enter_context(self._streams.taken())
-            return _ParsedStream(context, lambda data: self._parse(handler, data))
-        async with _turn(self._turns, self._limits.turn_timeout_s):
-            data = await _only_message(context, self._limits.message_timeout_s)
-        held.enter_context(self._uploads.hold(_COPIES * len(data)))
-        return self._parse(handler, data)
+        metadata, began = metadata_of(context), time.monotonic()
+        try:
+            if self._doorkeeper is not None:
+                caller = self._doorkeeper.admit(key_in(metadata), host_of(context.peer()))
+                if method.endswith(_COSTS_AN_IMAGE):
+                    caller.take()
+                held.enter_context(asked_by(caller))
+            if handler.request_streaming:
+                held.enter_context(self._streams.taken())
+                return _ParsedStream(context, lambda data: self._parse(handler, data))
+            async with turn(self._turns, self._limits.turn_timeout_s):
+                data = await _only_message(context, self._limits.message_timeout_s)
+            held.enter_context(self._uploads.hold(_COPIES * len(data)))
+            return self._parse(handler, data)
+        except ServiceError as error:
+            seconds = time.monotonic() - began
+            self._observer.image_answered(None, metadata.get("x-model-variant"), error.code, seconds)
+            more = {"code": error.code, "request_id": REQUEST_ID.get(), "client": context.peer()}
+            _log.info("refused %s", method, extra=more)
+            raise
 
     async def _health_request(self, handler: Handler, context: Context, held: ExitStack) -> Any:
-        async with _turn(self._health_turns, _HEALTH_TURN_S):
+        async with turn(self._health_turns, _HEALTH_TURN_S):
             timeout_s = _HEALTH_MESSAGE_BUSY_S if self._health_turns.locked() else _HEALTH_MESSAGE_S
             data = await _only_message(context, min(timeout_s, self._limits.message_timeout_s))
         if len(data) > _HEALTH_MESSAGE_BYTES:
@@ -169,76 +173,6 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 "the message is not of the type that this method takes", code="unreadable_message"
             ) from error
 
-    @contextmanager
-    def _refusals_counted(self, method: str, context: Context) -> Iterator[None]:
-        clock = asyncio.get_running_loop()
-        began = clock.time()
-        try:
-            yield
-        except ServiceError as error:
-            asked_for = metadata_of(context).get("x-model-variant")
-            self._observer.image_answered(None, asked_for, error.code, clock.time() - began)
-            more = {"code": error.code, "request_id": REQUEST_ID.get(), "client": context.peer()}
-            _log.info("refused %s", method, extra=more)
-            raise
-
-
-class NewestFirst:
-    """A semaphore for which the newest task waits least."""
-
-    def __init__(self, number: int) -> None:
-        self._free = number
-        self._waiting: list[asyncio.Future[None]] = []
-
-    def locked(self) -> bool:
-        """Whether `acquire` would wait."""
-        return self._free == 0
-
-    async def acquire(self) -> None:
-        if self._free:
-            self._free -= 1
-            return
-        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(granted)
-        try:
-            await granted
-        except asyncio.CancelledError:
-            if granted in self._waiting:
-                self._waiting.remove(granted)
-            elif not granted.cancelled():
-                self.release()  # it was granted in the moment of the cancellation
-            raise
-
-    def release(self) -> None:
-        while self._waiting:
-            newest = self._waiting.pop()
-            if not newest.done():
-                newest.set_result(None)
-                return
-        self._free += 1
-
-
-class _Slots:
-    """At most so many at a time; further ones are refused."""
-
-    def __init__(self, most: int, what: str) -> None:
-        self._most = most
-        self._what = what
-        self._number = 0
-
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Raises OverloadedError if all are taken."""
-        if self._number >= self._most:
-            raise OverloadedError(
-                f"{self._number} {self._what} are open, and at most {self._most} may be", retry_after_s=_RETRY_S
-            )
-        self._number += 1
-        try:
-            yield
-        finally:
-            self._number -= 1
-
 
 class _ParsedStream:
     """The messages of a stream. An unreadable one is an error in the method's stream, after those before it."""
@@ -255,19 +189,6 @@ class _ParsedStream:
         if data is grpc.aio.EOF:
             raise StopAsyncIteration
         return self._parse(data)
-
-
-@asynccontextmanager
-async def _turn(turns: asyncio.Semaphore | NewestFirst, timeout_s: float) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await turns.acquire()
-    except TimeoutError as error:
-        raise OverloadedError("too many calls are sending their messages", retry_after_s=_RETRY_S) from error
-    try:
-        yield
-    finally:
-        turns.release()
 
 
 async def _only_message(context: Context, timeout_s: float) -> bytes:

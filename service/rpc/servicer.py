@@ -89,8 +89,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
 
     async def Estimate(self, request: pb.EstimateRequest, context: Context) -> pb.EstimateResponse:  # noqa: N802
         """One image."""
-        call = self._call(context)
-        with self._counted(call, "Estimate"):
+        with self._answered(context, "Estimate") as call:
             estimate = await self._one(request, call, Priority.INTERACTIVE)
         await call.send_headers(("x-model-variant", f"{estimate.model.variant}@{estimate.model.version}"))
         return convert.from_estimate(estimate, call.request_id)
@@ -99,8 +98,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         self, request: pb.EstimateBatchRequest, context: Context
     ) -> pb.EstimateBatchResponse:
         """Several images, each with an outcome of its own."""
-        call = self._call(context)
-        with self._counted(call, "EstimateBatch"):
+        with self._answered(context, "EstimateBatch") as call:
             self._check_number(len(request.requests))
             charge(len(request.requests), counted=1)
             async with asyncio.TaskGroup() as group:
@@ -113,13 +111,12 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         self, request_iterator: AsyncIterator[pb.EstimateStreamRequest], context: Context
     ) -> None:
         """Frames in, hands out."""
-        call = self._call(context)
+        with self._answered(context, "EstimateStream") as call:
 
-        async def send(answer: FrameAnswer) -> None:
-            call.report.frame_answered(answer)
-            await context.write(convert.from_frame_answer(answer, call.request_id))
+            async def send(answer: FrameAnswer) -> None:
+                call.report.frame_answered(answer)
+                await context.write(convert.from_frame_answer(answer, call.request_id))
 
-        with self._counted(call, "EstimateStream"):
             # Before the headers: a client begins to write when it has them, and gRPC does not tell one that is writing
             # why its call has ended.
             self._streams.check_room()
@@ -146,6 +143,26 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         allowed = self._policy.default_deadline_s if remaining is None else min(remaining, self._policy.max_deadline_s)
         return _Call(context, self._observer, self._clock, allowed_s=allowed)
 
+    @contextlib.contextmanager
+    def _answered(self, context: Context, method: str) -> Iterator["_Call"]:
+        """The block answers this call: it counts as being worked on, and has a span."""
+        call, name = self._call(context), f"{_SERVICE}/{method}"
+        trace = self._observer.request(
+            name,
+            request_id=call.request_id,
+            caller=call.traceparent,
+            attributes={"rpc.system": "grpc", "rpc.service": _SERVICE, "rpc.method": method},
+        )
+        with trace as span, self._observer.in_flight():
+            try:
+                yield call
+                call.succeeded()
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
+                raise call.failed(error)  # noqa: B904 -- it is the error, or has it as its cause
+            finally:
+                span.answered(name, {"rpc.grpc.status_code": call.status}, failed=call.our_fault)
+                call.log(name)
+
     async def _result(self, index: int, request: pb.EstimateRequest, call: "_Call") -> ImageEstimate | ServiceError:
         try:
             with self._observer.part("image", index=index):
@@ -170,26 +187,6 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
             )
             outcome.model = estimate.model
         return estimate
-
-    @contextlib.contextmanager
-    def _counted(self, call: "_Call", method: str) -> Iterator[None]:
-        """The block answers this call: it counts as being worked on, and has a span."""
-        name = f"{_SERVICE}/{method}"
-        trace = self._observer.request(
-            name,
-            request_id=call.request_id,
-            caller=call.traceparent,
-            attributes={"rpc.system": "grpc", "rpc.service": _SERVICE, "rpc.method": method},
-        )
-        with trace as span, self._observer.in_flight():
-            try:
-                yield
-                call.succeeded()
-            except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
-                raise call.failed(error)  # noqa: B904 -- it is the error, or has it as its cause
-            finally:
-                span.answered(name, {"rpc.grpc.status_code": call.status}, failed=call.our_fault)
-                call.log(name)
 
     def _check_number(self, images: int) -> None:
         if images == 0:

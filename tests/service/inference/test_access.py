@@ -175,11 +175,11 @@ def test_batch_that_comes_back_when_it_was_told_to_gets_in() -> None:
     caller.take(8)
     caller.take()
     with pytest.raises(OverloadedError) as caught:
-        caller.recount(1, 5)
+        caller.take(5, counted=1)
     assert caught.value.retry_after_s == pytest.approx(3)
     door.clock.advance(3)
     caller.take()
-    caller.recount(1, 5)
+    caller.take(5, counted=1)
     assert refused_for(door, 1) == pytest.approx(1)
 
 
