@@ -1,8 +1,8 @@
-"""Who may ask, and how much: keys, rates, and what becomes of those who guess.
+"""Access: which keys are admitted, how many images each may have estimated, and how guessing is slowed.
 
-Pure rules on a clock that is passed in. Where keys are kept is `service.access`; how a request carries one is the
-protocols' business: they call `Doorkeeper.admit` before they read a body, run the request in the caller's context, and
-charge each image with `charge`.
+Pure rules on a clock that is passed in. `service.access` keeps the keys. A protocol takes the key from a request, calls
+`Doorkeeper.admit` before it reads a body, and answers the request in a block of `asked_by`; each image is then charged
+with `charge`.
 """
 
 import hmac
@@ -63,8 +63,8 @@ class ApiKey:
 class TokenBucket:
     """Lets `burst` through at once and `images_per_second` in the long run.
 
-    What is larger than the bucket is let through when the bucket is full, and paid off afterwards: so that a large
-    batch waits longer, and not for ever.
+    A batch larger than the bucket passes when the bucket is full, and is paid off afterwards: it waits longer, but not
+    for ever.
     """
 
     def __init__(self, allowance: Allowance, now: float) -> None:
@@ -97,7 +97,7 @@ class TokenBucket:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody who showed a valid key.
+    """The sender of a request with a valid key.
 
     Attributes:
         key: the key.
@@ -127,7 +127,7 @@ class Caller:
 
 
 CALLER: ContextVar[Caller | None] = ContextVar("handpose_caller", default=None)
-"""Who asks, in the context of a request; None where no keys are needed."""
+"""The caller of the current request; None where no keys are needed."""
 
 
 def charge(images: int = 1, *, counted: int = 0) -> None:
@@ -139,7 +139,7 @@ def charge(images: int = 1, *, counted: int = 0) -> None:
 
 @contextmanager
 def asked_by(caller: Caller) -> Iterator[None]:
-    """Everything in the block is on this caller's account."""
+    """Images in the block are charged to this caller."""
     before = CALLER.set(caller)
     try:
         yield
@@ -149,7 +149,7 @@ def asked_by(caller: Caller) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
-    """How strict the door is.
+    """Rates and the patience with wrong keys.
 
     Attributes:
         allowance: of keys that have none of their own.
@@ -173,7 +173,7 @@ class _Address:
 
 
 class Doorkeeper:
-    """Admits whoever shows a key.
+    """Admits requests that show a key.
 
     Args:
         policy: how strict to be.
@@ -218,7 +218,7 @@ class Doorkeeper:
             self._rates[key.digest] = rate
 
     def admit(self, shown: str | None, peer: str) -> Caller:
-        """Let somebody in.
+        """The caller who shows this key.
 
         Takes the same, short time for every key. An address that has shown too many wrong ones has to wait, unless the
         key is right and was shown from there before: guesses from behind a proxy do not lock out the callers behind it

@@ -167,6 +167,15 @@ async def test_grpc_answers_without_a_key_before_a_message_has_come(guarded: Gua
     assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+@pytest.mark.parametrize(("scheme", "code"), [("bearer", "ok"), ("BEARER ", "ok"), ("Basic", "unauthenticated")])
+async def test_key_is_shown_as_bearer_in_any_case_over_both_protocols(guarded: Guarded, scheme: str, code: str) -> None:
+    shown = f"{scheme} {guarded.key}"
+    async with guarded.http(Authorization=shown) as client:
+        answer = await client.get("/v1/models")
+    call = guarded.gateway.stub().ListModels(pb.ListModelsRequest(), metadata=[("authorization", shown)])
+    assert (answer.json().get("code", "ok"), (await call.code()).name.lower()) == (code, code)
+
+
 # Streams
 
 
@@ -196,6 +205,7 @@ async def test_revoking_a_key_ends_its_streams(guarded: Guarded, protocol: str) 
         yield image_bytes()
         await more.wait()
         yield image_bytes()
+        await asyncio.Event().wait()  # nothing is written after the refusal
 
     async with guarded.client(protocol, guarded.key) as client:
         answers = client.stream(frames())

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-import grpc
 import pytest
 from websockets.asyncio.client import connect
 
@@ -15,7 +14,7 @@ from service.inference.errors import UnavailableError
 from service.inference.streaming import StreamLimits
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from tests.support.executor import InlineExecutor
-from tests.support.gateway import Gateway
+from tests.support.gateway import Gateway, refusal_of
 from tests.support.images import image_bytes, picture
 from tests.support.models import INPUT_SIZE
 from tests.support.waiting import until
@@ -147,7 +146,7 @@ def counted(gateway: Gateway) -> list[tuple[str | None, str]]:
 async def test_a_stream_that_ends_for_want_of_its_model_is_counted_once(gateway: Gateway, protocol: str) -> None:
     async with client_of(gateway, protocol) as client:
         with pytest.raises(RejectedError):
-            [answer async for answer in client.stream(frames(1), variant="standard@99")]
+            [answer async for answer in client.stream(frames_until_closed(), variant="standard@99")]
 
     await until(lambda: gateway.requests.now_in_flight == 0)
     assert counted(gateway) == [("standard@99", "unknown_version")]
@@ -196,9 +195,7 @@ async def test_an_image_that_fails_is_counted_once(gateway: Gateway, protocol: s
 
 async def test_options_of_a_stream_that_make_no_sense_are_counted(gateway: Gateway) -> None:
     options = pb.EstimateStreamRequest(options=pb.StreamOptions(smoothing=pb.OneEuro(beta=-1)))
-    call = gateway.stub().EstimateStream(iter([options]))
-    with pytest.raises(grpc.aio.AioRpcError):
-        await call.read()
+    await refusal_of(gateway.stub().EstimateStream(), options)
     async with connect(f"ws{gateway.rest_url.removeprefix('http')}/v1/hand-pose/stream?beta=-1") as socket:
         await socket.recv()
         await socket.wait_closed()

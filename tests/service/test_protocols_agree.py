@@ -164,16 +164,15 @@ async def rpc_batch(gateway: Gateway, payload: Payload) -> Outcome:
 
 
 async def stream(gateway: Gateway, payload: Payload) -> Outcome:
-    async def messages() -> AsyncIterator[pb.EstimateStreamRequest]:
-        yield pb.EstimateStreamRequest(options=pb.StreamOptions(tracking=False))
-        request = _request(payload)
-        yield pb.EstimateStreamRequest(frame=pb.Frame(image=request.image, rois=request.rois))
-
+    call = gateway.stub().EstimateStream(metadata=tuple(_headers(payload).items()))
+    await call.write(pb.EstimateStreamRequest(options=pb.StreamOptions(tracking=False)))
+    request = _request(payload)
+    await call.write(pb.EstimateStreamRequest(frame=pb.Frame(image=request.image, rois=request.rois)))
     try:
-        call = gateway.stub().EstimateStream(messages(), metadata=tuple(_headers(payload).items()))
-        (answer,) = [each async for each in call]
+        answer = await call.read()
     except grpc.aio.AioRpcError as error:
         return _of_rpc_error(error)
+    call.cancel()
     return _of_message(answer.estimate) if answer.HasField("estimate") else _of_problem(answer.problem)
 
 

@@ -257,6 +257,22 @@ class Gateway:
         return hand_pose_pb2_grpc.HandPoseServiceStub(self.channel())  # type: ignore[no-untyped-call]  # generated
 
 
+async def refusal_of(call: Any, *messages: Any) -> grpc.aio.AioRpcError:
+    """The error with which the service ends a stream after these messages.
+
+    Nothing is written once the service may have ended the stream, not even the stream's end: gRPC's client would then
+    report a failed write instead of the service's error.
+    """
+    for message in messages:
+        await call.write(message)
+    try:
+        while await call.read() is not grpc.aio.EOF:
+            pass
+    except grpc.aio.AioRpcError as error:
+        return error
+    raise AssertionError("the service did not refuse the stream")
+
+
 def details_of(error: grpc.aio.AioRpcError) -> SimpleNamespace:
     """The rich details of an error: info, retry, bad_request; None where absent."""
     raw = dict(error.trailing_metadata() or ())[STATUS_DETAILS]

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.server import ServerOptions
-from tests.support.gateway import Gateway, details_of
+from tests.support.gateway import Gateway, details_of, refusal_of
 from tests.support.images import image_bytes
 from tests.support.waiting import until
 
@@ -91,21 +91,33 @@ async def test_streams_are_bounded() -> None:
         first = stub.EstimateStream()
         await first.write(pb.EstimateStreamRequest(frame=pb.Frame(image=PHOTO)))
         await first.read()
-        second = stub.EstimateStream()
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await second.read()
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await refusal_of(stub.EstimateStream())).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         await first.done_writing()
         assert await first.code() is grpc.StatusCode.OK
 
 
 async def test_frame_beyond_the_budget_ends_its_stream() -> None:
     async with gateway(ServerOptions(port=0, max_message_bytes=1000), upload_bytes=100) as running:
-        stream = running.stub().EstimateStream()
-        await stream.write(pb.EstimateStreamRequest(frame=pb.Frame(image=PHOTO)))
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stream.read()
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        frame = pb.EstimateStreamRequest(frame=pb.Frame(image=PHOTO))
+        refusal = await refusal_of(running.stub().EstimateStream(), frame)
+        assert details_of(refusal).info.metadata["code"] == "out_of_memory_budget"
+
+
+async def test_frame_above_the_limit_ends_its_stream() -> None:
+    async with gateway(ServerOptions(port=0, max_message_bytes=1000)) as running:
+        frame = pb.EstimateStreamRequest(frame=pb.Frame(image=bytes(1000)))
+        refusal = await refusal_of(running.stub().EstimateStream(), frame)
+        assert details_of(refusal).info.metadata["code"] == "body_too_large"
+
+
+async def test_calls_that_fail_give_their_memory_back_and_say_why_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with gateway(ServerOptions(port=0, message_timeout_s=0.05)) as running:
+        with caplog.at_level("INFO", "service.rpc"):
+            await code_of(running.stub().Estimate(pb.EstimateRequest(image=PHOTO[:50])))
+            await code_of(unfinished_call(running))
+        assert running.uploads.held == 0
+        assert [code for _, _, code in running.requests.images] == ["undecodable_image", "body_too_slow"]
+        assert [vars(record)["code"] for record in caplog.records] == ["undecodable_image", "body_too_slow"]
 
 
 async def test_message_far_above_the_limit_is_refused() -> None:
@@ -172,10 +184,9 @@ def health(gateway: Gateway) -> Any:  # its types are those of the synchronous A
 
 async def test_silent_health_checks_keep_neither_calls_nor_probes_waiting() -> None:
     async with gateway(ServerOptions(port=0)) as running:
-        channel = running.channel()
-        silent: list[Any] = [channel.stream_unary(CHECK)() for _ in range(60)]
-        for each in silent:
-            await each.wait_for_connection()
+        channels: list[Any] = [running.channel() for _ in range(4)]
+        silent = [channel.stream_unary(CHECK)() for channel in channels for _ in range(90)]
+        await asyncio.gather(*(each.wait_for_connection() for each in silent))
         async with asyncio.timeout(10):  # half of what the message of a call is waited for
             assert (await running.stub().Estimate(pb.EstimateRequest(image=PHOTO))).hands
             answer = await health(running).Check(health_pb2.HealthCheckRequest())

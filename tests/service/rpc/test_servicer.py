@@ -16,7 +16,7 @@ from service.pose.keypoints import KEYPOINT_NAMES
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.servicer import RpcPolicy
 from tests.support.backend import spread_keypoints
-from tests.support.gateway import Gateway, details_of
+from tests.support.gateway import Gateway, details_of, refusal_of
 from tests.support.images import image_bytes, picture
 from tests.support.models import INPUT_SIZE
 from tests.support.waiting import until
@@ -352,24 +352,18 @@ async def test_a_broken_frame_gets_a_problem_and_the_stream_goes_on(gateway: Gat
 
 
 @pytest.mark.parametrize(
-    ("second", "variant", "code"),
+    ("messages", "variant", "code"),
     [
-        (pb.EstimateStreamRequest(options=pb.StreamOptions()), "", "not_a_frame"),
-        (message(1), "enormous", "unknown_variant"),
+        ([message(0), pb.EstimateStreamRequest(options=pb.StreamOptions())], "", "not_a_frame"),
+        ([message(0)], "enormous", "unknown_variant"),
     ],
 )
 async def test_a_stream_that_is_used_wrongly_ends_with_its_code(
-    gateway: Gateway, second: pb.EstimateStreamRequest, variant: str, code: str
+    gateway: Gateway, messages: list[pb.EstimateStreamRequest], variant: str, code: str
 ) -> None:
-    async def messages() -> AsyncIterator[pb.EstimateStreamRequest]:
-        yield message(0)
-        yield second
+    call = gateway.stub().EstimateStream(metadata=(("x-model-variant", variant),))
 
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in gateway.stub().EstimateStream(messages(), metadata=(("x-model-variant", variant),)):
-            pass
-
-    assert details_of(caught.value).info.metadata["code"] == code
+    assert details_of(await refusal_of(call, *messages)).info.metadata["code"] == code
 
 
 @pytest.mark.parametrize(
@@ -381,27 +375,17 @@ async def test_a_stream_that_is_used_wrongly_ends_with_its_code(
     ],
 )
 async def test_impossible_stream_options_are_refused(gateway: Gateway, options: pb.StreamOptions) -> None:
-    async def messages() -> AsyncIterator[pb.EstimateStreamRequest]:
-        yield pb.EstimateStreamRequest(options=options)
+    refusal = await refusal_of(gateway.stub().EstimateStream(), pb.EstimateStreamRequest(options=options))
 
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in gateway.stub().EstimateStream(messages()):
-            pass
-
-    assert details_of(caught.value).info.metadata["code"] == "invalid_options"
+    assert details_of(refusal).info.metadata["code"] == "invalid_options"
 
 
 @pytest.mark.parametrize("time_s", [math.nan, math.inf])
 async def test_a_frame_whose_time_is_no_number_ends_the_stream(gateway: Gateway, time_s: float) -> None:
-    async def messages() -> AsyncIterator[pb.EstimateStreamRequest]:
-        yield message(0, time_s=time_s)
+    refusal = await refusal_of(gateway.stub().EstimateStream(), message(0, time_s=time_s))
 
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in gateway.stub().EstimateStream(messages()):
-            pass
-
-    assert details_of(caught.value).info.metadata["code"] == "invalid_frame_description"
-    assert "time_s" in (caught.value.details() or "")
+    assert details_of(refusal).info.metadata["code"] == "invalid_frame_description"
+    assert "time_s" in (refusal.details() or "")
 
 
 async def test_an_empty_stream_ends_well(gateway: Gateway) -> None:

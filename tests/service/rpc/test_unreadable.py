@@ -1,7 +1,6 @@
 """Bytes that are no message, sent to every method over a real connection."""
 
 import logging
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -10,7 +9,7 @@ from grpc_reflection.v1alpha import reflection
 
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.server import SERVICE_NAME
-from tests.support.gateway import Gateway, details_of
+from tests.support.gateway import Gateway, details_of, refusal_of
 from tests.support.images import image_bytes
 
 NO_MESSAGE = b"\0\0\0"
@@ -41,31 +40,21 @@ async def test_bytes_that_are_no_message_are_the_callers_mistake(
 async def test_a_stream_answers_what_came_before_bytes_that_are_no_message(gateway: Gateway) -> None:
     frame = pb.EstimateStreamRequest(frame=pb.Frame(image=image_bytes(), id=7)).SerializeToString()
 
-    async def messages() -> AsyncIterator[bytes]:
-        yield frame
-        yield NO_MESSAGE
-
     call = bytes_channel(gateway).stream_stream(
         f"/{SERVICE_NAME}/EstimateStream", response_deserializer=pb.EstimateStreamResponse.FromString
-    )(messages())
+    )()
+    await call.write(frame)
     first = await call.read()
-    with pytest.raises(grpc.aio.AioRpcError) as failure:
-        await call.read()
+    refusal = await refusal_of(call, NO_MESSAGE)
 
     assert first.frame_id == 7
-    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_reflection_refuses_bytes_that_are_no_message(gateway: Gateway) -> None:
-    async def messages() -> AsyncIterator[bytes]:
-        yield NO_MESSAGE
+    call = bytes_channel(gateway).stream_stream(f"/{reflection.SERVICE_NAME}/ServerReflectionInfo")()
 
-    call = bytes_channel(gateway).stream_stream(f"/{reflection.SERVICE_NAME}/ServerReflectionInfo")(messages())
-
-    with pytest.raises(grpc.aio.AioRpcError) as failure:
-        await call.read()
-
-    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (await refusal_of(call, NO_MESSAGE)).code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_watching_health_refuses_bytes_that_are_no_message(gateway: Gateway) -> None:
