@@ -1,32 +1,23 @@
-"""Puts the service together: the only place that names concrete classes, and the life of the process.
-
-Start: listen, so that a port in use shows at once and /livez answers; load the models, or wait for the model server to
-have them; ready. Stop: not ready, refuse what is new, finish what was accepted, close.
-"""
+"""Puts the service together: the only place that names concrete classes. What it then does is `service.lifecycle`."""
 
 import asyncio
 import errno
 import gc
 import logging
-import math
 import os
-import select
-import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
 import uvicorn
-from fastapi import FastAPI
 from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from service.access.key_file import KeyFile
 from service.access.tls import TlsFiles
@@ -48,6 +39,7 @@ from service.inference.predictor import Predictor
 from service.inference.routing import Router
 from service.inference.shadow import Shadow
 from service.inference.streaming import Streams
+from service.lifecycle import HangUpWhenStopping, Models, Readiness, Service
 from service.observability.metrics import PrometheusObserver
 from service.observability.tracing import traceparent
 from service.rest.app import create_admin_app, create_app
@@ -110,7 +102,16 @@ async def serve(
                 )
             workers = resources.enter_context(_threads("worker", _worker_threads(settings)))
             service = _build(settings, clock, workers, models, observer, access)
-            await _live(service, listener, settings, on_ready)
+            grpc_port = await _start_rpc(service.rpc, settings)
+            service.app.state.grpc_port = grpc_port  # for the code that the demo page shows
+            addresses = Addresses(
+                rest=listener.getsockname()[:2],
+                grpc=(settings.grpc_host, grpc_port),
+                admin=None if access.admin_listener is None else access.admin_listener.getsockname()[:2],
+                tls=access.tls is not None,
+                keys=access.doorkeeper is not None,
+            )
+            await service.live(listener, access.admin_listener, lambda: on_ready(addresses))
     except (ServableError, ManagementError, FileError) as error:
         raise StartError(str(error)) from error
     logger.info("stopped")
@@ -164,27 +165,6 @@ class Addresses:
     admin: tuple[str, int] | None = None
     tls: bool = False
     keys: bool = False
-
-
-class _Models(Protocol):
-    """A backend, and what it takes until its models answer."""
-
-    @property
-    def backend(self) -> Backend: ...
-
-    async def come_up(self) -> None:
-        """Return when every model answers."""
-        ...
-
-    async def follow(self) -> None:
-        """Serve later versions as they appear, for ever."""
-        ...
-
-    async def unavailable(self) -> Collection[tuple[str, int | None, str]]:
-        """The versions that cannot be asked though they should: variant, version (None: no version at all), reason."""
-        ...
-
-    async def close(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -244,7 +224,7 @@ def _models(
     resources: ExitStack,
     open_servable: Callable[[Servable], Run] | None,
     observer: PrometheusObserver,
-) -> _Models:
+) -> Models:
     if settings.backend == "tensorflow_serving":
         return _remote_models(settings, clock, observer)
     repository = ModelRepository(settings.model_repo)
@@ -290,23 +270,6 @@ def managed_servers(
 
 
 @dataclass(slots=True)
-class _Service:
-    """The built parts that the life cycle deals with."""
-
-    app: FastAPI
-    rpc: RpcServer
-    streams: Streams
-    models: _Models
-    routing_file: RoutingFile | None
-    predictor: Predictor
-    observer: PrometheusObserver
-    readiness: "_Readiness"
-    access: "_Access"
-    admin_app: FastAPI
-    uploads: ByteBudget
-
-
-@dataclass(slots=True)
 class _Access:
     """Who is let in: keys and certificates, where there are any, and a listener for whoever runs the service."""
 
@@ -314,21 +277,6 @@ class _Access:
     key_file: KeyFile | None = None
     tls: TlsFiles | None = None
     admin_listener: socket.socket | None = None
-
-    def followers(self) -> list[Coroutine[Any, Any, None]]:
-        """What keeps them those of their files, for ever."""
-        return [file.watch() for file in (self.key_file, self.tls) if file is not None]
-
-
-@dataclass(slots=True)
-class _Readiness:
-    """Why requests would fail now: what the life cycle knows, then what the backend says."""
-
-    backend: Backend
-    stopping: bool = False
-
-    async def __call__(self) -> str | None:
-        return "the service is shutting down" if self.stopping else await self.backend.not_ready()
 
 
 def _access(settings: Settings, clock: Clock) -> _Access:
@@ -357,10 +305,10 @@ def _build(
     settings: Settings,
     clock: Clock,
     workers: Executor,
-    models: _Models,
+    models: Models,
     observer: PrometheusObserver,
     access: _Access,
-) -> _Service:
+) -> Service:
     backend = models.backend
     router = Router(settings.default_reference())
     routing_file = RoutingFile(settings.routing_file, router) if settings.routing_file is not None else None
@@ -384,7 +332,7 @@ def _build(
         shadow=Shadow(observer, clock),
         second_look=settings.second_look,
     )
-    readiness = _Readiness(backend)
+    readiness = Readiness(backend)
     app = create_app(
         predictor=predictor,
         decoder=decoder,
@@ -417,98 +365,23 @@ def _build(
         credentials=None if access.tls is None else server_credentials(access.tls.now),
         uploads=uploads,
     )
-    return _Service(
-        app=app,
-        rpc=rpc,
+    servers = [_server(HangUpWhenStopping(app, readiness), settings, uploads, access.tls)]
+    if access.admin_listener is not None:
+        servers.append(_server(admin_app, settings, uploads, None))
+    files = [file for file in (routing_file, access.key_file, access.tls) if file is not None]
+    return Service(
+        predictor=predictor,
         streams=streams,
         models=models,
-        routing_file=routing_file,
-        predictor=predictor,
-        observer=observer,
+        app=app,
+        rest=servers[0],
+        admin=servers[1] if servers[1:] else None,
+        rpc=rpc,
+        watches=[file.watch for file in files],
         readiness=readiness,
-        access=access,
-        admin_app=admin_app,
-        uploads=uploads,
+        observer=observer,
+        grace_period_s=settings.grace_period_s,
     )
-
-
-async def _live(
-    service: _Service,
-    listener: socket.socket,
-    settings: Settings,
-    on_ready: Callable[[Addresses], None],
-) -> None:
-    """From the first connection to the last answer."""
-    loop = asyncio.get_running_loop()
-    grpc_port = await _start_rpc(service.rpc, settings)
-    service.app.state.grpc_port = grpc_port  # for the code that the demo page shows
-    access = service.access
-    server = _server(_HangUpWhenStopping(service.app, service.readiness), settings, service.uploads, access.tls)
-    admin = _server(service.admin_app, settings, service.uploads, None)
-    administering = None
-    if access.admin_listener is not None:
-        administering = loop.create_task(admin.serve(sockets=[access.admin_listener]))
-    signals = _Signals(loop)
-    serving = loop.create_task(server.serve(sockets=[listener]))
-    loading = loop.create_task(service.models.come_up())
-    stop = loop.create_task(signals.first.wait())
-    following = [loop.create_task(each) for each in (*access.followers(), _follow_models(service))]
-    try:
-        await asyncio.wait((loading, stop, serving), return_when=asyncio.FIRST_COMPLETED)
-        if loading.done():
-            await loading
-            await _tell_of_models(service)
-            following.append(loop.create_task(service.models.follow()))
-            if service.routing_file is not None:
-                following.append(loop.create_task(service.routing_file.watch()))
-            host, port = listener.getsockname()[:2]
-            on_ready(
-                Addresses(
-                    rest=(host, port),
-                    grpc=(settings.grpc_host, grpc_port),
-                    admin=None if access.admin_listener is None else access.admin_listener.getsockname()[:2],
-                    tls=access.tls is not None,
-                    keys=access.doorkeeper is not None,
-                )
-            )
-            await asyncio.wait((stop, serving), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in (loading, stop, *following):
-            task.cancel()
-        logger.info("stopping: finishing what was accepted")
-        service.readiness.stopping = True
-        service.observer.backend_is(up=False)
-        deadline = loop.time() + settings.grace_period_s
-        await service.rpc.not_serving()
-        drained = await _drain(service, signals, settings.grace_period_s)
-        # All answers are known; what remains is to write them out, and to have clients hang up before we do.
-        await _see_off(server, listener, signals, min(_FAREWELL_S, max(0.0, deadline - loop.time())))
-        # What has no answer by then is told so at once.
-        server.config.timeout_graceful_shutdown = max(1, math.ceil(deadline - loop.time())) if drained else 0
-        server.should_exit = True
-        await asyncio.gather(
-            serving, service.rpc.stop(0.0 if signals.second.is_set() else max(0.1, deadline - loop.time()))
-        )
-        if told := set(server.server_state.tasks):
-            await asyncio.wait(told, timeout=_LAST_WORDS_S)
-        await service.models.close()
-        if administering is not None:  # to the last, so that whoever watches sees how it ends
-            admin.should_exit = admin.force_exit = True
-            await administering
-        service.observer.stopped()
-
-
-async def _follow_models(service: _Service) -> None:
-    """Keep the metrics about models those of the models that are there."""
-    while True:
-        await _tell_of_models(service)
-        await asyncio.sleep(_FOLLOW_MODELS_EVERY_S)
-
-
-async def _tell_of_models(service: _Service) -> None:
-    service.observer.models_are(service.models.backend.models())
-    service.observer.models_unavailable(await service.models.unavailable())
-    service.observer.backend_is(up=await service.models.backend.not_ready() is None)
 
 
 async def _start_rpc(server: RpcServer, settings: Settings) -> int:
@@ -518,82 +391,6 @@ async def _start_rpc(server: RpcServer, settings: Settings) -> int:
     except RuntimeError as error:
         address = f"{settings.grpc_host}:{settings.rpc_server().port}"
         raise StartError(f"cannot listen for gRPC on {address}; HANDPOSE_GRPC_PORT chooses another port") from error
-
-
-async def _finish(service: _Service, grace_period_s: float) -> None:
-    """Answer everything that was accepted. A stream whose reader is slow gets half of the time."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(grace_period_s / 2):
-            await service.streams.drain()
-    await service.predictor.drain()
-
-
-async def _drain(service: _Service, signals: "_Signals", grace_period_s: float) -> bool:
-    """Wait until every accepted request has its answer, the time is up, or somebody insists; whether all have."""
-    draining = asyncio.ensure_future(_finish(service, grace_period_s))
-    insisting = asyncio.ensure_future(signals.second.wait())
-    await asyncio.wait((draining, insisting), timeout=grace_period_s, return_when=asyncio.FIRST_COMPLETED)
-    drained = draining.done()
-    if not drained:
-        logger.warning("stopping although some requests have no answer yet")
-    draining.cancel()
-    insisting.cancel()
-    return drained
-
-
-async def _see_off(server: uvicorn.Server, listener: socket.socket, signals: "_Signals", longest_s: float) -> None:
-    """Refuse what still comes, telling each client to close its connection; then stop listening, and wait for the rest.
-
-    A connection that is kept open may carry a request at the very moment at which it is closed from this side, and
-    nobody would ever answer that one.
-    """
-
-    async def have_hung_up() -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(longest_s / 2):
-                while server.server_state.connections and not signals.second.is_set():  # noqa: ASYNC110 -- a plain set
-                    await asyncio.sleep(_LOOK_AT_CONNECTIONS_EVERY_S)
-
-    await have_hung_up()
-    # Connections that the kernel has accepted and we have not would be cut off: let no more come, and take those in.
-    listener.listen(0)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(longest_s / 2):
-            await asyncio.sleep(_LOOK_AT_CONNECTIONS_EVERY_S)
-            while select.select([listener], [], [], 0)[0]:  # noqa: ASYNC110 -- the kernel's queue tells no one
-                await asyncio.sleep(_LOOK_AT_CONNECTIONS_EVERY_S)
-    for listening in server.servers:
-        listening.close()
-    await have_hung_up()
-
-
-class _HangUpWhenStopping:
-    """ASGI: once the service is stopping, every HTTP answer asks the client to close its connection."""
-
-    def __init__(self, app: ASGIApp, readiness: _Readiness) -> None:
-        self._app = app
-        self._readiness = readiness
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def hanging_up(message: Message) -> None:
-            if message["type"] == "http.response.start" and self._readiness.stopping:
-                MutableHeaders(scope=message)["Connection"] = "close"
-            await send(message)
-
-        await self._app(scope, receive, hanging_up if scope["type"] == "http" else send)
-
-
-class _Signals:
-    """SIGTERM and SIGINT, told apart by order only: the first asks, the second insists."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._received)
-
-    def _received(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
 
 
 class _Server(LimitedServer):

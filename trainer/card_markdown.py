@@ -1,7 +1,7 @@
-"""Writes the document of a trained network, `docs/models/<variant>.md`, from its weights and the log of its run.
+"""Writes the model card for people, `docs/models/<variant>.md`, from the weights, the run's log and evaluations.
 
-Nothing in it is typed by hand: figures come from the files that measured them, so a new training needs this command and
-no editing. Curves and overlays are pictures beside the document. (The JSON card of a servable is `trainer.model_card`.)
+Every figure comes from the file that measured it, so a new training needs this command and no editing. Curves and
+overlays are pictures beside the card. (The card in a servable's folder, for programs, is `trainer.model_card`.)
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def document(
     parts += ["## Results", *_results(info, results)]
     if "overlays" in pictures:
         parts += [
-            "## What it sees",
-            f"![Predictions drawn on hands that it was not trained on]({pictures['overlays']})",
+            "## Where it is wrong",
+            f"![The worst of the hands that it was not trained on, white rings the labels]({pictures['overlays']})",
         ]
     further = [name for name in notes if name not in (*_DATA_NOTES, *_RECIPE_NOTES, *_COMPUTE_NOTES, *_SHOWN_ELSEWHERE)]
     parts += ["## Limits", _LIMITS, _notes(notes, further)]
@@ -120,11 +120,13 @@ def document(
 
 _HEAD: Final = """\
 Written by `python -m trainer card`; do not edit. How to train is in [training.md](../training.md), what the figures
-mean in `trainer/metrics.py`."""
+mean in `trainer/metrics.py`, those of every released version in [history.md](history.md)."""
+
+_ERRORS: Final = "Standard errors (±) are over groups of people, or over pictures where no group is told."
 
 _LIMITS: Final = """\
-One hand a crop: whoever calls says where the hand is. A hand much smaller than the crop, two hands in it, or no hand
-at all gives keypoints all the same. Pseudo-labels are another network's answers, so agreement with them is not
+One hand a crop: the caller says where the hand is. A hand much smaller than the crop, two hands in it, or no hand at
+all gives keypoints all the same. Pseudo-labels are another network's answers, so agreement with them is not
 accuracy. Not for identifying people, and not for decisions about them."""
 
 
@@ -156,36 +158,36 @@ def _results(info: WeightsInfo, results: Sequence[Mapping[str, Any]]) -> list[st
     ]
     for result in results:
         rows = {**result["by_data_set"], "all": result["all"], "visible": result["visible"], "hidden": result["hidden"]}
+        for kind in ("group", "view", "fingers", "size"):
+            rows |= {f"{kind}: {part}": figures for part, figures in result.get(f"by_{kind}", {}).items()}
         boxes = result.get("boxes_a_hand", 1)  # results of before there could be several
         rows = {name: {**figures, "samples": figures["samples"] // boxes} for name, figures in rows.items()}
         how = f"Protocol {result['protocol']}{f', each hand in {boxes} boxes' if boxes > 1 else ''}, input"
         parts += [
             "With this command, of the weights or of the servable made from them:",
             f"```sh\n{result['command']}\n```",
-            f"{how} {result['input_size']} px, {result['left_out']} samples left out.",
+            f"{how} {result['input_size']} px, {result['left_out']} samples left out. {_ERRORS}",
             _figures(rows),
         ]
-    if results:
-        names = list(results[0]["by_keypoint"])
-        columns = [_set_names(result) for result in results]
-        rows_of = [
-            (name, *(f"{_number(r['by_keypoint'][name][key])}" for r in results for key in ("pck_at_0_2", "epe_px")))
-            for name in names
-        ]
-        heads = [f"{head}, {column}" for column in columns for head in ("PCK@0.2", "EPE px")]
-        parts += ["By keypoint:", _table(("keypoint", *heads), rows_of)]
+        if result.get("turned"):
+            shares = [
+                (f"{degrees}°", *(_number(share[name]) for name in ("turn_given", "turn_not_given")))
+                for degrees, share in result["turned"].items()
+            ]
+            parts += [_table(("picture turned by", "PCK@0.1, turn given", "not given"), shares)]
     return parts
-
-
-def _set_names(result: Mapping[str, Any]) -> str:
-    return " + ".join(result["by_data_set"])
 
 
 def _figures(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return _table(
         ("data", *_FIGURES.values()),
-        [(name, *(_number(figures.get(key)) for key in _FIGURES)) for name, figures in rows.items()],
+        [(name, *(_with_error(figures, key) for key in _FIGURES)) for name, figures in rows.items()],
     )
+
+
+def _with_error(figures: Mapping[str, Any], key: str) -> str:
+    error = figures.get(f"{key}_se")
+    return _number(figures.get(key)) + ("" if error is None else f" ± {error:.3f}")
 
 
 def _number(value: Any) -> str:
@@ -265,19 +267,19 @@ def _mark_input_sizes(axes: Any, log: Sequence[Mapping[str, float]]) -> None:
             before = row["input_size"]
 
 
-def draw_overlays(path: Path, weights_file: Path, source: str, count: int) -> None:
-    """Draws the network's answers to hands of a data set, evenly spread over it, as one picture (.jpg)."""
+def draw_overlays(path: Path, weights_file: Path, source: str, holdout: Sequence[str], count: int) -> None:
+    """Draws the hands of a data set, or of its held-out part, that the network finds worst, as one picture (.jpg)."""
     from trainer.data.pipeline import ImageStore
-    from trainer.data.sources import Source
+    from trainer.data.sources import Source, read_sources, split_by_name
     from trainer.evaluate import contact_sheet, evaluate_samples, network_of_weights
 
-    samples = Source.parse(source).read()
-    chosen = [samples[i * len(samples) // count] for i in range(count)] if count < len(samples) else samples
+    data = read_sources([Source.parse(source)])
+    samples = (split_by_name(data, holdout, may_take_all=True)[1] if holdout else data).samples
     network = network_of_weights(weights_file)
     store = ImageStore()
-    evaluation = evaluate_samples(network.predict, chosen, store, network.input_size, show_progress=True)
+    evaluation = evaluate_samples(network.predict, samples, store, network.input_size, show_progress=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(evaluation, store, range(len(chosen)), columns=6).save(path, quality=85)
+    contact_sheet(evaluation, store, evaluation.worst(count), columns=6).save(path, quality=85)
 
 
 def count(stored: StoredWeights) -> Counts:
@@ -305,7 +307,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what `evaluate --out` wrote; repeatable",
     )
     parser.add_argument(
-        "--overlays", metavar="KIND:PATH", help="a data set to draw predictions on, held out of training"
+        "--overlays", metavar="KIND:PATH", help="a data set of which to draw the worst hands, held out of training"
+    )
+    parser.add_argument(
+        "--holdout", action="append", default=[], metavar="REGEX", help="only pictures of --overlays with such names"
     )
     parser.add_argument("--overlay-count", type=int, default=24, help="hands on the sheet (default: %(default)s)")
 
@@ -326,7 +331,7 @@ def run(arguments: argparse.Namespace) -> int:
     draw_curves(log, out / pictures["curves"])
     if arguments.overlays:
         pictures["overlays"] = f"{arguments.variant}-overlays.jpg"
-        draw_overlays(out / pictures["overlays"], path, arguments.overlays, arguments.overlay_count)
+        draw_overlays(out / pictures["overlays"], path, arguments.overlays, arguments.holdout, arguments.overlay_count)
     text = document(stored.info, stored.sha256, count(stored), record, results, pictures)
     write_text_atomically(out / f"{arguments.variant}.md", text)
     print(f"{out / arguments.variant}.md")

@@ -347,6 +347,6 @@ def _import_tensorflow() -> None:
             import keras
             import tensorflow  # noqa: F401
             import tensorflow_serving.apis  # noqa: F401
-        backend = keras.backend.backend()  # the user's keras.json has a say too
+        backend = keras.backend.backend()  # keras.json can choose another backend
     if backend != "tensorflow":
         raise RefusedError(f"export needs Keras on TensorFlow, it is on {backend}: set KERAS_BACKEND=tensorflow")

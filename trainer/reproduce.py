@@ -38,7 +38,7 @@ RunCommand = Callable[[Sequence[str]], int]
 """Runs a trainer command, given as its arguments, and returns its exit code."""
 
 GPU_TFLOPS: Final = 90.0
-"""What the estimates suppose that a GPU trains at, in 10^12 operations a second: a hope for an H100 in bfloat16."""
+"""Training rate of a GPU that the estimates assume, in 10^12 operations a second: an H100 in bfloat16, not measured."""
 CPU_TFLOPS: Final = 0.083
 """The same of two CPU cores, from a lightweight update at 256 pixels measured at 0.63 s an image of 52 GFLOP."""
 _GFLOP_AT_256: Final = {"lightweight": 52.0, "standard": 223.0}
@@ -325,7 +325,7 @@ def wait_for(words: Sequence[str]) -> int:
     """Runs a program to its end, however it comes to it, and returns its exit code (128 + a signal that killed it).
 
     A training that is told to stop saves first, so it is waited for and never killed: Ctrl-C reaches it from the
-    terminal, a polite kill of this process is passed on.
+    terminal, a SIGTERM of this process is passed on.
 
     Raises:
         KeyboardInterrupt: this process was told to stop, and the program came to its end all the same.

@@ -219,7 +219,7 @@ def _differing(before: RunRecord, now: RunRecord) -> list[str]:
         if field.name not in _MAY_CHANGE and getattr(now.config, field.name) != getattr(before.config, field.name)
     ]
     if now.teacher != before.teacher:
-        differing.append(f"the teacher is {now.teacher or 'nobody'}, it was {before.teacher or 'nobody'}")
+        differing.append(f"the teacher is {now.teacher or 'none'}, it was {before.teacher or 'none'}")
     if now.digest != before.digest:
         differing.append(f"the training samples are others ({dict(now.hands)}, before {dict(before.hands)})")
     return differing
@@ -265,7 +265,7 @@ def read(folder: Path) -> RunRecord:
             credits=tuple(Credit(**credit) for credit in content.get("credits", ())),  # nor were there credits
         )
     except FileNotFoundError:
-        raise RunError(f"{path} is missing: without it nobody can tell what the run was trained on") from None
+        raise RunError(f"{path} is missing: without it there is no telling what the run was trained on") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 

@@ -60,7 +60,7 @@ _FIRST_CROPS = 24  # a network that starts from finished weights holds what ever
 
 EXIT_UNFINISHED = 3
 """Exit code of a piece whose time was up before the schedule was at its end; the same command goes on."""
-EXIT_TOLD = 128
+EXIT_SIGNALLED = 128
 """With a signal's number added, exit code of a piece that the signal ended; the same command goes on here, too."""
 
 
@@ -198,7 +198,7 @@ class Trainer:
         return self.share_done(self._progress.seconds) >= 1.0
 
     @property
-    def owes_a_validation(self) -> bool:
+    def validation_is_due(self) -> bool:
         """Whether all that is held out has not been looked at since the last update."""
         return bool(self._validation) and not self._log.is_validated(self._progress.step)
 
@@ -212,7 +212,7 @@ class Trainer:
         Raises:
             TrainingError: the loss or a weight is not a number, with the checkpoint of before intact.
             BadSampleError: a picture became unreadable.
-            WorkerKilledError: a process that makes batches was killed, and nobody had asked to stop.
+            WorkerKilledError: a process that makes batches was killed, and no stop was asked for.
         """
         config = self._config
         batches = TrainingBatches(
@@ -236,7 +236,7 @@ class Trainer:
                 try:
                     batch = prefetcher.get(step, size)
                 except WorkerKilledError:
-                    if self._stop_asked:  # whoever stops this process may have stopped its workers too
+                    if self._stop_asked:  # a signal to the group stops the workers, too
                         break
                     raise
                 self._optimizer.learning_rate = learning_rate_at(config, step, share)
@@ -269,7 +269,7 @@ class Trainer:
             self._save()
         elif self._progress.step and not averages_are_of(self._folder, self._progress):
             self._save()  # the piece before was stopped between the two files
-        if self.finished and not self._stop_asked and self.owes_a_validation:
+        if self.finished and not self._stop_asked and self.validation_is_due:
             self._validate(len(self._validation))
         return self._progress
 
@@ -513,9 +513,9 @@ def _train(arguments: argparse.Namespace, config: TrainConfig, folder: Path, sta
     told = _run_until_told(trainer, arguments.workers, stop_after_s - (time.monotonic() - started))
     progress = trainer.progress
     _say(f"stopped at step {progress.step}, {progress.samples} samples, {progress.seconds / 60:.1f} minutes")
-    if trainer.finished and not trainer.owes_a_validation:
+    if trainer.finished and not trainer.validation_is_due:
         return 0
-    return EXIT_UNFINISHED if told is None else EXIT_TOLD + told
+    return EXIT_UNFINISHED if told is None else EXIT_SIGNALLED + told
 
 
 def _config_of(arguments: argparse.Namespace) -> TrainConfig:
@@ -552,7 +552,7 @@ def _input_sizes(text: str) -> tuple[tuple[float, int], ...]:
 
 
 def _run_until_told(trainer: Trainer, workers: int, stop_after_s: float) -> int | None:
-    """Trains; an interrupt or a polite kill ends it after the update in progress, with a checkpoint. Returns which."""
+    """Trains; SIGINT or SIGTERM ends it after the update in progress, with a checkpoint. Returns which."""
     told: list[int] = []
 
     def tell(number: int, _: FrameType | None) -> None:

@@ -19,7 +19,6 @@ from service.inference.errors import (
 )
 from service.inference.ports import Clock
 from service.inference.regions import Region
-from service.pose.geometry import Box
 from service.pose.images import (
     DecodedImage,
     ImageError,
@@ -163,33 +162,14 @@ class UprightImage:
         """Each region as a model of this input size, (width, height) in pixels, sees it."""
         return await self.apply(_crops, regions, input_size)
 
-    async def small_copy(self, longest_side: int) -> "SmallCopy":
+    async def small_copy(self, longest_side: int) -> DecodedImage:
         """A copy of at most 1.5 times so many pixels along its longer side, which may outlive the block."""
-        if self._decoded is not None and max(self._decoded.pixels.size) < 1.5 * longest_side:
-            return SmallCopy(self._decoded, self._decoder)
-        return SmallCopy(await self.apply(small_copy, longest_side), self._decoder)
+        return await self.apply(small_copy, longest_side)
 
     def _apply(self, function: Callable[..., T], *arguments: object) -> T:
         if self._decoded is None:
             self._decoded = self._decoder.decode(self._opened, self._deadline)
         return function(self._decoded, *arguments)
-
-
-class SmallCopy:
-    """A small picture of a large one.
-
-    Attributes:
-        image_size: (width, height) of the large one, in whose pixels boxes and keypoints are.
-    """
-
-    def __init__(self, decoded: DecodedImage, decoder: ImageDecoder) -> None:
-        self._decoded = decoded
-        self._decoder = decoder
-        self.image_size: Final = (decoded.width, decoded.height)
-
-    async def crop(self, shown_in_image: Box, input_size: tuple[int, int]) -> Crop:
-        """A region as a model of this input size, (width, height) in pixels, sees it."""
-        return await self._decoder.run(crop, self._decoded, shown_in_image, input_size)
 
 
 def _crops(image: DecodedImage, regions: Sequence[Region], input_size: tuple[int, int]) -> list[Crop]:

@@ -118,7 +118,7 @@ class ModelQueue(Generic[Item, Result]):
         self._clock = clock
         self._observer = observer
         self._queues: dict[Priority, deque[_Waiting[Item, Result]]] = {each: deque() for each in Priority}
-        self._places = dict.fromkeys(Priority, 0)
+        self.depth = 0  # places taken: requests being prepared, waiting or running
         self._items = dict.fromkeys(Priority, 0)  # of the requests that have a place
         self._running: dict[asyncio.Task[None], Sequence[_Waiting[Item, Result]]] = {}
         self._oldest_waited: asyncio.TimerHandle | None = None
@@ -127,11 +127,6 @@ class ModelQueue(Generic[Item, Result]):
         self._closed = False
         self._vacant = asyncio.Event()
         self._vacant.set()
-
-    @property
-    def depth(self) -> int:
-        """Places taken: requests being prepared, waiting or running."""
-        return sum(self._places.values())
 
     @contextmanager
     def place(
@@ -186,12 +181,9 @@ class ModelQueue(Generic[Item, Result]):
             )
 
     def _take_place(self, priority: Priority, places: int, items: int) -> None:
-        self._places[priority] += places
+        self.depth += places
         self._items[priority] += items
-        if self.depth:
-            self._vacant.clear()
-        else:
-            self._vacant.set()
+        self._vacant.set() if self.depth == 0 else self._vacant.clear()
         self._observer.queue_changed(self._model, self.depth)
 
     def _abandoned(self) -> int:

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference.decoding import ImageDecoder, SmallCopy
+from service.inference.decoding import ImageDecoder
 from service.inference.errors import InternalError, ServiceError, TooLargeError, UnavailableError, UnknownModelError
 from service.inference.estimates import Estimate, EstimateRequest, Hand, Timings
 from service.inference.model_queue import Answer, BatchingPolicy, ModelQueue, Place
@@ -24,8 +24,9 @@ from service.inference.regions import Region, longest_side_needed, regions_to_sh
 from service.inference.routing import Route, Router
 from service.inference.shadow import Shadow
 from service.pose.heatmaps import STRIDE, decode
+from service.pose.images import DecodedImage
 from service.pose.keypoints import CHANNEL_COUNT
-from service.pose.preprocessing import Crop
+from service.pose.preprocessing import Crop, crop
 from service.pose.second_look import ENOUGH, LEAST_SHARE, region_to_look_closer
 
 BeliefMaps = NDArray[np.float32]
@@ -167,7 +168,7 @@ class Predictor:
 
     async def _look_closer(
         self,
-        overview: SmallCopy,
+        overview: DecodedImage,
         first: tuple[Hand, ...],
         place: Place[Crop, BeliefMaps],
         request: EstimateRequest,
@@ -178,11 +179,12 @@ class Predictor:
 
         Under load, when there may not be as much time again, the first look stands.
         """
-        region = region_to_look_closer(first[0].keypoints_in_image, first[0].scores, overview.image_size)
+        size = overview.width, overview.height
+        region = region_to_look_closer(first[0].keypoints_in_image, first[0].scores, size)
         if region is None or request.deadline - self._clock.time() <= 2 * stopwatch.elapsed_s:
             return first
         with suppress(ServiceError), self._observer.part("second_look"):
-            shown = await overview.crop(region, model.input_size)
+            shown = await self._decoder.run(crop, overview, region, model.input_size)
             answer = await place.run([shown])
             hands = hands_in_image([shown], answer.results, [Region(first[0].box_in_image, region)])
             if hands[0].score >= LEAST_SHARE * first[0].score:
@@ -246,11 +248,11 @@ def hands_in_image(
     return tuple(
         Hand(
             box_in_image=region.box_in_image,
-            keypoints_in_image=crop.to_image(found.in_input[index]),
+            keypoints_in_image=shown.to_image(found.in_input[index]),
             scores=found.scores[index],
-            sigmas=found.sigmas[index].astype(np.float64) * (STRIDE * crop.image_pixels_per_input_pixel),
+            sigmas=found.sigmas[index].astype(np.float64) * (STRIDE * shown.image_pixels_per_input_pixel),
         )
-        for index, (crop, region) in enumerate(zip(crops, regions, strict=True))
+        for index, (shown, region) in enumerate(zip(crops, regions, strict=True))
     )
 
 

@@ -144,12 +144,12 @@ class Streams:
         follow: FollowPolicy | None = None,
         uploads: ByteBudget | None = None,
     ) -> None:
-        self._estimate = estimate
-        self._clock = clock
-        self._observer = observer
-        self._limits = limits or StreamLimits()
-        self._follow = follow
-        self._uploads = uploads or ByteBudget(UPLOAD_BYTES)
+        self.estimate = estimate
+        self.clock = clock
+        self.observer = observer
+        self.limits = limits or StreamLimits()
+        self.follow = follow
+        self.uploads = uploads or ByteBudget(UPLOAD_BYTES)
         self._open: set[_Stream] = set()
         self._all_closed = asyncio.Event()
         self._all_closed.set()
@@ -175,9 +175,7 @@ class Streams:
                 were answered. Whatever else `frames` or `send` raises ends the stream at once.
         """
         self.check_room()
-        stream = _Stream(
-            self._estimate, options, self._clock, self._observer, self._limits, self._follow, self._uploads
-        )
+        stream = _Stream(self, options)
         self._open.add(stream)
         self._all_closed.clear()
         try:
@@ -191,9 +189,9 @@ class Streams:
         """Raise what `run` would at once: UnavailableError if it is shutting down, OverloadedError if it is full."""
         if self._draining:
             raise _shutting_down()
-        if len(self._open) >= self._limits.max_streams:
+        if len(self._open) >= self.limits.max_streams:
             raise OverloadedError(
-                f"{len(self._open)} streams are open, and at most {self._limits.max_streams} may be", retry_after_s=1.0
+                f"{len(self._open)} streams are open, and at most {self.limits.max_streams} may be", retry_after_s=1.0
             )
 
     async def drain(self) -> None:
@@ -219,27 +217,19 @@ class _Waiting:
 class _Stream:
     """One stream: a task that reads frames into the buffer, and the caller's task, which answers them."""
 
-    def __init__(
-        self,
-        estimate: Estimator,
-        options: StreamOptions,
-        clock: Clock,
-        observer: Observer,
-        limits: StreamLimits,
-        follow: FollowPolicy | None,
-        uploads: ByteBudget,
-    ) -> None:
-        self._estimate = estimate
+    def __init__(self, streams: Streams, options: StreamOptions) -> None:
+        limits = streams.limits
+        self._streams = streams
+        self._clock = streams.clock
         self._options = options
         self._client_id = options.client_id or uuid.uuid4().hex
-        self._clock = clock
-        self._observer = observer
         self._timeout_s = min(options.frame_timeout_s or limits.frame_timeout_s, limits.frame_timeout_s)
         one_by_one = options.tracking or options.smoothing is not None or options.latest_only
         self._max_under_way = 1 if one_by_one else limits.max_under_way
         self._max_waiting = 1 if options.latest_only else limits.max_waiting
-        self._tracker = HandTracker(estimate, smoothing=options.smoothing, follow=options.tracking, policy=follow)
-        self._uploads = uploads
+        self._tracker = HandTracker(
+            streams.estimate, smoothing=options.smoothing, follow=options.tracking, policy=streams.follow
+        )
         self._waiting: deque[_Waiting] = deque()
         self._skipped = 0
         self._last_time_s = float("-inf")
@@ -330,7 +320,7 @@ class _Stream:
         if self._options.latest_only and self._waiting:
             self._skipped += len(self._waiting)
             self._forget_waiting()
-        memory = self._uploads.hold(len(frame.image))
+        memory = self._streams.uploads.hold(len(frame.image))
         self._waiting.append(_Waiting(frame, memory, time_s, now, now + self._timeout_s, self._skipped))
         if not self._options.latest_only and len(self._waiting) >= self._max_waiting:
             self._room.clear()
@@ -362,12 +352,12 @@ class _Stream:
         )
         outcome: TrackedEstimate | ServiceError
         try:
-            with self._observer.frame(waiting.frame.id):
+            with self._streams.observer.frame(waiting.frame.id):
                 charge()
                 if self._options.tracking or self._options.smoothing is not None:
                     outcome = await self._tracker.next(request, time_s=waiting.time_s)
                 else:
-                    estimate = await self._estimate(request)
+                    estimate = await self._streams.estimate(request)
                     outcome = TrackedEstimate(estimate, tracked=False, track_ids=(0,) * len(estimate.hands))
         except ServiceError as error:
             outcome = error

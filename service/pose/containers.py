@@ -9,9 +9,10 @@ pixels is found by the decoder.
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-Kind = Literal["JPEG", "PNG", "WEBP", "AVIF", "HEIC"]
+from service.pose.formats import BrokenContainerError, Kind, UnknownFormatError, kind_of
+from service.pose.heif import primary_picture
 
 MAX_SEGMENTS: Final = 4096
 """Chunks and blocks that are no pixels, entries of a directory."""
@@ -32,14 +33,6 @@ MAX_PROFILE_BYTES: Final = 4 * 1024 * 1024
 _ORIENTATION_TAG: Final = 0x0112
 _EXIF_START: Final = b"Exif\x00\x00"
 _EXIF_ENTRIES: Final = 256  # that are looked through; cameras write some dozens, in ascending order
-
-
-class UnknownFormatError(ValueError):
-    """The content is of a format that is not read; the message says which, where that is known."""
-
-
-class BrokenContainerError(ValueError):
-    """The file is not put together as its format demands, or far more complicated than a picture needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +66,7 @@ def cleaned(data: bytes) -> Cleaned:
         UnknownFormatError: of a format that is not read.
         BrokenContainerError: damaged, or too complicated.
     """
-    kind = _kind_of(data)
+    kind = kind_of(data)
     try:
         return _CLEANERS[kind](data)
     except (IndexError, OverflowError, struct.error) as error:  # OverflowError: an offset beyond all memory
@@ -89,47 +82,6 @@ def orientation_in(exif: bytes) -> int:
     except (KeyError, struct.error):  # cameras damage it
         return 1
     return 1
-
-
-def _kind_of(data: bytes) -> Kind:
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data[4:8] == b"ftyp":
-        return _kind_of_media(data)
-    if data.startswith((b"\xff\xd8", b"\x89PNG")):
-        raise BrokenContainerError("its first bytes are damaged")
-    for start, name in _NOT_READ:
-        if data.startswith(start):
-            raise UnknownFormatError(f"it is {name}")
-    raise UnknownFormatError("")
-
-
-_NOT_READ: Final = (
-    (b"BM", "a BMP"),
-    (b"GIF8", "a GIF"),
-    ((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), "a TIFF, or a raw photo in the form of one"),
-    ((b"FUJIFILMCCD-RAW", b"IIU\x00", b"IIRO"), "a raw photo"),
-    ((b"\xff\x0a", b"\x00\x00\x00\x0cJXL "), "a JPEG XL"),
-    ((b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"), "a JPEG 2000"),
-    ((b"\x1a\x45\xdf\xa3", b"RIFF", b"\x00\x00\x01\xba"), "a video or sound"),
-    (b"%PDF", "a PDF"),
-    ((b"<svg", b"<?xml"), "an SVG or another XML file"),
-    (b"\x1f\x8b", "compressed by gzip"),
-)
-"""How formats begin that people send and that are not read."""
-
-
-def _kind_of_media(data: bytes) -> Kind:
-    brands = {data[8:12], *(data[at : at + 4] for at in range(16, min(int.from_bytes(data[:4]), len(data), 256), 4))}
-    if brands & {b"avif", b"avis"}:
-        return "AVIF"
-    if brands & {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}:
-        return "HEIC"
-    raise UnknownFormatError("it is a raw photo" if b"crx " in brands else "it is a video")
 
 
 # JPEG
@@ -293,8 +245,8 @@ def _clean_avif(data: bytes) -> Cleaned:
 
 
 def _clean_heic(data: bytes) -> Cleaned:
-    """As it is: libheif has limits of its own, and turns the picture itself."""
-    return Cleaned("HEIC", data, 1)
+    """Keeps the primary picture, which the decoder turns and mirrors by itself."""
+    return Cleaned("HEIC", primary_picture(data), 1)
 
 
 _CLEANERS: Final[dict[Kind, Callable[[bytes], Cleaned]]] = {

@@ -19,12 +19,11 @@ from PIL import Image, ImageCms, ImageFile
 
 from service.pose.containers import (
     MAX_PROFILE_BYTES,
-    BrokenContainerError,
     Cleaned,
-    UnknownFormatError,
     cleaned,
     orientation_in,
 )
+from service.pose.formats import BrokenContainerError, UnknownFormatError
 from service.pose.geometry import Affine
 
 FORMATS: Final = ("JPEG", "PNG", "WebP", "AVIF", "HEIC")
@@ -45,10 +44,9 @@ _TOP_WAS_RIGHT_OR_BOTTOM: Final = frozenset({3, 4, 7, 8})
 _PAPER: Final = (255, 255, 255)  # what shows through transparent pixels
 
 _STRIP_PIXELS: Final = 1 << 20  # converted at a time, so that no second picture of the whole size is needed
-_ALPHA_MODES: Final = frozenset({"LA", "La", "RGBA", "RGBa", "PA"})
+_ALPHA_MODES: Final = frozenset({"LA", "RGBA", "RGBa", "PA"})
 _READ_MODES: Final = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L"}) | _ALPHA_MODES
-_ARRAYS: Final = frozenset({("uint8", 1), ("uint8", 3), ("uint8", 4), ("uint16", 1)})  # type and channels
-_ORIENTATION_TAG: Final = 0x0112
+_ARRAYS: Final = frozenset({("uint8", ()), ("uint8", (3,)), ("uint8", (4,)), ("uint16", ())})  # type and channels
 _PROFILE_SPACES: Final = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
 
 _RGB_BYTES: Final = 4  # of a pixel of three or four channels, as Pillow holds it
@@ -214,12 +212,16 @@ def from_pillow(picture: Image.Image) -> Image.Image:
     Raises:
         UnsupportedImageError: its mode is none of those that files are read in.
     """
+    picture.load()  # Pillow turns a TIFF as it loads it
+    if picture.mode == "I" and _has_16_bits(picture):
+        picture = Image.fromarray(np.asarray(picture).astype(np.uint16))
     if picture.mode not in _READ_MODES:
         modes = ", ".join(sorted(_READ_MODES))
-        raise UnsupportedImageError(f"a Pillow image of mode {picture.mode!r} is not read; modes that are: {modes}")
-    orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
-    picture.load()
-    return _upright(_to_rgb(picture), orientation if orientation in _TURNS else 1)
+        raise UnsupportedImageError(
+            f"a Pillow image of mode {picture.mode!r} is not read; modes that are: {modes}, and I of 16 bits"
+        )
+    orientation = orientation_in(picture.info.get("exif") or b"")
+    return _upright(_to_rgb(picture), orientation)
 
 
 def from_array(pixels: NDArray[np.generic]) -> Image.Image:
@@ -228,13 +230,17 @@ def from_array(pixels: NDArray[np.generic]) -> Image.Image:
     Raises:
         UnsupportedImageError: of another shape or type.
     """
-    channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    if pixels.ndim not in (2, 3) or (pixels.dtype.name, channels) not in _ARRAYS or 0 in pixels.shape:
+    if pixels.ndim < 2 or (pixels.dtype.name, pixels.shape[2:]) not in _ARRAYS or pixels.size == 0:
         raise UnsupportedImageError(
             f"an array of {pixels.dtype} {list(pixels.shape)} is not read; arrays that are: uint8 [H, W], [H, W, 3] or"
             " [H, W, 4], and uint16 [H, W]"
         )
     return from_pillow(Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+def _has_16_bits(picture: Image.Image) -> bool:
+    values = np.asarray(picture)
+    return values.size > 0 and int(values.min()) >= 0 and int(values.max()) < 1 << 16
 
 
 def _open(file: Cleaned, least_size: tuple[int, int] | None) -> tuple[Image.Image, float]:
@@ -251,8 +257,7 @@ def _open(file: Cleaned, least_size: tuple[int, int] | None) -> tuple[Image.Imag
 
 
 def _orientation_of(picture: Image.Image, file: Cleaned) -> int:
-    value = orientation_in(picture.info.get("exif", b"")) if file.orientation is None else file.orientation
-    return value if value in _TURNS else 1
+    return orientation_in(picture.info.get("exif") or b"") if file.orientation is None else file.orientation
 
 
 def _upright(picture: Image.Image, orientation: int) -> Image.Image:
@@ -260,13 +265,13 @@ def _upright(picture: Image.Image, orientation: int) -> Image.Image:
 
 
 def _bytes_needed(file: Cleaned, picture: Image.Image, stored_pixels: int) -> int:
-    held = math.prod(picture.size)
-    needed = len(file.data) + _decoder_bytes(file, picture, stored_pixels) + held * _RGB_BYTES
-    if _orientation_of(picture, file) != 1 or not _is_rgb(picture):
-        needed += held * _RGB_BYTES + _STRIP_BYTES
-    if not file.has_end:
-        needed += held * _RGB_BYTES
-    return needed
+    held = math.prod(picture.size) * _RGB_BYTES
+    converts = _orientation_of(picture, file) != 1 or not _is_rgb(picture)
+    converted = held + _STRIP_BYTES if converts else 0
+    decoder = _decoder_bytes(file, picture, stored_pixels)
+    # The decoder of a HEIC is gone before its colours are converted.
+    beside = max(decoder, converted) if file.kind == "HEIC" else decoder + converted
+    return len(file.data) + held + beside + (0 if file.has_end else held)
 
 
 def _decoder_bytes(file: Cleaned, picture: Image.Image, pixels: int) -> int:
@@ -278,8 +283,10 @@ def _decoder_bytes(file: Cleaned, picture: Image.Image, pixels: int) -> int:
             return 13 * pixels
         case "AVIF":
             return 14 * pixels
-        case "HEIC":
-            return 16 * pixels
+        case "HEIC":  # a copy of the file; what is coded, in 16 bits a sample if it has more than 8; and that as RGB
+            full_colours, deep = picture.info.get("chroma") == 444, picture.info.get("bit_depth", 8) > 8
+            bytes_each: int = 6 + 2 * full_colours + 5 * deep + 3 * (picture.mode in _ALPHA_MODES)
+            return len(file.data) + bytes_each * pixels
         case _:
             return 0
 

@@ -4,21 +4,19 @@ A plain ASGI middleware, like `service.rest.middleware`. Everything needs a key 
 is asked by those who have none; and the pages, which hold nothing that is not in the repository.
 """
 
-import asyncio
 import logging
 from collections.abc import Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.inference.access import Caller, Doorkeeper, asked_by
 from service.inference.errors import ServiceError
 from service.inference.ports import Clock
 from service.inference.requests import RequestObserver, request_id_from
-from service.rest.problems import HttpError, http_problem, problem_of, response_to
+from service.rest.problems import HttpError, problem_of, response_to
 
 STREAM_PROTOCOL: Final = "handpose.v1"
 """The subprotocol of streams; a client that names others has to name it, too."""
@@ -31,9 +29,6 @@ _OPEN_BELOW: Final = "/static/"
 _METRICS: Final = "/metrics"
 _COST_AN_IMAGE: Final = frozenset({"/v1/hand-pose", "/v1/hand-pose:batch"})
 """Costs an image before it is known what the body holds. The frames of streams are counted one by one."""
-
-_MOST_IGNORED: Final = 1024 * 1024
-_IGNORE_FOR_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -67,13 +62,11 @@ class AccessGate:
         try:
             caller = self._admit(scope)
         except ServiceError as error:
-            state, headers = scope.get("state", {}), Headers(scope=scope)
-            request_id = state.get("request_id") or request_id_from(headers.get("x-request-id"))
             if scope["path"] in _COST_AN_IMAGE or scope["type"] == "websocket":
-                seconds = self._clock.time() - state.get("arrived", self._clock.time())
-                self._observer.image_answered(None, headers.get("x-model-variant"), error.code, seconds)
-            problem = problem_of(error, instance=scope["path"], request_id=request_id)
-            await refuse(response_to(problem), scope, receive, send, request_id, error.code)
+                now = self._clock.time()
+                seconds = now - scope.get("state", {}).get("arrived", now)
+                self._observer.image_answered(None, Headers(scope=scope).get("x-model-variant"), error.code, seconds)
+            await _refuse(error, scope, receive, send)
             return
         _take_key_out(scope)
         scope.setdefault("state", {})["key_name"] = caller.name
@@ -105,10 +98,8 @@ class OriginCheck:
         if origin is None or self._may(origin, headers.get("host", "")):
             await self._app(scope, receive, send)
             return
-        request_id = request_id_from(headers.get("x-request-id"))
         error = HttpError(403, "origin_not_allowed", "pages from elsewhere may not open streams here")
-        problem = http_problem(error, instance=scope["path"], request_id=request_id)
-        await refuse(response_to(problem), scope, receive, send, request_id, error.code)
+        await _refuse(error, scope, receive, send)
 
     def _may(self, origin: str, host: str) -> bool:
         if "*" in self._allowed or origin in self._allowed:
@@ -119,46 +110,24 @@ class OriginCheck:
             return False
 
 
-async def refuse(response: Response, scope: Scope, receive: Receive, send: Send, request_id: str, code: str) -> None:
-    """Answer without having read the body: a little of it is ignored, then the connection is closed."""
-    if scope["type"] == "websocket":
-        _log.info(
-            "refused %s", scope["path"], extra={"code": code, "request_id": request_id, "client": scope.get("client")}
-        )
-        if "websocket.http.response" in scope.get("extensions", {}):
-            response.headers["X-Request-Id"] = request_id
-            await response(scope, receive, send)
-        else:
-            await send({"type": "websocket.close", "code": 1008, "reason": code})
-        return
-    if not _has_body(scope):
+async def _refuse(error: ServiceError | HttpError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer without reading the body."""
+    headers = Headers(scope=scope)
+    request_id = scope.get("state", {}).get("request_id") or request_id_from(headers.get("x-request-id"))
+    response = response_to(problem_of(error, instance=scope["path"], request_id=request_id))
+    if scope["type"] != "websocket":
+        if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
+            # The server throws the body away for a while before it closes, so that the client can read this answer.
+            response.headers["Connection"] = "close"
         await response(scope, receive, send)
         return
-    response.headers["Connection"] = "close"
-    last: Message = {"type": "http.response.body", "body": b"", "more_body": False}
-
-    async def send_all_but_the_end(message: Message) -> None:
-        await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
-
-    await response(scope, receive, send_all_but_the_end)
-    # The answer is complete. Were the connection closed now, while the client still sends, it would find a broken
-    # connection and no answer in it.
-    ignored = 0
-    try:
-        async with asyncio.timeout(_IGNORE_FOR_S):
-            while ignored < _MOST_IGNORED:
-                message = await receive()
-                ignored += len(message.get("body", b""))
-                if message["type"] != "http.request" or not message.get("more_body", False):
-                    break
-    except TimeoutError:
-        pass
-    await send(last)
-
-
-def _has_body(scope: Scope) -> bool:
-    headers = Headers(scope=scope)
-    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+    said = {"code": error.code, "request_id": request_id, "client": scope.get("client")}
+    _log.info("refused %s", scope["path"], extra=said)
+    if "websocket.http.response" in scope.get("extensions", {}):
+        response.headers["X-Request-Id"] = request_id
+        await response(scope, receive, send)
+    else:
+        await send({"type": "websocket.close", "code": 1008, "reason": error.code})
 
 
 def _key_shown(scope: Scope) -> str | None:

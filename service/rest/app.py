@@ -2,17 +2,16 @@
 
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from service.inference.access import Doorkeeper
 from service.inference.decoding import ImageDecoder
-from service.inference.errors import FieldError, InvalidInputError, ServiceError
+from service.inference.errors import ServiceError
 from service.inference.models import ModelReference
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
@@ -22,7 +21,7 @@ from service.rest.middleware import RequestContext
 from service.rest.openapi import describe
 from service.rest.pages import page_routes
 from service.rest.policy import RestPolicy
-from service.rest.problems import CLIENT_GONE, HttpError, http_problem, reported_problem, response_to
+from service.rest.problems import CLIENT_GONE, HttpError, reported_problem, response_to
 from service.rest.routes import (
     Metrics,
     hand_pose_routes,
@@ -69,48 +68,14 @@ def create_app(
         policy: what REST allows.
         doorkeeper: knows the keys that requests need; None: they need none.
     """
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = _bare_app()
     app.include_router(
         hand_pose_routes(predictor=predictor, decoder=decoder, observer=observer, clock=clock, policy=policy)
     )
     app.include_router(information_routes(backend=backend, default_model=default_model))
     app.include_router(operation_routes(metrics=metrics if policy.metrics else None, not_ready=not_ready))
     app.include_router(page_routes(lambda: describe(app)))
-    _add_exception_handlers(app)
-    _add_middleware(app, observer, clock, policy, doorkeeper)
-    return app
-
-
-def create_admin_app(
-    *,
-    metrics: Metrics,
-    not_ready: Callable[[], Awaitable[str | None]],
-    clock: Clock,
-) -> FastAPI:
-    """The application of a listener of its own, for whoever runs the service: /metrics and health, without keys.
-
-    See `create_app` for the arguments.
-    """
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.include_router(operation_routes(metrics=metrics, not_ready=not_ready))
-    _add_exception_handlers(app)
-    app.add_middleware(RequestContext, clock=clock)
-    return app
-
-
-def _add_exception_handlers(app: FastAPI) -> None:
-    for kind, handler in _FAILURES.items():
-        app.add_exception_handler(kind, handler)
-
-
-def _add_middleware(
-    app: FastAPI,
-    observer: RequestObserver,
-    clock: Clock,
-    policy: RestPolicy,
-    doorkeeper: Doorkeeper | None,
-) -> None:
-    """What surrounds the routes, from the inside out."""
+    # From the inside out:
     if doorkeeper is not None:
         app.add_middleware(
             AccessGate, doorkeeper=doorkeeper, observer=observer, clock=clock, metrics_open=policy.metrics_open
@@ -126,51 +91,50 @@ def _add_middleware(
             expose_headers=_HEADERS_TO_READ,
         )
     app.add_middleware(RequestContext, clock=clock, observer=observer, hsts_s=policy.hsts_s)
+    return app
 
 
-async def _service_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ServiceError)
-    return response_to(reported_problem(error, request))
+def create_admin_app(
+    *,
+    metrics: Metrics,
+    not_ready: Callable[[], Awaitable[str | None]],
+    clock: Clock,
+) -> FastAPI:
+    """The application of a listener of its own, for whoever runs the service: /metrics and health, without keys.
+
+    See `create_app` for the arguments.
+    """
+    app = _bare_app()
+    app.include_router(operation_routes(metrics=metrics, not_ready=not_ready))
+    app.add_middleware(RequestContext, clock=clock)
+    return app
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HttpError)
-    problem = http_problem(error, instance=request.url.path, request_id=request.state.request_id)
-    return response_to(problem, error.headers)
+def _bare_app() -> FastAPI:
+    handlers: dict[int | type[Exception], Any] = {
+        ServiceError: _failure,
+        HttpError: _failure,
+        HTTPException: _http_exception,
+        ClientDisconnect: _gone,
+    }
+    return FastAPI(openapi_url=None, docs_url=None, redoc_url=None, exception_handlers=handlers)
 
 
-async def _http_exception(request: Request, error: Exception) -> Response:
+async def _failure(request: Request, error: Any) -> Response:
+    return response_to(reported_problem(error, request), getattr(error, "headers", None))
+
+
+async def _http_exception(request: Request, error: Any) -> Response:
     """What the framework itself refuses: no such path, no such method."""
-    assert isinstance(error, HTTPException)
-    method, path = request.method, request.url.path
+    code, detail, path = "http_error", str(error.detail), request.url.path
     if error.status_code == HTTPStatus.NOT_FOUND:
-        ours = HttpError(404, "not_found", f"there is nothing at {path}; /docs lists the calls", error.headers)
+        code, detail = "not_found", f"there is nothing at {path}; /docs lists the calls"
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "")
-        ours = HttpError(405, "method_not_allowed", f"{path} answers {allowed}, not {method}", error.headers)
-    else:
-        ours = HttpError(error.status_code, "http_error", str(error.detail), error.headers)
-    return await _http_error(request, ours)
+        code, detail = "method_not_allowed", f"{path} answers {allowed}, not {request.method}"
+    return await _failure(request, HttpError(error.status_code, code, detail, error.headers))
 
 
-async def _validation_error(request: Request, error: Exception) -> Response:
-    """Parameters that the framework checks before a route is called."""
-    assert isinstance(error, RequestValidationError)
-    fields = [FieldError(".".join(map(str, each["loc"])), str(each["msg"])) for each in error.errors()]
-    return await _service_error(
-        request, InvalidInputError(f"{fields[0].field}: {fields[0].message}", code="invalid_parameter", errors=fields)
-    )
-
-
-async def _sender_left(_request: Request, _error: Exception) -> Response:
+async def _gone(_request: Request, _error: Any) -> Response:
     """Nobody receives this; the status is for the log."""
     return Response(status_code=CLIENT_GONE)
-
-
-_FAILURES: Final[dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]] = {
-    ServiceError: _service_error,
-    HttpError: _http_error,
-    RequestValidationError: _validation_error,
-    HTTPException: _http_exception,
-    ClientDisconnect: _sender_left,
-}

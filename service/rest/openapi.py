@@ -5,7 +5,6 @@ FastAPI's way, which it takes on every request. So FastAPI cannot know them, and
 changes what a call does.
 """
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -32,15 +31,17 @@ Every error is an RFC 9457 problem with a stable `code`.
 """
 
 _SCHEMA_REF: Final = "#/components/schemas/{model}"
+_TEXT: Final[Document] = {"type": "string"}
+_TEXTS: Final[Document] = {"type": "array", "items": _TEXT}
 _BINARY: Final = {"type": "string", "contentMediaType": "application/octet-stream"}
 _IMAGE_TYPES: Final = ("image/jpeg", "image/png", "image/webp", "image/*", "application/octet-stream")
 
 
-def _header(description: str, schema: Mapping[str, Any], *, always: bool = True) -> Document:
-    return {"description": description, "required": always, "schema": dict(schema)}
+def _header(description: str, schema: Document) -> Document:
+    return {"description": description, "required": True, "schema": schema}
 
 
-_ID_HEADER: Final = {"X-Request-Id": _header("names this request in the service's log", {"type": "string"})}
+_ID_HEADER: Final = {"X-Request-Id": _header("names this request in the service's log", _TEXT)}
 _SERVED_BY: Final = {
     "X-Model-Variant": _header(
         "what served, with its version; sent with a request, it asks for exactly that",
@@ -50,13 +51,13 @@ _SERVED_BY: Final = {
 _RETRY_AFTER: Final = {"Retry-After": _header("seconds until the same request may succeed", {"type": "integer"})}
 
 
-def _parameter(name: str, place: str, description: str, schema: Mapping[str, Any], **examples: Any) -> Document:
+def _parameter(name: str, description: str, schema: Document, *, place: str = "header", **examples: Any) -> Document:
     return {
         "name": name,
         "in": place,
         "required": False,
         "description": description,
-        "schema": dict(schema),
+        "schema": schema,
         "examples": {title.replace("_", " "): {"value": each} for title, each in examples.items()},
     }
 
@@ -64,74 +65,86 @@ def _parameter(name: str, place: str, description: str, schema: Mapping[str, Any
 _PARAMETERS: Final = [
     _parameter(
         "X-Model-Variant",
-        "header",
         "standard or lightweight, optionally with @version or @label; without it the service chooses",
-        {"type": "string"},
+        _TEXT,
         variant="standard",
         version="lightweight@1",
         label="standard@stable",
     ),
     _parameter(
         "X-Client-Id",
-        "header",
         "printable characters; keeps one client on one side of a split between models",
         {"type": "string", "maxLength": 128},
         a_device="kiosk-7",
     ),
     _parameter(
         "X-Request-Timeout-Ms",
-        "header",
         "milliseconds after which the answer is of no use; the service's maximum caps it",
         {"type": "integer", "minimum": 1},
         two_seconds=2000,
     ),
     _parameter(
         "X-Request-Id",
-        "header",
         "A-Z a-z 0-9 . _ ~ : / + = @ -; returned and logged; made up where it is absent",
         {"type": "string", "maxLength": 128},
         a_number="order-1234",
     ),
     _parameter(
         "traceparent",
-        "header",
         "W3C trace context, logged and passed on",
-        {"type": "string"},
+        _TEXT,
         from_the_standard="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     ),
 ]
 _ROI_PARAMETER: Final = _parameter(
     "roi",
-    "query",
     "a box around one hand, x,y,width,height in pixels of the upright image; repeat it for several hands. Without it, "
     "the whole image shows one hand.",
-    {"type": "array", "items": {"type": "string"}},
+    _TEXTS,
+    place="query",
     one_hand=["120,80,300,300"],
     two_hands=["0,0,200,200", "220,10,180,190"],
 )
 
 
-def _problems(*kinds: ErrorKind) -> dict[int | str, Document]:
-    """Responses for kinds of failure, all as problem+json."""
-    responses: dict[int | str, Document] = {}
-    for kind in kinds:
-        problem = PROBLEM_TYPES[kind]
-        waits = kind in (ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE)
-        responses[problem.status] = {
-            "description": problem.title,
-            "headers": {**_ID_HEADER, **(_RETRY_AFTER if waits else {})},
-            "content": {MEDIA_TYPE: {"schema": {"$ref": _SCHEMA_REF.format(model="Problem")}}},
-        }
-    return responses
-
-
-_NOT_ACCEPTABLE: Final[dict[int | str, Document]] = {
-    406: {
-        "description": "The Accept header wants none of the types that are answered",
-        "headers": _ID_HEADER,
+def _problem(description: str, *, waits: bool = False) -> Document:
+    return {
+        "description": description,
+        "headers": {**_ID_HEADER, **(_RETRY_AFTER if waits else {})},
         "content": {MEDIA_TYPE: {"schema": {"$ref": _SCHEMA_REF.format(model="Problem")}}},
     }
-}
+
+
+def _problems(*kinds: ErrorKind) -> dict[int | str, Document]:
+    """Responses for kinds of failure, by status."""
+    waiting = (ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE)
+    return {PROBLEM_TYPES[each].status: _problem(PROBLEM_TYPES[each].title, waits=each in waiting) for each in kinds}
+
+
+def _call(summary: str, answer: str, *problems: ErrorKind, **more: Any) -> Document:
+    """The arguments of a route: what it does, what its 200 says, and how it may fail."""
+    return {
+        "summary": summary,
+        "responses": {200: {"description": answer, "headers": _ID_HEADER}, **_problems(*problems)},
+        **more,
+    }
+
+
+def _form(image: Document, **more: Document) -> Document:
+    """The content of a body that is a form with images."""
+    return {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "additionalProperties": False,
+                "properties": {"image": image, **more},
+            },
+            "encoding": {"image": {"contentType": "application/octet-stream, image/*"}},
+        }
+    }
+
+
 _READING: Final = (
     ErrorKind.INVALID_INPUT,
     ErrorKind.TOO_LARGE,
@@ -158,7 +171,7 @@ HAND_POSE: Final[Document] = {
             "content": {"image/png": {"schema": _BINARY}, "image/jpeg": {"schema": _BINARY}},
         },
         **_problems(*_READING, *_ANSWERING),
-        **_NOT_ACCEPTABLE,
+        406: _problem("The Accept header wants none of the types that are answered"),
     },
     "openapi_extra": {
         "parameters": [_ROI_PARAMETER, *_PARAMETERS],
@@ -166,88 +179,43 @@ HAND_POSE: Final[Document] = {
             "required": True,
             "content": {
                 **{each: {"schema": _BINARY} for each in _IMAGE_TYPES},
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["image"],
-                        "additionalProperties": False,
-                        "properties": {
-                            "image": {**_BINARY, "description": "the image file"},
-                            "roi": {"type": "array", "items": {"type": "string"}, "description": "as in the query"},
-                        },
-                    },
-                    "encoding": {"image": {"contentType": "application/octet-stream, image/*"}},
-                },
+                **_form({**_BINARY, "description": "the image file"}, roi={**_TEXTS, "description": "as in the query"}),
                 "application/json": {"schema": {"$ref": _SCHEMA_REF.format(model="HandPoseRequest")}},
             },
         },
     },
 }
-
-HAND_POSE_BATCH: Final[Document] = {
-    "summary": "Find the hands of several images",
-    "description": "Each image gets a result or a problem of its own. Batches wait behind single images.",
-    "responses": {
-        200: {"description": "One entry for each image, in order", "headers": _ID_HEADER},
-        **_problems(*_READING, ErrorKind.INTERNAL),
-    },
-    "openapi_extra": {
+HAND_POSE_BATCH: Final = _call(
+    "Find the hands of several images",
+    "One entry for each image, in order",
+    *_READING,
+    ErrorKind.INTERNAL,
+    description="Each image gets a result or a problem of its own. Batches wait behind single images.",
+    openapi_extra={
         "parameters": _PARAMETERS,
         "requestBody": {
             "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["image"],
-                        "additionalProperties": False,
-                        "properties": {
-                            "image": {
-                                "type": "array",
-                                "minItems": 1,
-                                "items": _BINARY,
-                                "description": "the image files, one field each",
-                            }
-                        },
-                    },
-                    "encoding": {"image": {"contentType": "application/octet-stream, image/*"}},
-                },
-            },
+            "content": _form(
+                {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": _BINARY,
+                    "description": "the image files, one field each",
+                }
+            ),
         },
     },
-}
-
-MODELS: Final[Document] = {
-    "summary": "The models that can be asked",
-    "responses": {200: {"description": "Every version of every model, with what was measured", "headers": _ID_HEADER}},
-}
-SKELETON: Final[Document] = {
-    "summary": "The 21 keypoints, their order, and the edges between them",
-    "responses": {200: {"description": "The same for every model", "headers": _ID_HEADER}},
-}
-LIVE: Final[Document] = {
-    "summary": "Does the process answer?",
-    "responses": {200: {"description": "It does", "headers": _ID_HEADER}},
-}
-READY: Final[Document] = {
-    "summary": "Does every model answer?",
-    "responses": {
-        200: {"description": "Send requests", "headers": _ID_HEADER},
-        **_problems(ErrorKind.UNAVAILABLE),
-    },
-}
-METRICS: Final[Document] = {
-    "summary": "What was measured, for Prometheus",
-    "responses": {
-        200: {
-            "description": "Prometheus's text format; OpenMetrics, with exemplars, where Accept takes it",
-            "headers": _ID_HEADER,
-            "content": {
-                "text/plain": {"schema": {"type": "string"}},
-                "application/openmetrics-text": {"schema": {"type": "string"}},
-            },
-        }
-    },
+)
+MODELS: Final = _call("The models that can be asked", "Every version of every model, with what was measured")
+SKELETON: Final = _call("The 21 keypoints, their order, and the edges between them", "The same for every model")
+LIVE: Final = _call("Does the process answer?", "It does")
+READY: Final = _call("Does every model answer?", "Send requests", ErrorKind.UNAVAILABLE)
+METRICS: Final = _call(
+    "What was measured, for Prometheus",
+    "Prometheus's text format; OpenMetrics, with exemplars, where Accept takes it",
+)
+METRICS["responses"][200]["content"] = {
+    each: {"schema": _TEXT} for each in ("text/plain", "application/openmetrics-text")
 }
 
 

@@ -9,7 +9,6 @@ import codecs
 import io
 import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from fastapi import Request
@@ -21,6 +20,7 @@ from starlette.requests import ClientDisconnect
 
 from service.inference.errors import FieldError, InvalidInputError, TooLargeError, UnsupportedTypeError
 from service.pose.geometry import Box
+from service.rest.problems import invalid_fields
 from service.rest.schemas import HandPoseRequest
 
 MAX_JSON_BYTES: Final = 2 * 1024 * 1024
@@ -46,22 +46,13 @@ _URL_SAFE_TO_STANDARD: Final = str.maketrans("-_", "+/")
 _DATA_URI: Final = re.compile(r"data:[^,]{0,256};base64,", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class ImageAndRois:
-    """What a request's body and query say: the bytes of an image file, and boxes in pixels of the upright image."""
-
-    image: bytes
-    rois: tuple[Box, ...] = ()
-
-
-async def read_image(request: Request, roi_texts: Sequence[str], *, max_body_bytes: int, max_rois: int) -> ImageAndRois:
-    """Read the one image of a request, whichever of the three kinds its body is.
+async def read_image(request: Request, *, max_body_bytes: int, max_rois: int) -> tuple[bytes, tuple[Box, ...]]:
+    """Read the one image of a request, whichever of the three kinds its body is; and its boxes, in pixels of the image.
 
     Args:
         request: its body has not been read.
-        roi_texts: the values of the query's `roi`.
         max_body_bytes: longest body.
-        max_rois: text fields of a multipart body; their number is bounded while it is read.
+        max_rois: boxes in the body; their number is bounded while it is read.
 
     Raises:
         InvalidInputError, UnsupportedTypeError, TooLargeError: with a code that says which mistake it was.
@@ -69,17 +60,20 @@ async def read_image(request: Request, roi_texts: Sequence[str], *, max_body_byt
     """
     kind = _content_type(request)
     if kind == _MULTIPART:
-        form = await _read_multipart(request, max_body_bytes, max_images=1, max_rois=max_rois)
-        if not form.images[0]:
+        (image,), in_body = await _read_multipart(request, max_body_bytes, max_images=1, max_rois=max_rois)
+        if not image:
             raise InvalidInputError(f'the file in the field "{IMAGE_FIELD}" is empty', code="empty_image")
-        return ImageAndRois(form.images[0], _rois_from_one_place(roi_texts, form.rois))
-    if kind == _JSON:
-        parsed = _parse_json(await _read_body(request, min(max_body_bytes, MAX_JSON_BYTES), _JSON_TOO_LARGE), max_rois)
-        return ImageAndRois(parsed.image, _rois_from_one_place(roi_texts, parsed.rois))
-    if kind is None or kind == _ANY_BYTES or kind.startswith("image/"):
-        body = await _read_body(request, max_body_bytes)
-        return ImageAndRois(body, parse_rois(roi_texts))
-    raise UnsupportedTypeError(f"bodies of type {kind!r} are not read; {_ALLOWED}", code="unsupported_media_type")
+    elif kind == _JSON:
+        body = await _read_body(request, min(max_body_bytes, MAX_JSON_BYTES), _JSON_TOO_LARGE)
+        image, in_body = _parse_json(body, max_rois)
+    elif kind is None or kind == _ANY_BYTES or kind.startswith("image/"):
+        image, in_body = await _read_body(request, max_body_bytes), ()
+    else:
+        raise UnsupportedTypeError(f"bodies of type {kind!r} are not read; {_ALLOWED}", code="unsupported_media_type")
+    in_query = request.query_params.getlist(ROI_FIELD)
+    if in_query and in_body:
+        raise InvalidInputError("give rois in the query or in the body, not in both", code="invalid_roi")
+    return image, in_body or parse_rois(in_query)
 
 
 async def read_images(request: Request, *, max_body_bytes: int, max_images: int) -> list[bytes]:
@@ -94,8 +88,8 @@ async def read_images(request: Request, *, max_body_bytes: int, max_images: int)
             f"a batch is {_MULTIPART} with several fields {IMAGE_FIELD!r}, got {kind or 'no content type'}",
             code="unsupported_media_type",
         )
-    form = await _read_multipart(request, max_body_bytes, max_images=max_images, max_rois=None)
-    return form.images
+    images, _ = await _read_multipart(request, max_body_bytes, max_images=max_images, max_rois=None)
+    return images
 
 
 def parse_rois(texts: Iterable[str]) -> tuple[Box, ...]:
@@ -114,7 +108,7 @@ def parse_rois(texts: Iterable[str]) -> tuple[Box, ...]:
         else:
             boxes.append(Box(x, y, width, height))
     if wrong:
-        raise InvalidInputError(f"{wrong[0].field}: {wrong[0].message}", code="invalid_roi", errors=wrong)
+        raise invalid_fields("invalid_roi", *wrong)
     return tuple(boxes)
 
 
@@ -128,11 +122,8 @@ def parse_timeout(text: str | None, *, default_s: float, max_s: float) -> float:
         return default_s
     digits = text.strip()
     if not (digits.isascii() and digits.isdecimal() and int(digits[:18]) > 0):
-        raise InvalidInputError(
-            "X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1",
-            code="invalid_timeout",
-            errors=[FieldError("X-Request-Timeout-Ms", "must be a whole number of milliseconds, at least 1")],
-        )
+        wrong = FieldError("X-Request-Timeout-Ms", "must be a whole number of milliseconds, at least 1")
+        raise InvalidInputError(f"{wrong.field} {wrong.message}", code="invalid_timeout", errors=[wrong])
     return min(int(digits[:18]) / 1000, max_s)
 
 
@@ -141,70 +132,43 @@ def _content_type(request: Request) -> str | None:
     return value or None
 
 
-def _rois_from_one_place(in_query: Sequence[str], in_body: tuple[Box, ...]) -> tuple[Box, ...]:
-    if in_query and in_body:
-        raise InvalidInputError("give rois in the query or in the body, not in both", code="invalid_roi")
-    return in_body or parse_rois(in_query)
-
-
 # Reading, within bounds
 
 
-async def _bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    """The body as it comes in. TooLargeError as soon as it is known to be longer than allowed."""
-    _check_announced_length(request, max_bytes)
+async def _chunks(request: Request, max_bytes: int, advice: str = "") -> AsyncGenerator[bytes, None]:
+    """The body as it comes in. TooLargeError, with the advice, as soon as it is known to be longer than allowed."""
+    announced = request.headers.get("content-length", "")
+    too_long = TooLargeError(
+        f"the body is longer than {max_bytes} bytes, the most that is read{advice}", code="body_too_large"
+    )
+    if announced.isascii() and announced.isdecimal() and int(announced[:18]) > max_bytes:
+        raise too_long
     received, more = 0, True
     while more:
-        chunk, more = await _next_chunk(request)
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk, more = message.get("body", b""), message.get("more_body", False)
         received += len(chunk)
         if received > max_bytes:
-            raise _too_long(max_bytes)
-        if chunk:
-            yield chunk
+            raise too_long
+        yield chunk
 
 
 async def _read_body(request: Request, max_bytes: int, advice: str = "") -> bytes:
-    """The whole body, at least one byte. TooLargeError, with the advice, if it is longer than allowed."""
-    _check_announced_length(request, max_bytes, advice)
-    body, more = await _next_chunk(request)
-    if more:  # else it is all there, as of most pictures, and need not be copied
-        buffer = io.BytesIO()  # grows in place: chunks and what they are joined to would be twice the memory
-        buffer.write(body)
-        while more and buffer.tell() <= max_bytes:
-            chunk, more = await _next_chunk(request)
-            buffer.write(chunk)
-        body = buffer.getvalue()
-    if len(body) > max_bytes:
-        raise _too_long(max_bytes, advice)
-    if not body:
+    """The whole body, at least one byte."""
+    buffer = io.BytesIO()  # grows in place: chunks and what they are joined to would be twice the memory
+    async for chunk in _chunks(request, max_bytes, advice):
+        buffer.write(chunk)
+    if not buffer.tell():
         raise InvalidInputError(f"the body is empty; {_ALLOWED}", code="empty_body")
-    return body
-
-
-def _check_announced_length(request: Request, max_bytes: int, advice: str = "") -> None:
-    announced = request.headers.get("content-length", "")
-    if announced.isascii() and announced.isdecimal() and int(announced[:18]) > max_bytes:
-        raise _too_long(max_bytes, advice)
-
-
-async def _next_chunk(request: Request) -> tuple[bytes, bool]:
-    """The next piece of the body, and whether there are more. Raises ClientDisconnect."""
-    message = await request.receive()
-    if message["type"] == "http.disconnect":
-        raise ClientDisconnect
-    return message.get("body", b""), message.get("more_body", False)
-
-
-def _too_long(max_bytes: int, advice: str = "") -> TooLargeError:
-    return TooLargeError(
-        f"the body is longer than {max_bytes} bytes, the most that is read{advice}", code="body_too_large"
-    )
+    return buffer.getvalue()
 
 
 # JSON
 
 
-def _parse_json(body: bytes, max_rois: int) -> ImageAndRois:
+def _parse_json(body: bytes, max_rois: int) -> tuple[bytes, tuple[Box, ...]]:
     body = body.removeprefix(codecs.BOM_UTF8)
     # Each value costs far more than its bytes, so those of a long body are counted before any is made.
     items = body.count(b"{") + body.count(b"[") + body.count(b",")
@@ -217,8 +181,7 @@ def _parse_json(body: bytes, max_rois: int) -> ImageAndRois:
         request = HandPoseRequest.model_validate_json(body)
     except ValidationError as error:
         raise _wrong_json(error) from error
-    rois = tuple(Box(roi.x, roi.y, roi.width, roi.height) for roi in request.rois)
-    return ImageAndRois(_from_base64(request.image), rois)
+    return _from_base64(request.image), tuple(each.in_image() for each in request.rois)
 
 
 def _wrong_json(error: ValidationError) -> InvalidInputError:
@@ -231,7 +194,7 @@ def _wrong_json(error: ValidationError) -> InvalidInputError:
     if first["type"] == "missing" and first["loc"] == (IMAGE_FIELD,):
         return InvalidInputError(f'the JSON has no "{IMAGE_FIELD}"; {_ALLOWED}', code="missing_image")
     fields = [FieldError(_path(each["loc"]), each["msg"]) for each in details[:16]]
-    return InvalidInputError(f"{fields[0].field}: {fields[0].message}", code="invalid_field", errors=fields)
+    return invalid_fields("invalid_field", *fields)
 
 
 def _path(location: Sequence[int | str]) -> str:
@@ -243,129 +206,94 @@ def _path(location: Sequence[int | str]) -> str:
 
 
 def _from_base64(text: str) -> bytes:
+    code = "invalid_base64"
     if text[:5].lower() == "data:":
         prefix = _DATA_URI.match(text)
         if prefix is None:
-            raise _wrong_base64("a data URI must be in base64: data:image/jpeg;base64,...")
+            message = "a data URI must be in base64: data:image/jpeg;base64,..."
+            raise invalid_fields(code, FieldError(IMAGE_FIELD, message))
         text = text[prefix.end() :]
     elif _LINK.match(text[:64]):
         message = "must be the image file itself in base64; the service fetches nothing from elsewhere"
-        raise InvalidInputError(
-            f"{IMAGE_FIELD}: {message}", code="link_not_fetched", errors=[FieldError(IMAGE_FIELD, message)]
-        )
+        raise invalid_fields("link_not_fetched", FieldError(IMAGE_FIELD, message))
     try:
         # RFC 4648 has two alphabets, which differ in two characters.
         data = base64.b64decode("".join(text.split()).translate(_URL_SAFE_TO_STANDARD), validate=True)
     except ValueError as error:
-        raise _wrong_base64("must be the image file in base64, or a data URI in base64") from error
+        message = "must be the image file in base64, or a data URI in base64"
+        raise invalid_fields(code, FieldError(IMAGE_FIELD, message)) from error
     if not data:
         raise InvalidInputError(f'"{IMAGE_FIELD}" is empty; {_ALLOWED}', code="empty_image")
     return data
 
 
-def _wrong_base64(message: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"{IMAGE_FIELD}: {message}", code="invalid_base64", errors=[FieldError(IMAGE_FIELD, message)]
-    )
-
-
 # Multipart
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    images: list[bytes]
-    rois: tuple[Box, ...]
-
-
-class _BoundedMultiPartParser(MultiPartParser):
-    """Keeps parts in memory, which the bound on the body bounds, and says in our words when there are too many."""
-
-    spool_max_size = 1 << 40
-
-    def __init__(self, request: Request, stream: AsyncGenerator[bytes, None], max_images: int, max_texts: int) -> None:
-        super().__init__(
-            request.headers,
-            stream,
-            max_files=max_images + 1,
-            max_fields=max_texts,
-            max_part_size=_MAX_TEXT_FIELD_BYTES,
-        )
-        self._max_images = max_images
-
-    def on_headers_finished(self) -> None:
-        super().on_headers_finished()
-        if self._current_files > self._max_images:
-            raise TooLargeError(
-                f"the request has more than {self._max_images} image(s), the most that are read"
-                + ("; for several use /v1/hand-pose:batch" if self._max_images == 1 else ""),
-                code="too_many_images",
-            )
-
-    def close(self) -> None:
-        """Let go of the parts, whatever became of them."""
-        for file in self._files_to_close_on_error:
-            file.close()
-
-
-def _boundary_of(request: Request) -> bytes:
-    boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"")
-    return b"--" + boundary
-
-
-async def _with_few_boundaries(
-    chunks: AsyncGenerator[bytes, None], boundary: bytes, most: int
-) -> AsyncGenerator[bytes, None]:
-    """The same chunks. What looks like a boundary costs the parser far more than other bytes: it is counted first."""
-    found = 0
-    async for chunk in chunks:
-        found += chunk.count(boundary)
-        if found > most:
-            raise TooLargeError(f"the multipart body has more than {most} parts", code="too_many_parts")
-        yield chunk
-
-
-async def _read_multipart(request: Request, max_bytes: int, *, max_images: int, max_rois: int | None) -> _Form:
+async def _read_multipart(
+    request: Request, max_bytes: int, *, max_images: int, max_rois: int | None
+) -> tuple[list[bytes], tuple[Box, ...]]:
     """The form's images and rois; `max_rois` is None where it may have no rois at all."""
     # Other parsers than this one fail in other ways on a missing boundary, so it is looked for first.
-    if "boundary=" not in request.headers.get("content-type", "").lower():
+    content_type = request.headers["content-type"]
+    if "boundary=" not in content_type.lower():
         raise InvalidInputError("the Content-Type of a multipart body must name its boundary", code="invalid_multipart")
     # A few texts more than are allowed: what is wrong with them is better said below.
     texts = (max_rois or 0) + 8
-    chunks = _with_few_boundaries(_bounded(request, max_bytes), _boundary_of(request), max_images + texts + 8)
-    parser = _BoundedMultiPartParser(request, chunks, max_images, texts)
+    boundary = b"--" + parse_options_header(content_type)[1].get(b"boundary", b"")
+    most = max_images + texts + 8
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        # What looks like a boundary costs the parser far more than other bytes: it is counted first.
+        found = 0
+        async for chunk in _chunks(request, max_bytes):
+            found += chunk.count(boundary)
+            if found > most:
+                raise TooLargeError(f"the multipart body has more than {most} parts", code="too_many_parts")
+            yield chunk
+
+    parser = MultiPartParser(
+        request.headers, chunks(), max_files=max_images, max_fields=texts, max_part_size=_MAX_TEXT_FIELD_BYTES
+    )
+    parser.spool_max_size = 1 << 40  # parts stay in memory, which the bound on the body bounds
     try:
-        return await _form_of(await parser.parse(), {IMAGE_FIELD} if max_rois is None else {IMAGE_FIELD, ROI_FIELD})
+        return await _images_and_rois(await parser.parse(), takes_rois=max_rois is not None)
     except MultiPartException as error:
-        raise InvalidInputError(
-            f"the multipart body cannot be read: {error.message}", code="invalid_multipart"
-        ) from error
+        if error.message.startswith("Too many files"):
+            advice = "; for several use /v1/hand-pose:batch" if max_images == 1 else ""
+            raise TooLargeError(
+                f"the request has more than {max_images} image(s), the most that are read{advice}",
+                code="too_many_images",
+            ) from error
+        detail = f"the multipart body cannot be read: {error.message}"
+        raise InvalidInputError(detail, code="invalid_multipart") from error
     except (KeyError, UnicodeError, LookupError) as error:
         raise InvalidInputError("the multipart body cannot be read", code="invalid_multipart") from error
     finally:
-        parser.close()
+        for file in parser._files_to_close_on_error:
+            file.close()
 
 
-async def _form_of(form: FormData, allowed: set[str]) -> _Form:
+async def _images_and_rois(form: FormData, *, takes_rois: bool) -> tuple[list[bytes], tuple[Box, ...]]:
     images, roi_texts = [], []
     for name, value in form.multi_items():
-        if name not in allowed:
-            raise InvalidInputError(
-                f"there is a field {name[:64]!r}; what is read is {' and '.join(sorted(allowed))}",
-                code="unexpected_field",
-            )
-        if name == IMAGE_FIELD and isinstance(value, UploadFile):
+        if name == IMAGE_FIELD:
+            if not isinstance(value, UploadFile):
+                raise InvalidInputError(
+                    f'the field "{IMAGE_FIELD}" must be a file with a file name: curl -F "{IMAGE_FIELD}=@hand.jpg"',
+                    code="missing_image",
+                )
             images.append(await value.read())
             await value.close()  # what it held is held by the bytes now
-        elif name == ROI_FIELD and isinstance(value, str):
+        elif name == ROI_FIELD and takes_rois:
+            if not isinstance(value, str):
+                raise InvalidInputError(f'the field "{ROI_FIELD}" must be a text x,y,width,height', code="invalid_roi")
             roi_texts.append(value)
-        elif name == IMAGE_FIELD:
-            raise InvalidInputError(
-                f'the field "{IMAGE_FIELD}" must be a file with a file name: curl -F "{IMAGE_FIELD}=@hand.jpg"',
-                code="missing_image",
-            )
         else:
-            raise InvalidInputError(f'the field "{ROI_FIELD}" must be a text x,y,width,height', code="invalid_roi")
+            allowed = f"{IMAGE_FIELD} and {ROI_FIELD}" if takes_rois else IMAGE_FIELD
+            raise InvalidInputError(
+                f"there is a field {name[:64]!r}; what is read is {allowed}", code="unexpected_field"
+            )
     if not images:
         raise InvalidInputError(f'the form has no field "{IMAGE_FIELD}"; {_ALLOWED}', code="missing_image")
-    return _Form(images, parse_rois(roi_texts))
+    return images, parse_rois(roi_texts)

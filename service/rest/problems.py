@@ -7,7 +7,7 @@ from typing import Final
 from fastapi import Request, Response
 
 from service.answers import PROBLEM_TYPES, error_values, problem_values
-from service.inference.errors import ErrorKind, ServiceError
+from service.inference.errors import ErrorKind, FieldError, InvalidInputError, ServiceError
 from service.inference.keys import without_keys
 from service.inference.requests import report
 from service.rest.schemas import Problem
@@ -29,22 +29,26 @@ class HttpError(Exception):
         self.headers = dict(headers or {})
 
 
-def problem_of(error: ServiceError, *, instance: str, request_id: str) -> Problem:
-    """The problem that tells a client of a ServiceError."""
-    return Problem.model_validate(error_values(error, instance=instance, request_id=request_id))
+def problem_of(error: ServiceError | HttpError, *, instance: str, request_id: str) -> Problem:
+    """What a client is told of an error; `instance` is the path that was asked."""
+    if isinstance(error, ServiceError):
+        values = error_values(error, instance=instance, request_id=request_id)
+    else:
+        values = problem_values(error.status, error.code, error.detail, instance=instance, request_id=request_id)
+    return Problem.model_validate(values)
 
 
-def reported_problem(error: ServiceError, request: Request) -> Problem:
+def invalid_fields(code: str, *fields: FieldError) -> InvalidInputError:
+    """The error that names the parts of a request that are wrong; its detail is the first."""
+    return InvalidInputError(f"{fields[0].field}: {fields[0].message}", code=code, errors=fields)
+
+
+def reported_problem(error: ServiceError | HttpError, request: Request) -> Problem:
     """The problem for this request; if it is our fault, the log learns what happened, under the request's id."""
     request_id = request.state.request_id
-    report(error, request_id)
+    if isinstance(error, ServiceError):
+        report(error, request_id)
     return problem_of(error, instance=request.url.path, request_id=request_id)
-
-
-def http_problem(error: HttpError, *, instance: str, request_id: str) -> Problem:
-    """The problem that tells a client of an error of HTTP itself."""
-    values = problem_values(error.status, error.code, error.detail, instance=instance, request_id=request_id)
-    return Problem.model_validate(values)
 
 
 def response_to(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:

@@ -1,6 +1,7 @@
 """From estimates to what goes over the wire: JSON, or the picture with the skeleton drawn on it."""
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Final, Literal
 
@@ -21,6 +22,8 @@ from service.rest.schemas import (
     SkeletonKeypoint,
 )
 
+_QUALITY: Final = re.compile(r";\s*q\s*=\s*(\d+\.?\d*|\.\d+)?")
+
 MediaType = Literal["application/json", "image/png", "image/jpeg"]
 
 MEDIA_TYPES: Final[tuple[MediaType, ...]] = ("application/json", "image/png", "image/jpeg")
@@ -39,36 +42,23 @@ def choose_media_type(accept: str | None) -> MediaType:
     """
     if accept is None or not accept.strip():
         return "application/json"
-    wishes = [_wish(part) for part in accept.split(",")[:64]]
-    weights = {each: _weight(each, wishes) for each in MEDIA_TYPES}
-    best = max(MEDIA_TYPES, key=lambda each: weights[each])
-    if weights[best] <= 0:
+    wishes: dict[str, float] = {}
+    for part in accept.lower().split(",")[:64]:
+        media_range, _, parameters = part.partition(";")
+        quality = _QUALITY.search(f";{parameters}")
+        wishes.setdefault(media_range.strip(), float(quality[1] or 0) if quality else 1.0)
+
+    def weight(media_type: str) -> float:
+        """How much it is wanted: the most specific range that names it counts."""
+        ranges = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
+        return next((wishes[each] for each in ranges if each in wishes), 0.0)
+
+    best = max(MEDIA_TYPES, key=weight)
+    if weight(best) <= 0:
         raise HttpError(
             406, "not_acceptable", f"answers are {', '.join(MEDIA_TYPES)}; the Accept header wants none of them"
         )
     return best
-
-
-def _wish(part: str) -> tuple[str, float]:
-    """("image/png", 0.8) from "image/png;q=0.8"."""
-    media_range, *parameters = (each.strip().lower() for each in part.split(";"))
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            try:
-                return media_range, float(value)
-            except ValueError:
-                return media_range, 0.0
-    return media_range, 1.0
-
-
-def _weight(media_type: str, wishes: list[tuple[str, float]]) -> float:
-    """How much a type is wanted: the most specific range that names it counts."""
-    for media_range in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
-        for name, weight in wishes:
-            if name == media_range:
-                return weight
-    return 0.0
 
 
 def hand_pose(estimate: Estimate, request_id: str) -> HandPose:

@@ -1,16 +1,17 @@
 """The calls of the API. Each parses, calls the predictor, renders; what is said about them is in `openapi`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.inference.access import charge
 from service.inference.decoding import ImageDecoder
-from service.inference.errors import InvalidInputError, ServiceError, UnavailableError
-from service.inference.estimates import Estimate, EstimateRequest, Priority
+from service.inference.errors import InvalidInputError, UnavailableError
+from service.inference.estimates import EstimateRequest, Priority
 from service.inference.models import ModelReference
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
@@ -57,94 +58,71 @@ def hand_pose_routes(
     """The two calls that find hands; see `service.rest.app.create_app` for the arguments."""
     router = APIRouter(tags=["hands"])
 
+    def asked(request: Request) -> partial[EstimateRequest]:
+        """What the headers ask for, of any image. Raises InvalidInputError."""
+        headers = request.headers
+        timeout_s = parse_timeout(
+            headers.get(TIMEOUT_HEADER), default_s=policy.default_deadline_s, max_s=policy.max_deadline_s
+        )
+        return partial(
+            EstimateRequest,
+            deadline=request.state.arrived + timeout_s,
+            asked_for=headers.get(MODEL_HEADER),
+            client_id=client_id_from(headers.get(CLIENT_HEADER), CLIENT_HEADER),
+        )
+
     @router.post(HAND_POSE_PATH, response_model=HandPose, **openapi.HAND_POSE)
     async def find_hands(request: Request) -> Response:
-        arrived, request_id = request.scope["state"]["arrived"], request.scope["state"]["request_id"]
-        asked_for = request.headers.get(MODEL_HEADER)
-        with (
-            observer.in_flight(),
-            observed_image(
-                observer, clock, since=arrived, asked_for=asked_for, disconnected=(ClientDisconnect,)
-            ) as outcome,
-        ):
-            media_type = choose_media_type(request.headers.get("accept"))
-            deadline, client_id = _deadline(request), client_id_from(request.headers.get(CLIENT_HEADER), CLIENT_HEADER)
-            given = await read_image(
-                request,
-                request.query_params.getlist("roi") if request.scope["query_string"] else (),
-                max_body_bytes=policy.max_body_bytes,
-                max_rois=policy.max_rois,
-            )
-            estimate = await _unless_sender_leaves(
-                request,
-                predictor.estimate(
-                    EstimateRequest(
-                        image=given.image,
-                        deadline=deadline,
-                        rois=given.rois,
-                        asked_for=asked_for,
-                        client_id=client_id,
-                    )
-                ),
-            )
+        since, asked_for = request.state.arrived, request.headers.get(MODEL_HEADER)
+        counted = observed_image(observer, clock, since=since, asked_for=asked_for, disconnected=(ClientDisconnect,))
+        with observer.in_flight(), counted as outcome:
+            media_type, estimate_request = choose_media_type(request.headers.get("accept")), asked(request)
+            content, rois = await read_image(request, max_body_bytes=policy.max_body_bytes, max_rois=policy.max_rois)
+            wanted = estimate_request(image=content, rois=rois)
+            estimate = await _unless_sender_leaves(request, predictor.estimate(wanted))
             outcome.model = estimate.model
             headers = {MODEL_HEADER: served_by(estimate.model)}
             if media_type == _JSON:
-                return Response(hand_pose_json(estimate, request_id), headers=headers, media_type=_JSON)
-            async with decoder.open(given.image, deadline=deadline) as image:
+                answer = hand_pose_json(estimate, request.state.request_id)
+                return Response(answer, headers=headers, media_type=_JSON)
+            async with decoder.open(content, deadline=wanted.deadline) as image:
                 picture = await image.apply(picture_with_hands, estimate.hands, media_type)
             count_answer(request.scope, len(picture))
             return Response(picture, headers=headers, media_type=media_type)
 
     @router.post("/v1/hand-pose:batch", response_model=Batch, **openapi.HAND_POSE_BATCH)
     async def find_hands_in_batch(request: Request) -> Response:
-        arrived, request_id = request.scope["state"]["arrived"], request.scope["state"]["request_id"]
-        asked_for = request.headers.get(MODEL_HEADER)
+        since, asked_for = request.state.arrived, request.headers.get(MODEL_HEADER)
+        request_id = request.state.request_id
 
-        async def estimate(index: int, image: bytes, deadline: float, client_id: str | None) -> Estimate:
-            with (
-                observer.part("image", index=index),
-                observed_image(observer, clock, since=arrived, asked_for=asked_for) as outcome,
-            ):
-                if not image:
-                    raise InvalidInputError("the file is empty", code="empty_image")
-                wanted = EstimateRequest(
-                    image=image, deadline=deadline, asked_for=asked_for, client_id=client_id, priority=Priority.BULK
-                )
-                result = await predictor.estimate(wanted)
-                outcome.model = result.model
-                return result
-
-        async def answer(index: int, image: bytes, deadline: float, client_id: str | None) -> BatchItem:
+        async def answer(index: int, wanted: EstimateRequest) -> BatchItem:
             try:
-                result = hand_pose(await estimate(index, image, deadline, client_id), request_id)
+                with (
+                    observer.part("image", index=index),
+                    observed_image(observer, clock, since=since, asked_for=asked_for) as outcome,
+                ):
+                    if not wanted.image:
+                        raise InvalidInputError("the file is empty", code="empty_image")
+                    estimate = await predictor.estimate(wanted)
+                    outcome.model = estimate.model
+                return BatchItem(index=index, status=200, result=hand_pose(estimate, request_id))
             except Exception as error:  # noqa: BLE001 -- one image's failure must not take the others with it
-                return _failed_item(index, as_service_error(error), request)
-            return BatchItem(index=index, status=200, result=result)
+                problem = reported_problem(as_service_error(error), request)
+                return BatchItem(index=index, status=problem.status, problem=problem)
 
+        counted = observed_failure(observer, clock, since=since, asked_for=asked_for, disconnected=(ClientDisconnect,))
         with observer.in_flight():
-            with observed_failure(
-                observer, clock, since=arrived, asked_for=asked_for, disconnected=(ClientDisconnect,)
-            ):
-                deadline, client_id = (
-                    _deadline(request),
-                    client_id_from(request.headers.get(CLIENT_HEADER), CLIENT_HEADER),
-                )
+            with counted:
+                estimate_request = asked(request)
                 images = await read_images(
                     request, max_body_bytes=policy.max_body_bytes, max_images=policy.max_batch_images
                 )
                 charge(len(images), counted=1)
-            answers = (answer(index, image, deadline, client_id) for index, image in enumerate(images))
-            items = await _unless_sender_leaves(request, _all(answers))
+            wanted = (estimate_request(image=each, priority=Priority.BULK) for each in images)
+            answers = asyncio.gather(*(answer(index, each) for index, each in enumerate(wanted)))
+            items = await _unless_sender_leaves(request, answers)
         batch = Batch(request_id=request_id, results=items)
         return Response(batch.model_dump_json(exclude_unset=True), media_type=_JSON)
-
-    def _deadline(request: Request) -> float:
-        timeout_s = parse_timeout(
-            request.headers.get(TIMEOUT_HEADER), default_s=policy.default_deadline_s, max_s=policy.max_deadline_s
-        )
-        arrived: float = request.scope["state"]["arrived"]
-        return arrived + timeout_s
 
     return router
 
@@ -194,27 +172,15 @@ def operation_routes(*, metrics: Metrics | None, not_ready: Callable[[], Awaitab
     return router
 
 
-def _failed_item(index: int, error: ServiceError, request: Request) -> BatchItem:
-    problem = reported_problem(error, request)
-    return BatchItem(index=index, status=problem.status, problem=problem)
-
-
-async def _all(answers: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    return await asyncio.gather(*answers)
-
-
-async def _unless_sender_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def _unless_sender_leaves(request: Request, work: Awaitable[T]) -> T:
     """The work's result; if the sender goes away first, the work is cancelled.
 
-    Args:
-        request: its body has been read, so that the next thing it receives is the end of the connection.
-        work: what to do.
+    The request's body has been read, so that the next thing it receives is the end of the connection.
 
     Raises:
         ClientDisconnect: the sender has gone.
     """
-    # The work is awaited here: whatever it holds (a place in a queue) is given back before the request counts as ended,
-    # and a task of its own would cost every request a turn of the event loop.
+    # The work is awaited here: whatever it holds (a place in a queue) is given back before the request counts as ended.
     answering = asyncio.current_task()
     assert answering is not None
     left = False
@@ -226,14 +192,7 @@ async def _unless_sender_leaves(request: Request, work: Coroutine[Any, Any, T]) 
         left = True
         answering.cancel()
 
-    watching: asyncio.Task[None] | None = None
-
-    def begin() -> None:
-        nonlocal watching
-        watching = loop.create_task(watch())
-
-    loop = asyncio.get_running_loop()
-    beginning = loop.call_soon(begin)  # a turn later: the work may have a batch to send off in this one
+    watching = asyncio.create_task(watch())
     try:
         return await work
     except asyncio.CancelledError as error:
@@ -241,6 +200,4 @@ async def _unless_sender_leaves(request: Request, work: Coroutine[Any, Any, T]) 
             raise ClientDisconnect from error
         raise
     finally:
-        beginning.cancel()
-        if watching is not None:
-            watching.cancel()
+        watching.cancel()

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.inference.models import Variant
 from service.inference.routing import RoutedBy
+from service.pose import geometry
 
 Pixels = Annotated[float, Field(description="pixels of the upright image")]
 Score = Annotated[float, Field(ge=0, le=1, description="confidence, 0 to 1")]
@@ -185,6 +186,10 @@ class RequestedBox(BaseModel):
     y: Annotated[float, Field(description="top edge")]
     width: Annotated[float, Field(description="at least 1")]
     height: Annotated[float, Field(description="at least 1")]
+
+    def in_image(self) -> geometry.Box:
+        """The same for the use case."""
+        return geometry.Box(self.x, self.y, self.width, self.height)
 
 
 class HandPoseRequest(BaseModel):

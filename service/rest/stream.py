@@ -7,7 +7,7 @@ and the connection is closed with 1000 once all are answered. Everything between
 
 import logging
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,10 +28,9 @@ from service.inference.requests import (
     request_id_from,
 )
 from service.inference.streaming import Frame, FrameAnswer, StreamOptions, Streams
-from service.pose.geometry import Box
 from service.pose.tracking import LARGEST_PARAMETER, OneEuro
 from service.rest.access import STREAM_PROTOCOL
-from service.rest.problems import problem_of
+from service.rest.problems import invalid_fields, problem_of
 from service.rest.rendering import hand_pose
 from service.rest.schemas import HandPose, Problem, RequestedBox, Schema
 
@@ -175,7 +174,7 @@ class _Connection:
                 image=image,
                 id=number if described.id is None else described.id,
                 time_s=described.time_s,
-                rois=tuple(Box(roi.x, roi.y, roi.width, roi.height) for roi in described.rois),
+                rois=tuple(each.in_image() for each in described.rois),
             )
             described, number = FrameDescription(), number + 1
 
@@ -222,6 +221,7 @@ def _description(text: str) -> FrameDescription:
 
 
 def _invalid(error: ValidationError, code: str) -> InvalidInputError:
-    details: list[Any] = list(error.errors(include_url=False, include_input=False, include_context=False))[:16]
-    fields = [FieldError(".".join(map(str, each["loc"])) or "message", each["msg"]) for each in details]
-    return InvalidInputError(f"{fields[0].field}: {fields[0].message}", code=code, errors=fields)
+    details = error.errors(include_url=False, include_input=False, include_context=False)[:16]
+    return invalid_fields(
+        code, *(FieldError(".".join(map(str, each["loc"])) or "message", each["msg"]) for each in details)
+    )

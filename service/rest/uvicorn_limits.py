@@ -7,9 +7,9 @@ minor version because of it. Bodies are bounded in `service.rest.uploads`.
 
 import asyncio
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from http import HTTPStatus
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final
 
 import uvicorn
 from uvicorn._types import ASGISendEvent
@@ -22,7 +22,7 @@ from service.inference.byte_budget import ByteBudget, Hold
 from service.inference.errors import OverloadedError
 from service.inference.requests import request_id_from
 from service.rest.policy import ConnectionLimits
-from service.rest.problems import HttpError, http_problem
+from service.rest.problems import HttpError, problem_of
 from service.rest.transports import LenientTransport, SlowReaderWatch, bound_send_buffer
 
 _MAX_PIPELINED: Final = 16
@@ -90,55 +90,65 @@ class _RefusedError(Exception):
     """Leaves the parser from within one of its calls."""
 
 
-class LimitedHttp(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with limits on heads, connections and the time that both take."""
+class _Limited(asyncio.Protocol):
+    """What both kinds of connection have: a timer, and a watch on a reader that takes too little."""
 
     limits: ClassVar[ConnectionLimits] = ConnectionLimits()
+    _timer: asyncio.TimerHandle | None = None
+    _reader: SlowReaderWatch
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self._in_head = True
-        self._head_bytes = 0  # received since the last body, as they come
-        self._header_bytes = 0  # of the head that is being read
-        self._idle_bytes = 0  # received since the last of a body that were the body's: chunk extensions, trailers
-        self._timer: asyncio.TimerHandle | None = None  # for a head, or for the end after a refusal
-        self._refusal: HttpError | None = None
-        self._deaf = False  # what comes in is thrown away
-        self._reader: SlowReaderWatch | None = None
-
-    # Connections
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        if len(self.connections) >= self.limits.max_connections:
-            self.transport = transport
-            full = HttpError(
-                503, "too_many_connections", "as many connections are open as may be", {"Retry-After": "1"}
-            )
-            self._refuse(full)
-            return
-        connection = transport.get_extra_info("socket")
-        if connection is not None:
-            bound_send_buffer(connection)
+    def connection_made(self, transport: Any) -> None:
         self._reader = SlowReaderWatch(transport, self.limits.rate)
-        outgoing = LenientTransport(transport, lambda: self._close_connection(transport))
-        super().connection_made(cast("asyncio.Transport", outgoing))
-        self._expect_head()
+        super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        if self._reader is not None:
-            self._reader.stop()
+        self._reader.stop()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._reader is not None:
-            self._reader.paused()
+        self._reader.paused()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._reader is not None:
-            self._reader.stop()
+        self._reader.stop()
+
+    def _set_timer(self, seconds: float, then: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, then)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class LimitedHttp(_Limited, HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with limits on heads, connections and the time that both take."""
+
+    # Counts of bytes are of what was received, as it comes.
+    _in_head = True
+    _head_bytes = 0  # since the last body
+    _header_bytes = 0  # of the head that is being read
+    _idle_bytes = 0  # since the last of a body that were the body's: chunk extensions, trailers
+    _refusal: HttpError | None = None
+    _deaf = False  # what comes in is thrown away
+
+    # Connections
+
+    def connection_made(self, transport: Any) -> None:
+        if len(self.connections) >= self.limits.max_connections:
+            self.transport = transport
+            self._reader = SlowReaderWatch(transport, self.limits.rate)
+            full = "as many connections are open as may be"
+            self._refuse(HttpError(503, "too_many_connections", full, {"Retry-After": "1"}))
+            return
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
+            bound_send_buffer(connection)
+        super().connection_made(LenientTransport(transport, lambda: self._close_connection(transport)))
+        self._expect_head()
 
     # Heads
 
@@ -154,18 +164,19 @@ class LimitedHttp(HttpToolsProtocol):
         super().data_received(data)
         if self._deaf:
             return
-        if self._in_head and self._head_bytes > self.limits.max_head_bytes:
+        most = self.limits.max_head_bytes
+        if self._in_head and self._head_bytes > most:
             self._refuse(self._head_too_long())
-        elif not self._in_head and self._idle_bytes > self.limits.max_head_bytes:
-            self._refuse(self._too_much_besides_the_body())
+        elif not self._in_head and self._idle_bytes > most:
+            what = "the body's chunks come with trailers or extensions of"
+            detail = f"{what} more than {most} bytes, the most there may be"
+            self._refuse(HttpError(431, "trailers_too_long", detail))
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
-        if len(self.url) > self.limits.max_url_bytes:
-            most = self.limits.max_url_bytes
-            self._stop_parsing(
-                HttpError(414, "url_too_long", f"the URL is longer than {most} bytes, the most there may be")
-            )
+        if len(self.url) > (most := self.limits.max_url_bytes):
+            detail = f"the URL is longer than {most} bytes, the most there may be"
+            self._stop_parsing(HttpError(414, "url_too_long", detail))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -175,18 +186,15 @@ class LimitedHttp(HttpToolsProtocol):
         self._header_bytes += len(name) + len(value) + 4
         if self._header_bytes + len(self.url) > self.limits.max_head_bytes:
             self._stop_parsing(self._head_too_long())
-        if len(self.headers) >= self.limits.max_headers:
-            most = self.limits.max_headers
-            self._stop_parsing(
-                HttpError(431, "too_many_headers", f"there are more than {most} headers, the most there may be")
-            )
+        if len(self.headers) >= (most := self.limits.max_headers):
+            detail = f"there are more than {most} headers, the most there may be"
+            self._stop_parsing(HttpError(431, "too_many_headers", detail))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= _MAX_PIPELINED:
-            self._stop_parsing(
-                HttpError(429, "too_many_pipelined", "wait for answers before sending further requests on a connection")
-            )
+            detail = "wait for answers before sending further requests on a connection"
+            self._stop_parsing(HttpError(429, "too_many_pipelined", detail))
         self._in_head, self._head_bytes, self._idle_bytes = False, 0, 0
         self._stop_timer()
         super().on_headers_complete()
@@ -199,7 +207,6 @@ class LimitedHttp(HttpToolsProtocol):
         super().on_message_complete()
         self._in_head = True
         if not self._answering:  # the answer was out before the body was in
-            self._stop_timer()
             self._expect_head()
 
     def handle_websocket_upgrade(self) -> None:
@@ -212,20 +219,15 @@ class LimitedHttp(HttpToolsProtocol):
             transport.close()
             return
         # The answer did not wait for the body, see below; here the connection was to be closed after it.
-        self._deaf = True
         self.flow.resume_reading()
-        self._stop_timer()
-        if transport.can_write_eof():
-            transport.write_eof()
-        self._timer = self.loop.call_later(self.limits.linger_s, transport.abort)
+        self._linger(transport)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not self._in_head and not self.transport.is_closing():
             # Answered without reading the body to its end. Were the connection closed now, its other end would find
             # it broken, and no answer; were it left open, a body without end would never be stopped.
-            self._stop_timer()
-            self._timer = self.loop.call_later(self.limits.linger_s, self.transport.abort)
+            self._set_timer(self.limits.linger_s, self.transport.abort)
 
     @property
     def _answering(self) -> bool:
@@ -233,7 +235,7 @@ class LimitedHttp(HttpToolsProtocol):
         return cycle is not None and not cycle.response_complete
 
     def _expect_head(self) -> None:
-        self._timer = self.loop.call_later(self.limits.head_timeout_s, self._head_is_late)
+        self._set_timer(self.limits.head_timeout_s, self._head_is_late)
 
     def _head_is_late(self) -> None:
         self._timer = None
@@ -247,18 +249,12 @@ class LimitedHttp(HttpToolsProtocol):
         most = self.limits.max_head_bytes
         return HttpError(431, "head_too_long", f"the request's head is longer than {most} bytes, the most there may be")
 
-    def _too_much_besides_the_body(self) -> HttpError:
-        most = self.limits.max_head_bytes
-        return HttpError(
-            431,
-            "trailers_too_long",
-            f"the body's chunks come with trailers or extensions of more than {most} bytes, the most there may be",
-        )
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _linger(self, transport: asyncio.Transport) -> None:
+        """End this side; throw away what still comes in for a while, so that the other end can read the answer."""
+        self._deaf = True
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._set_timer(self.limits.linger_s, transport.abort)
 
     # Refusals
 
@@ -283,7 +279,7 @@ class LimitedHttp(HttpToolsProtocol):
             if overtakes:
                 self.transport.close()  # an answer is on its way, and this one cannot overtake it
                 return
-        problem = http_problem(refusal, instance=self._path(), request_id=request_id_from(None))
+        problem = problem_of(refusal, instance=self._path(), request_id=request_id_from(None))
         body = problem.model_dump_json(exclude_unset=True).encode()
         headers = {
             "content-type": "application/problem+json",
@@ -295,70 +291,45 @@ class LimitedHttp(HttpToolsProtocol):
         }
         head = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}"]
         head += [f"{name}: {value}" for name, value in headers.items()]
-        _log.info(
-            "refused a connection",
-            extra={"status": refusal.status, "code": refusal.code, "request_id": problem.request_id},
-        )
+        said = {"status": refusal.status, "code": refusal.code, "request_id": problem.request_id}
+        _log.info("refused a connection", extra=said)
         self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self._timer = self.loop.call_later(self.limits.linger_s, self.transport.abort)
+        self._linger(self.transport)
 
     def _path(self) -> str:
         url: bytes = getattr(self, "url", b"")
         return url.partition(b"?")[0][:256].decode("ascii", "replace") or "/"
 
 
-class LimitedWebSocket(WebSocketsSansIOProtocol):
+class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
     """uvicorn's WebSocket, whose unread messages count as uploads and must come in at a least rate.
 
     Text that is not UTF-8 closes it with 1007, without a traceback in the log.
     """
 
-    limits: ClassVar[ConnectionLimits] = ConnectionLimits()
     uploads: ClassVar[ByteBudget]
+    _queued = 0  # bytes of whole messages that were not taken yet
+    _fragments = 0  # bytes of a message's frames so far
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._hold: Hold = self.uploads.hold()
-        self._queued = 0  # bytes of whole messages that were not taken yet
-        self._fragments = 0  # bytes of a message's frames so far
-        self._timer: asyncio.TimerHandle | None = None
-        self._reader: SlowReaderWatch | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        self._reader = SlowReaderWatch(transport, self.limits.rate)
-        super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
-        if self._reader is not None:
-            self._reader.stop()
         super().connection_lost(exc)
         self._queued = self._fragments = 0
         self._hold.release()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self._reader is not None:
-            self._reader.paused()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._reader is not None:
-            self._reader.stop()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.disconnected or self.transport.is_closing():
             return
-        partial = len(self.conn.reader.buffer) + self._fragments
         try:
-            self._hold.resize(partial + self._queued)
+            self._hold.resize(self._partial + self._queued)
         except OverloadedError:
             self._end(_TRY_AGAIN_LATER, "overloaded")
             return
-        if partial == 0:
+        if self._partial == 0:
             self._stop_timer()
         elif self._timer is None:
             self._wait_for_message(self.loop.time())
@@ -399,19 +370,19 @@ class LimitedWebSocket(WebSocketsSansIOProtocol):
         if message["type"] == "websocket.receive":
             taken = len(message.get("bytes") or b"") or len((message.get("text") or "").encode())
             self._queued = max(0, self._queued - taken)
-            self._hold.resize(min(self._hold.size, len(self.conn.reader.buffer) + self._fragments + self._queued))
+            self._hold.resize(min(self._hold.size, self._partial + self._queued))
         return message
 
+    @property
+    def _partial(self) -> int:
+        """Bytes of the message that is not complete yet."""
+        return len(self.conn.reader.buffer) + self._fragments
+
     def _wait_for_message(self, since: float) -> None:
-        self._timer = self.loop.call_at(since + self._allowed_s(), self._message_is_late, since)
-
-    def _allowed_s(self) -> float:
-        partial = len(self.conn.reader.buffer) + self._fragments
-        return self.limits.rate.allowed_s(partial)
-
-    def _message_is_late(self, since: float) -> None:
-        if self.loop.time() < since + self._allowed_s():
-            self._wait_for_message(since)  # more has come meanwhile
+        """Called again when its time is up: more may have come meanwhile, which gives it more time."""
+        left_s = since + self.limits.rate.allowed_s(self._partial) - self.loop.time()
+        if left_s > 0:
+            self._set_timer(left_s, lambda: self._wait_for_message(since))
         else:
             self._end(_POLICY_VIOLATION, "message_too_slow")
 
@@ -422,11 +393,6 @@ class LimitedWebSocket(WebSocketsSansIOProtocol):
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.transport.close()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 def _is_text(parts: list[Any]) -> bool:

@@ -24,9 +24,7 @@ def to_frame(message: pb.Frame) -> Frame:
     """One frame of a stream. Raises InvalidInputError if its time is no number that time can go on from."""
     if not math.isfinite(message.time_s):
         wrong = f"it must be a finite number, got {message.time_s}"
-        raise InvalidInputError(
-            f"time_s: {wrong}", code="invalid_frame_description", errors=(FieldError("time_s", wrong),)
-        )
+        raise _wrong("time_s", wrong, code="invalid_frame_description")
     return Frame(
         image=message.image,
         id=message.id,
@@ -39,7 +37,7 @@ def to_stream_options(message: pb.StreamOptions, asked_for: str | None, client_i
     """Raises InvalidInputError if a filter parameter or the time-out is impossible."""
     timeout_s = message.frame_timeout.ToNanoseconds() / 1e9 if message.HasField("frame_timeout") else None
     if timeout_s is not None and timeout_s <= 0:
-        raise _wrong_option("frame_timeout", f"it must be positive, got {timeout_s:g} s")
+        raise _wrong("frame_timeout", f"it must be positive, got {timeout_s:g} s")
     return StreamOptions(
         asked_for=asked_for,
         client_id=client_id,
@@ -51,15 +49,14 @@ def to_stream_options(message: pb.StreamOptions, asked_for: str | None, client_i
 
 
 def _to_one_euro(message: pb.OneEuro) -> OneEuro:
-    given = {field.name: value for field, value in message.ListFields()}  # what is absent takes the default
     try:
-        return OneEuro(**given)
+        return OneEuro(**{field.name: value for field, value in message.ListFields()})  # the fields that are there
     except ValueError as error:
-        raise _wrong_option("smoothing", str(error)) from error
+        raise _wrong("smoothing", str(error)) from error
 
 
-def _wrong_option(field: str, message: str) -> InvalidInputError:
-    return InvalidInputError(f"{field}: {message}", code="invalid_options", errors=(FieldError(field, message),))
+def _wrong(field: str, message: str, *, code: str = "invalid_options") -> InvalidInputError:
+    return InvalidInputError(f"{field}: {message}", code=code, errors=(FieldError(field, message),))
 
 
 def from_estimate(estimate: Estimate, request_id: str) -> pb.EstimateResponse:

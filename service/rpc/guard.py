@@ -16,7 +16,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -51,47 +50,39 @@ _MAX_WATCHES: Final = 64
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageLimits:
-    """What calls may send.
+class CallGuard(grpc.aio.ServerInterceptor):
+    """Guards every method of a server, and ends calls whose method raises a `ServiceError` with its status.
 
-    Attributes:
+    Args:
+        uploads: what messages may hold, from their arrival to the call's answer.
+        observer: is told of refused calls.
+        doorkeeper: knows the keys; None: calls need none.
         max_message_bytes: the largest message.
         max_streams: calls at a time whose requests are streams: each may be receiving a message at any time.
         message_timeout_s: for the only message of a call, once it has its turn to send it.
         turn_timeout_s: for that turn; longer, so that calls behind silent ones get their turn after them.
     """
 
-    max_message_bytes: int = 20 * 1024 * 1024
-    max_streams: int = 64
-    message_timeout_s: float = 20.0
-    turn_timeout_s: float = 40.0
-
-
-class CallGuard(grpc.aio.ServerInterceptor):
-    """Guards every method of a server, and ends calls whose method raises a `ServiceError` with its status.
-
-    Args:
-        uploads: what messages may hold, from their arrival to the call's answer.
-        limits: what calls may send.
-        observer: is told of refused calls.
-        doorkeeper: knows the keys; None: calls need none.
-    """
-
     def __init__(
         self,
         uploads: ByteBudget,
-        limits: MessageLimits,
         observer: RequestObserver,
-        doorkeeper: Doorkeeper | None = None,
+        doorkeeper: Doorkeeper | None,
+        *,
+        max_message_bytes: int,
+        max_streams: int,
+        message_timeout_s: float,
+        turn_timeout_s: float,
     ) -> None:
         self._uploads = uploads
-        self._limits = limits
         self._observer = observer
         self._doorkeeper = doorkeeper
-        self._turns = asyncio.Semaphore(max(1, uploads.limit // limits.max_message_bytes))
+        self._max_message_bytes = max_message_bytes
+        self._message_timeout_s = message_timeout_s
+        self._turn_timeout_s = turn_timeout_s
+        self._turns = asyncio.Semaphore(max(1, uploads.limit // max_message_bytes))
         self._health_turns = NewestFirst(HEALTH_TURNS)
-        self._streams = Slots(limits.max_streams, "streams")
+        self._streams = Slots(max_streams, "streams")
         self._checks = Slots(_MAX_CHECKS, "health checks")
         self._watches = Slots(_MAX_WATCHES, "health watches")
 
@@ -111,9 +102,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
             try:
                 await self._serve(handler, method, context)
             except ServiceError as error:
-                ending = ending_of(error, REQUEST_ID.get())
-            # Not within the `except`: gRPC keeps the exception that `abort` raises, which would then keep the error
-            # and, by its traceback, the message.
+                ending = ending_of(error.with_traceback(None), REQUEST_ID.get())
+            # The message is freed with the call only if no exception leads to it. So the error loses its traceback,
+            # and `abort`, whose exception gRPC keeps, is not called in the `except`.
             if ending is not None:
                 await context.abort(*ending)
 
@@ -140,8 +131,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
             if handler.request_streaming:
                 held.enter_context(self._streams.taken())
                 return _ParsedStream(context, lambda data: self._parse(handler, data))
-            async with turn(self._turns, self._limits.turn_timeout_s):
-                data = await _only_message(context, self._limits.message_timeout_s)
+            async with turn(self._turns, self._turn_timeout_s):
+                data = await _only_message(context, self._message_timeout_s)
             held.enter_context(self._uploads.hold(_COPIES * len(data)))
             return self._parse(handler, data)
         except ServiceError as error:
@@ -154,7 +145,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
     async def _health_request(self, handler: Handler, context: Context, held: ExitStack) -> Any:
         async with turn(self._health_turns, _HEALTH_TURN_S):
             timeout_s = _HEALTH_MESSAGE_BUSY_S if self._health_turns.locked() else _HEALTH_MESSAGE_S
-            data = await _only_message(context, min(timeout_s, self._limits.message_timeout_s))
+            data = await _only_message(context, min(timeout_s, self._message_timeout_s))
         if len(data) > _HEALTH_MESSAGE_BYTES:
             raise TooLargeError(
                 f"a health check's message has {len(data)} bytes, and at most {_HEALTH_MESSAGE_BYTES} are allowed"
@@ -163,15 +154,14 @@ class CallGuard(grpc.aio.ServerInterceptor):
         return self._parse(handler, data)
 
     def _parse(self, handler: Handler, data: bytes) -> Any:
-        most = self._limits.max_message_bytes
+        most = self._max_message_bytes
         if len(data) > most:
             raise TooLargeError(f"the message has {len(data)} bytes; at most {most} are allowed", code="body_too_large")
         try:
             return handler.request_deserializer(data)
         except DecodeError as error:
-            raise InvalidInputError(
-                "the message is not of the type that this method takes", code="unreadable_message"
-            ) from error
+            detail = "the message is not of the type that this method takes"
+            raise InvalidInputError(detail, code="unreadable_message") from error
 
 
 class _ParsedStream:

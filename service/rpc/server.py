@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha import reflection
 from service.inference.access import Doorkeeper
 from service.inference.byte_budget import UPLOAD_BYTES, ByteBudget
 from service.inference.requests import RequestObserver
-from service.rpc.guard import CallGuard, MessageLimits
+from service.rpc.guard import CallGuard
 from service.rpc.handpose.v1 import hand_pose_pb2, hand_pose_pb2_grpc
 from service.rpc.health import HealthServicer
 from service.rpc.servicer import HandPoseServicer
@@ -21,37 +21,47 @@ SERVICE_NAME: Final[str] = hand_pose_pb2.DESCRIPTOR.services_by_name["HandPoseSe
 _MARGIN_BYTES = 256 * 1024
 """A message that is a little too large still reaches the guard, which says so; gRPC itself cuts off one far above."""
 
+_KEEPALIVE: Final = (
+    ("grpc.keepalive_time_ms", 10_000),  # a connection that is silent for so long is pinged,
+    ("grpc.keepalive_timeout_ms", 5_000),  # and dropped, with its calls, if it does not answer for so long
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),  # clients that ping more often are sent away
+)
+_HEALTH_INTERVAL_S: Final = 1.0
+"""How often watchers of grpc.health.v1 learn of changes."""
+
 
 @dataclass(frozen=True, slots=True)
-class ServerOptions(MessageLimits):
-    """How the server listens, how it treats connections, and what calls may send.
+class ServerOptions:
+    """How the server listens and how it treats connections.
 
     Attributes:
         host: address to listen on.
         port: port to listen on; 0 lets the system choose.
+        max_message_bytes: largest request message.
         max_concurrent_calls: calls at the same time, streams included; more are refused with RESOURCE_EXHAUSTED.
         max_calls_per_connection: more have to wait until others end.
+        max_streams: calls at the same time whose requests are streams.
+        message_timeout_s: for the only message of a call that is no stream, from when it may send it.
+        turn_timeout_s: until it may, while as many others are sending theirs as there is memory for.
         handshake_timeout_s: for the handshakes of TLS and HTTP/2.
         idle_s: a connection without calls is closed after so long.
         max_head_bytes: of a call's metadata.
-        keepalive_s: a connection that is silent for so long is pinged.
-        keepalive_timeout_s: a connection that does not answer the ping for so long is dropped, with its calls.
-        least_ping_interval_s: clients that ping more often are sent away.
-        health_interval_s: how often watchers of grpc.health.v1 learn of changes.
         reuse_port: whether other processes may listen on the same port; connections are then spread over all.
     """
 
     host: str = "127.0.0.1"
     port: int = 8001
+    max_message_bytes: int = 20 * 1024 * 1024
     max_concurrent_calls: int = 1024
     max_calls_per_connection: int = 100
+    max_streams: int = 64
+    message_timeout_s: float = 20.0
+    turn_timeout_s: float = 40.0
     handshake_timeout_s: float = 10.0
     idle_s: float = 300.0
     max_head_bytes: int = 32 * 1024
-    keepalive_s: float = 10.0
-    keepalive_timeout_s: float = 5.0
-    least_ping_interval_s: float = 5.0
-    health_interval_s: float = 1.0
     reuse_port: bool = False
 
 
@@ -84,7 +94,15 @@ class RpcServer:
         self._options = options
         self._credentials = credentials
         uploads = uploads or ByteBudget(max(UPLOAD_BYTES, 2 * options.max_message_bytes))
-        self._guard = CallGuard(uploads, options, observer, doorkeeper)
+        self._guard = CallGuard(
+            uploads,
+            observer,
+            doorkeeper,
+            max_message_bytes=options.max_message_bytes,
+            max_streams=options.max_streams,
+            message_timeout_s=options.message_timeout_s,
+            turn_timeout_s=options.turn_timeout_s,
+        )
         self._server: grpc.aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -112,7 +130,7 @@ class RpcServer:
         await self._health.refresh()
         await server.start()
         self._server = server
-        self._watching = asyncio.create_task(self._health.keep_watchers_informed(self._options.health_interval_s))
+        self._watching = asyncio.create_task(self._health.keep_watchers_informed(_HEALTH_INTERVAL_S))
         return port
 
     async def not_serving(self) -> None:
@@ -134,11 +152,7 @@ def _channel_arguments(options: ServerOptions) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", largest),
         ("grpc.max_send_message_length", -1),
-        ("grpc.keepalive_time_ms", round(1000 * options.keepalive_s)),
-        ("grpc.keepalive_timeout_ms", round(1000 * options.keepalive_timeout_s)),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", round(1000 * options.least_ping_interval_s)),
+        *_KEEPALIVE,
         ("grpc.max_concurrent_streams", options.max_calls_per_connection),
         ("grpc.max_connection_idle_ms", round(1000 * options.idle_s)),
         ("grpc.server_handshake_timeout_ms", round(1000 * options.handshake_timeout_s)),

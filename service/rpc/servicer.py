@@ -35,7 +35,7 @@ from service.rpc import convert
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
 from service.rpc.metadata import REQUEST_ID, Context, metadata_of
-from service.rpc.status import status_number
+from service.rpc.status import STATUS_OF
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
 
     async def Estimate(self, request: pb.EstimateRequest, context: Context) -> pb.EstimateResponse:  # noqa: N802
         """One image."""
-        with self._answered(context, "Estimate") as call:
+        with self._answering(context, "Estimate") as call:
             estimate = await self._one(request, call, Priority.INTERACTIVE)
         await call.send_headers(("x-model-variant", f"{estimate.model.variant}@{estimate.model.version}"))
         return convert.from_estimate(estimate, call.request_id)
@@ -98,34 +98,33 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         self, request: pb.EstimateBatchRequest, context: Context
     ) -> pb.EstimateBatchResponse:
         """Several images, each with an outcome of its own."""
-        with self._answered(context, "EstimateBatch") as call:
+        with self._answering(context, "EstimateBatch") as call:
             self._check_number(len(request.requests))
             charge(len(request.requests), counted=1)
-            async with asyncio.TaskGroup() as group:
-                results = (self._result(index, each, call) for index, each in enumerate(request.requests))
-                tasks = [group.create_task(result) for result in results]
+            results = await asyncio.gather(
+                *(self._result(index, each, call) for index, each in enumerate(request.requests))
+            )
         await call.send_headers()
-        return pb.EstimateBatchResponse(results=[convert.from_result(task.result(), call.request_id) for task in tasks])
+        return pb.EstimateBatchResponse(results=[convert.from_result(each, call.request_id) for each in results])
 
     async def EstimateStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.EstimateStreamRequest], context: Context
     ) -> None:
         """Frames in, hands out."""
-        with self._answered(context, "EstimateStream") as call:
+        with self._answering(context, "EstimateStream") as call:
 
             async def send(answer: FrameAnswer) -> None:
                 call.report.frame_answered(answer)
                 await context.write(convert.from_frame_answer(answer, call.request_id))
 
-            # Before the headers: a client begins to write when it has them, and gRPC does not tell one that is writing
-            # why its call has ended.
+            # Before the headers: a client begins to write when it has them, and gRPC does not tell one that is
+            # writing why its call has ended.
             self._streams.check_room()
             await call.send_headers()
             first = await anext(request_iterator, None)
-            if first is None:
-                return
-            options = convert.to_stream_options(first.options, call.asked_for, call.client_id)
-            await self._streams.run(options, _frames(first, request_iterator), send)
+            if first is not None:
+                options = convert.to_stream_options(first.options, call.asked_for, call.client_id)
+                await self._streams.run(options, _frames(first, request_iterator), send)
 
     async def ListModels(  # noqa: N802
         self,
@@ -133,8 +132,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         context: Context,
     ) -> pb.ListModelsResponse:
         """The models that can be asked now."""
-        call = self._call(context)
-        await call.send_headers()
+        await self._call(context).send_headers()
         models = sorted(self._models(), key=lambda each: (each.variant, each.version))
         return pb.ListModelsResponse(models=[convert.from_model(model) for model in models])
 
@@ -143,32 +141,14 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         allowed = self._policy.default_deadline_s if remaining is None else min(remaining, self._policy.max_deadline_s)
         return _Call(context, self._observer, self._clock, allowed_s=allowed)
 
-    @contextlib.contextmanager
-    def _answered(self, context: Context, method: str) -> Iterator["_Call"]:
-        """The block answers this call: it counts as being worked on, and has a span."""
-        call, name = self._call(context), f"{_SERVICE}/{method}"
-        trace = self._observer.request(
-            name,
-            request_id=call.request_id,
-            caller=call.traceparent,
-            attributes={"rpc.system": "grpc", "rpc.service": _SERVICE, "rpc.method": method},
-        )
-        with trace as span, self._observer.in_flight():
-            try:
-                yield call
-                call.succeeded()
-            except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
-                raise call.failed(error)  # noqa: B904 -- it is the error, or has it as its cause
-            finally:
-                span.answered(name, {"rpc.grpc.status_code": call.status}, failed=call.our_fault)
-                call.log(name)
-
     async def _result(self, index: int, request: pb.EstimateRequest, call: "_Call") -> ImageEstimate | ServiceError:
         try:
             with self._observer.part("image", index=index):
                 return await self._one(request, call, Priority.BULK)
         except Exception as error:  # noqa: BLE001 -- one image's failure must not take the others with it
-            return _reported(error, call.request_id)
+            failure = as_service_error(error)
+            report(failure, call.request_id)
+            return failure.with_traceback(None)  # which leads to the request
 
     async def _one(self, request: pb.EstimateRequest, call: "_Call", priority: Priority) -> ImageEstimate:
         call.counted = True
@@ -187,6 +167,36 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
             )
             outcome.model = estimate.model
         return estimate
+
+    @contextlib.contextmanager
+    def _answering(self, context: Context, method: str) -> Iterator["_Call"]:
+        """The block answers a call: it is counted, has a span and a line in the log, and raises only ServiceErrors."""
+        call, name = self._call(context), f"{_SERVICE}/{method}"
+        # Unless it ends otherwise, it was cancelled.
+        code, status, failed = CLIENT_GONE, grpc.StatusCode.CANCELLED, False
+        trace = self._observer.request(
+            name,
+            request_id=call.request_id,
+            caller=call.metadata.get("traceparent"),
+            attributes={"rpc.system": "grpc", "rpc.service": _SERVICE, "rpc.method": method},
+        )
+        with trace as span, self._observer.in_flight():
+            try:
+                yield call
+                code, status = OK, grpc.StatusCode.OK
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
+                failure = as_service_error(error)
+                code, status, failed = failure.code, STATUS_OF[failure.kind], failure.kind in _OURS
+                if call.counted:
+                    report(failure, call.request_id)
+                else:
+                    call.report.failed(failure)
+                raise failure  # noqa: B904 -- it is the error, or has it as its cause
+            finally:
+                span.answered(name, {"rpc.grpc.status_code": status.value[0]}, failed=failed)
+                said = {"code": code, "request_id": call.request_id, "client": context.peer()}
+                duration_ms = round((self._clock.time() - call.arrived) * 1000, 1)
+                logger.info("%s", name, extra={**said, "duration_ms": duration_ms})
 
     def _check_number(self, images: int) -> None:
         if images == 0:
@@ -209,72 +219,33 @@ async def _frames(
         yield convert.to_frame(message.frame)
 
 
-def _reported(error: Exception, request_id: str) -> ServiceError:
-    failure = as_service_error(error)
-    report(failure, request_id)
-    return failure
-
-
 class _Call:
-    """One call: what its metadata says, and how it ends.
+    """What one call's metadata says.
 
     Attributes:
+        metadata: without what is bytes.
         request_id: the client's, if it is fit for a log, else made up.
         asked_for: the model that the client names, if any.
+        arrived: the clock's time.
         deadline: the clock's time after which the answer is of no use.
         report: counts the call's failure, and the frames of a stream.
         counted: whether the call's images are counted one by one.
-        code: how it ended, as it is counted; a call that has neither succeeded nor failed was cancelled.
-        status: the number of its gRPC status.
-        our_fault: whether it failed through no fault of the client.
     """
 
     def __init__(self, context: Context, observer: RequestObserver, clock: Clock, *, allowed_s: float) -> None:
         self._context = context
-        self._clock = clock
-        self._arrived = clock.time()
-        self._metadata = metadata_of(context)
-        self.deadline = self._arrived + allowed_s
-        self.counted = False
-        self.code = CLIENT_GONE
-        self.status: int = grpc.StatusCode.CANCELLED.value[0]
-        self.our_fault = False
+        self.metadata = metadata_of(context)
         self.request_id = REQUEST_ID.get()
-        self.asked_for = self._metadata.get("x-model-variant")
-        self.traceparent = self._metadata.get("traceparent")
+        self.asked_for = self.metadata.get("x-model-variant")
+        self.arrived = clock.time()
+        self.deadline = self.arrived + allowed_s
         self.report = StreamReport(observer, clock, self.request_id, asked_for=self.asked_for)
+        self.counted = False
 
     @property
     def client_id(self) -> str | None:
         """Who calls, if that is known. Raises InvalidInputError if it is no fit name."""
-        return client_id_from(self._metadata.get("x-client-id"), "x-client-id")
+        return client_id_from(self.metadata.get("x-client-id"), "x-client-id")
 
     async def send_headers(self, *more: tuple[str, str]) -> None:
         await self._context.send_initial_metadata((("x-request-id", self.request_id), *more))
-
-    def log(self, name: str) -> None:
-        """Say in one line what was asked and what became of it."""
-        logger.info(
-            "%s",
-            name,
-            extra={
-                "code": self.code,
-                "duration_ms": round((self._clock.time() - self._arrived) * 1000, 1),
-                "request_id": self.request_id,
-                "client": self._context.peer(),
-            },
-        )
-
-    def succeeded(self) -> None:
-        self.code, self.status = OK, grpc.StatusCode.OK.value[0]
-
-    def failed(self, error: Exception) -> ServiceError:
-        """Count and report how the call ended; return the error that ends it."""
-        # The error is not kept here: its traceback leads to this call and to the message.
-        failure = as_service_error(error)
-        self.code, self.status, self.our_fault = failure.code, status_number(failure), failure.kind in _OURS
-        if self.counted:
-            report(failure, self.request_id)
-        else:
-            self.report.failed(failure)
-        return failure

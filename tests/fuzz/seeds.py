@@ -11,7 +11,6 @@ import json
 import struct
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from PIL import Image
@@ -19,6 +18,7 @@ from PIL import Image
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from tests.fuzz import files, keys, rest, rpc, stream
 from tests.fuzz.targets import CORPUS
+from tests.support import heic
 from tests.support.images import image_bytes, jpeg_in_scans
 
 _SIZE: Final = (9, 7)
@@ -63,21 +63,35 @@ def _images() -> dict[str, bytes]:
     turned = Image.Exif()
     turned[0x0112] = 6
     found = {kind.lower(): _file(_picture(), kind) for kind in ("PNG", "JPEG", "WEBP", "AVIF")}
-    return found | {
-        "png-16-bit": _file(Image.new("I;16", _SIZE, 40000), "PNG"),
-        "png-palette": _file(_picture("P"), "PNG", transparency=0),
-        "png-alpha": _file(_picture("RGBA"), "PNG"),
-        "png-1-bit": _file(_picture("1"), "PNG"),
-        "png-animated": _file(_picture(), "PNG", save_all=True, append_images=[_picture().rotate(180)]),
-        "jpeg-cmyk": _file(_picture("CMYK"), "JPEG"),
-        "jpeg-grey-progressive": _file(_picture("L"), "JPEG", progressive=True),
-        "jpeg-in-scans": jpeg_in_scans(_picture(), 3),
-        "jpeg-turned": _file(_picture(), "JPEG", exif=turned),
-        "jpeg-without-end": _file(_picture(), "JPEG")[:-2],
-        "heic": (Path(__file__).parents[1] / "data" / "hand.heic").read_bytes(),
-        "webp-lossless-alpha": _file(_picture("RGBA"), "WEBP", lossless=True),
-        "webp-animated": _file(_picture(), "WEBP", save_all=True, append_images=[_picture().rotate(180)]),
-        "no-image": b"%PDF-1.7",
+    return (
+        found
+        | {
+            "png-16-bit": _file(Image.new("I;16", _SIZE, 40000), "PNG"),
+            "png-palette": _file(_picture("P"), "PNG", transparency=0),
+            "png-alpha": _file(_picture("RGBA"), "PNG"),
+            "png-1-bit": _file(_picture("1"), "PNG"),
+            "png-animated": _file(_picture(), "PNG", save_all=True, append_images=[_picture().rotate(180)]),
+            "jpeg-cmyk": _file(_picture("CMYK"), "JPEG"),
+            "jpeg-grey-progressive": _file(_picture("L"), "JPEG", progressive=True),
+            "jpeg-in-scans": jpeg_in_scans(_picture(), 3),
+            "jpeg-turned": _file(_picture(), "JPEG", exif=turned),
+            "jpeg-without-end": _file(_picture(), "JPEG")[:-2],
+            "webp-lossless-alpha": _file(_picture("RGBA"), "WEBP", lossless=True),
+            "webp-animated": _file(_picture(), "WEBP", save_all=True, append_images=[_picture().rotate(180)]),
+            "no-image": b"%PDF-1.7",
+        }
+        | _heics()
+    )
+
+
+def _heics() -> dict[str, bytes]:
+    picture, grey = _picture().resize((32, 32)), _picture("L").resize((32, 32))
+    tiles = [heic.coded(picture.crop((x, 0, x + 16, 32)), hidden=True) for x in (0, 16)]
+    return {
+        "heic": heic.heic(heic.coded(picture)),
+        "heic-turned-10-bit": heic.heic(heic.coded(picture, heic.irot(1), heic.imir(0), bits=10)),
+        "heic-alpha": heic.heic(heic.coded(picture), heic.belongs_to(1, grey, heic.ALPHA)),
+        "heic-tiles": heic.heic(heic.grid((2, 1), (32, 32), [2, 3]), *tiles),
     }
 
 

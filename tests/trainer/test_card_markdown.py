@@ -37,11 +37,12 @@ COUNTS = Counts(6_892_930, 13_767_808, {64: 540_000_000, 256: 8_600_000_000})
 
 
 def _results(**changes: Any) -> dict[str, Any]:
-    figures = {"samples": 3, "pck_at_0_2": 0.987, "auc_mmpose": None}
+    figures = {"samples": 3, "pck_at_0_2": 0.987, "pck_at_0_2_se": 0.0123, "auc_mmpose": None}
     return {
         "by_data_set": {"real": figures},
         **dict.fromkeys(("all", "visible", "hidden"), figures),
-        "by_keypoint": {"wrist": {"pck_at_0_2": 0.125, "epe_px": 9.5}},
+        "by_view": {"palm": figures},
+        "turned": {"45": {"turn_given": 0.9, "turn_not_given": 0.5}},
         "command": "python -m trainer evaluate --data coco:real",
         "protocol": "box",
         "input_size": 64,
@@ -70,7 +71,9 @@ def test_a_document_prints_the_recipe_of_a_recorded_run_and_the_command_of_each_
     for expected in (
         "| seed | 77 |", "| input sizes | 128 px from 0% on, 192 px from 40% on, 256 px from 70% on |",
         "| warm start | light |", "| teacher | standard |", "python -m trainer evaluate --data coco:real",
-        "| real | 3 | – | 0.987 |", "| wrist | 0.125 | 9.500 |",
+        "| view: palm | 3 |", "| 45° | 0.900 | 0.500 |",
+        "| real | 3 | – | 0.987 ± 0.012 |", "| view: palm | 3 |",
+        "| 45° | 0.900 | 0.500 |",
     ):  # fmt: skip
         assert expected in text, expected
 
@@ -79,7 +82,7 @@ def test_hands_that_were_looked_at_in_several_boxes_count_once() -> None:
     result = _results() | {"boxes_a_hand": 3}
     text = document(INFO, "abc", COUNTS, None, [result], {})
     assert "Protocol box, each hand in 3 boxes, input" in text
-    assert "| real | 1 | – | 0.987 |" in text
+    assert "| real | 1 | – | 0.987 ± 0.012 |" in text
 
 
 @pytest.fixture

@@ -656,7 +656,7 @@ def test_a_network_learns_from_a_teacher_and_what_the_teacher_knew_is_never_meas
     assert (info.provenance["teacher"], info.provenance["distil_weight"]) == ("tiny", 0.5)
 
     assert command("train", *taught[:-2], to="pupil") == 2
-    assert "the teacher is nobody, it was tiny" in capsys.readouterr().err
+    assert "the teacher is none, it was tiny" in capsys.readouterr().err
     assert command("train", "--teacher", "runs/tiny", to="third") == 2
     assert "teaches nothing while the configuration's distil_weight is 0" in capsys.readouterr().err
 

@@ -15,9 +15,9 @@ Where a category of the file names the 21 keypoints, in this project's words or 
 counts, whatever it is. Other names say nothing here: then the order has to be wrist, thumb, index, middle, ring,
 little, each from base to tip.
 
-Where the centre of a pixel is, COCO files do not say. Where somebody clicked on whole pixels, the centre of the first
-pixel is 0; in this project it is 0.5. The reader adds the difference, and it is the only place that does. It takes
-the file's own word (`info.pixel_centre`: 0 or 0.5) if there is one; else a file whose coordinates are all whole
+COCO files do not say where the centre of a pixel is. Labels clicked on whole pixels put the centre of the first one at
+0; this project puts it at 0.5. The reader adds the difference, and nothing else does. It takes the file's
+`info.pixel_centre` (0 or 0.5) if there is one; else a file whose coordinates are all whole
 numbers (OneHand10K) and Panoptic's (known by its `head_size`; MMPose writes it zero-based) count pixel centres from 0,
 and everything else, FreiHAND with its principal point at half the width included, is continuous already.
 """
@@ -79,9 +79,9 @@ def read_coco(path: Path, *, source: str | None = None, on_bad: OnBad = refuse_b
 def read_each(
     annotations: list[Any], read: Callable[[dict[str, Any]], Sample | None], file: Path, on_bad: OnBad
 ) -> list[Sample]:
-    """The samples of a file's annotations; `on_bad` hears of those that `read` cannot make one of.
+    """The samples of a file's annotations; `on_bad` is called for those that `read` cannot use.
 
-    None from `read` leaves an annotation out without a word. Raises DataError if no sample is left.
+    `read` returns None to leave an annotation out silently. Raises DataError if no sample is left.
     """
     samples: list[Sample] = []
     for place, annotation in enumerate(annotations):

@@ -131,7 +131,7 @@ def _decoded(path: Path) -> DecodedImage:
 
 
 def readable(data: WeightedSamples, store: ImageStore, on_bad: OnBad = refuse_bad) -> WeightedSamples:
-    """The samples whose picture can be decoded; `on_bad` hears about the others. Fills the store on the way."""
+    """The samples whose picture can be decoded; `on_bad` is called for the others. Fills the store."""
     good: list[tuple[Sample, float]] = []
     for sample, weight in zip(data.samples, data.weights, strict=True):
         try:

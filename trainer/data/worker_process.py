@@ -1,4 +1,4 @@
-"""What every worker process of the trainer does at its start: one arithmetic thread each, and no life of its own.
+"""Start of every worker process of the trainer: one arithmetic thread each; it ends with its parent.
 
 The work itself is the caller's. Processes, not threads, do what must keep many cores busy: Pillow and NumPy release the
 interpreter only for part of it.

@@ -4,7 +4,7 @@ In inference y = gamma * (conv(x) - mean) / sqrt(variance + epsilon) + beta is l
 kernel, so a scaled kernel and a bias give the same result. Folding is exact up to float32 rounding; it
 changes no training model.
 
-It has an inverse for whoever wants to go on training with weights of which only the folded form is left: any mean and
+The inverse serves training that goes on from weights of which only the folded form is left: any mean and
 variance do, if gamma and beta undo them. Those of real pictures are the ones with which training goes on smoothly.
 """
 

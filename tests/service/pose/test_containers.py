@@ -12,11 +12,10 @@ import pytest
 
 from service.pose.containers import (
     MAX_SCANS,
-    BrokenContainerError,
-    UnknownFormatError,
     cleaned,
     orientation_in,
 )
+from service.pose.formats import BrokenContainerError, UnknownFormatError
 from service.pose.images import BrokenImageError, ImageTooLargeError, UnsupportedImageError, decode_image, open_image
 from tests.support.images import image_bytes, jpeg_in_scans, picture
 

@@ -203,7 +203,7 @@ def test_errors_and_a_killed_worker_are_told_across_processes(tmp_path: Path) ->
 
 
 class _IsToldToStop(TrainingBatches):
-    """Its process gets the SIGTERM that a whole process group gets, from somebody who is not its parent."""
+    """Its process gets the SIGTERM that a whole process group gets, from another process than its parent."""
 
     def build(self, number: int, input_size: int) -> Batch:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -211,7 +211,7 @@ class _IsToldToStop(TrainingBatches):
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the sender of a signal is not told here")
-def test_a_worker_leaves_a_polite_kill_of_the_group_to_its_parent(tmp_path: Path) -> None:
+def test_a_worker_leaves_a_sigterm_of_the_group_to_its_parent(tmp_path: Path) -> None:
     batches = _IsToldToStop(
         _weighted(dotted_sample(tmp_path)), ImageStore(), batch_size=2, seed=0, config=AugmentConfig()
     )

@@ -255,7 +255,7 @@ class GltfHand:
                 world[node] = local[node] if parent is None else place(parent) @ local[node]
             return world[node]
 
-        # Whatever stands above the wrist cancels out, so that the wrist stays where the skin was bound.
+        # Nodes above the wrist cancel out, so that the wrist stays where the skin was bound.
         wrist = mesh.joint_names.index("Wrist")
         home = np.linalg.inv(mesh.inverse_bind[wrist]) @ np.linalg.inv(place(mesh.joints[wrist]))
         matrices = np.stack([home @ place(node) for node in mesh.joints])

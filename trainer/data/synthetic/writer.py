@@ -2,7 +2,7 @@
 
 While a set is being made, finished samples are noted one a line in `.synth/records.jsonl` (each line is written after
 its picture). At the end the notes become `annotations.json` and go away, so a set that was interrupted has the same
-bytes as one that was not. How samples are made is none of this module's business.
+bytes as one that was not. Making the samples is `sample`'s part.
 """
 
 import hashlib

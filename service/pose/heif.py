@@ -1,0 +1,230 @@
+"""What of a HEIC file reaches its decoder: the primary picture, its tiles and its transparency (ISO/IEC 23008-12).
+
+A file may hold a thousand pictures that share megabytes of metadata, and a small picture may be made of large tiles.
+libheif bounds each of them, but not what all of them come to.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from service.pose.formats import BrokenContainerError, UnknownFormatError
+
+MAX_BOXES: Final = 4096
+"""Boxes within a box. Of pictures, libheif reads a thousand at most."""
+
+MAX_ENTRIES: Final = 16_384
+"""References between the pictures of a file, and properties of all of them."""
+
+_MAX_PIECES: Final = 32  # that the data of a picture is in
+_MAX_CODED: Final = 3  # pixels of tiles and transparency for one of the picture
+_OVERHANG_PIXELS: Final = 4 << 20  # of tiles beyond the edges of the picture
+_FILE_BOXES: Final = frozenset({b"ftyp", b"meta", b"mdat"})
+_META_BOXES: Final = frozenset({b"hdlr", b"pitm", b"iinf", b"iref", b"iprp", b"iloc", b"idat", b"dinf"})
+_TURNS: Final = (b"irot", b"imir", b"clap", b"iscl")
+_TILE, _AUXILIARY = b"dimg", b"auxl"
+_ALPHA: Final = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\x00", b"urn:mpeg:hevc:2015:auxid:1\x00")
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    """A box: its type, and where it, its content and what follows it begin."""
+
+    kind: bytes
+    at: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """From a picture to its tiles ("dimg"), or from its transparency to the picture ("auxl")."""
+
+    box: _Box
+    item: int
+    targets: tuple[int, ...]
+
+
+def primary_picture(data: bytes) -> bytes:
+    """The file in which everything but the primary picture is renamed to free space.
+
+    Raises:
+        UnknownFormatError: the primary picture is not coded in HEVC.
+        BrokenContainerError: damaged, or too complicated.
+    """
+    unused = list[_Box]()
+    file = _tables(data, _Box(b"", 0, 0, len(data)), _FILE_BOXES, unused)
+    if b"meta" not in file:
+        raise UnknownFormatError("it is a sequence of HEVC pictures, like a video, without a still one")
+    meta = _tables(data, _without_version(file[b"meta"]), _META_BOXES, unused)
+    if missing := {b"pitm", b"iinf", b"iprp", b"iloc"} - meta.keys():
+        raise BrokenContainerError(f"it has no {min(missing).decode()} box")
+    primary, items = _primary(data, meta[b"pitm"]), _items(data, meta[b"iinf"])
+    references = _references(data, meta[b"iref"]) if b"iref" in meta else []
+    properties = _properties(data, meta[b"iprp"])
+
+    def tiles_of(pictures: Collection[int]) -> set[int]:
+        return {to for each in references if each.box.kind == _TILE and each.item in pictures for to in each.targets}
+
+    picture = {primary} | tiles_of({primary})
+    alpha = {
+        each.item
+        for each in references
+        if each.box.kind == _AUXILIARY
+        and not picture.isdisjoint(each.targets)
+        and any(data.startswith(_ALPHA, box.start + 4) for box in properties[each.item] if box.kind == b"auxC")
+    }
+    kept = picture | alpha | tiles_of(alpha)
+    kinds = {item: items[item][0] if item in items else b"" for item in kept}
+    if unknown := set(kinds.values()) - {b"hvc1", b"grid"}:
+        raise UnknownFormatError(f"it is a HEIF picture coded as {min(unknown).decode('latin-1')!r} instead of HEVC")
+    if any(_turns_twice(properties[item]) for item in kept):
+        raise BrokenContainerError("it is to be turned more than once")
+    pixels = {item: _pixels(data, properties[item]) for item in kept}
+    if sum(pixels[item] for item in kept if kinds[item] == b"hvc1") > _MAX_CODED * pixels[primary] + _OVERHANG_PIXELS:
+        raise BrokenContainerError("its tiles have far more pixels than the picture")
+    if _bytes_of(data, meta[b"iloc"], kept) > len(data):
+        raise BrokenContainerError("its tiles share their data")
+
+    unused += [box for item, (_, box) in items.items() if item not in kept]
+    unused += [each.box for each in references if each.item not in kept or each.box.kind not in (_TILE, _AUXILIARY)]
+    changed = bytearray(data)
+    for box in unused:
+        changed[box.at + 4 : box.at + 8] = b"free"
+    return bytes(changed)
+
+
+class _Numbers:
+    """The unsigned numbers in a box, one after the other."""
+
+    def __init__(self, data: bytes, box: _Box) -> None:
+        self._data, self.at, self.end = data, box.start, box.end
+
+    def next(self, size: int) -> int:
+        """A number of so many bytes."""
+        if self.at + size > self.end:
+            raise BrokenContainerError("it breaks off")
+        self.at += size
+        return int.from_bytes(self._data[self.at - size : self.at], "big")
+
+
+def _boxes(data: bytes, start: int, end: int) -> Iterator[_Box]:
+    at = start
+    for _ in range(MAX_BOXES):
+        if at + 8 > end:
+            return
+        size, kind, content = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], at + 8
+        if size == 1:
+            size, content = int.from_bytes(data[content : content + 8], "big"), content + 8
+        size = size or end - at  # none: up to the end
+        if size < content - at:
+            raise BrokenContainerError("it breaks off")
+        yield _Box(kind, at, content, min(at + size, end))
+        at += size
+    raise BrokenContainerError("it has too many boxes")
+
+
+def _tables(data: bytes, box: _Box, known: Collection[bytes], unused: list[_Box]) -> dict[bytes, _Box]:
+    """The boxes in a box by their types; those of other types are added to `unused`."""
+    found = dict[bytes, _Box]()
+    for each in _boxes(data, box.start, box.end):
+        if each.kind not in known:
+            unused.append(each)
+        elif each.kind in found and each.kind != b"mdat":
+            raise BrokenContainerError(f"it has two {each.kind.decode()} boxes")
+        else:
+            found[each.kind] = each
+    return found
+
+
+def _without_version(box: _Box) -> _Box:
+    return _Box(box.kind, box.at, box.start + 4, box.end)
+
+
+def _primary(data: bytes, pitm: _Box) -> int:
+    numbers = _Numbers(data, pitm)
+    return numbers.next(2 if numbers.next(4) >> 24 == 0 else 4)
+
+
+def _items(data: bytes, iinf: _Box) -> dict[int, tuple[bytes, _Box]]:
+    """The type and the entry of each item."""
+    items = dict[int, tuple[bytes, _Box]]()
+    numbers = _Numbers(data, iinf)
+    numbers.next(2 if numbers.next(4) >> 24 == 0 else 4)
+    for box in _boxes(data, numbers.at, iinf.end):
+        entry = _Numbers(data, box)
+        version = entry.next(4) >> 24
+        item = entry.next(2 if version < 3 else 4)
+        entry.next(2)
+        if item in items:
+            raise BrokenContainerError("it has two items of the same number")
+        items[item] = entry.next(4).to_bytes(4, "big"), box
+    return items
+
+
+def _references(data: bytes, iref: _Box) -> list[_Reference]:
+    references, left = list[_Reference](), MAX_ENTRIES
+    numbers = _Numbers(data, iref)
+    size = 2 if numbers.next(4) >> 24 == 0 else 4
+    for box in _boxes(data, numbers.at, iref.end):
+        entry = _Numbers(data, box)
+        item, count = entry.next(size), entry.next(2)
+        if (left := left - count) < 0:
+            raise BrokenContainerError("it has too many references")
+        references.append(_Reference(box, item, tuple(entry.next(size) for _ in range(count))))
+    return references
+
+
+def _properties(data: bytes, iprp: _Box) -> Mapping[int, list[_Box]]:
+    """What describes each item."""
+    properties, left = defaultdict[int, list[_Box]](list), MAX_ENTRIES
+    tables = list(_boxes(data, iprp.start, iprp.end))
+    described = [each for table in tables if table.kind == b"ipco" for each in _boxes(data, table.start, table.end)]
+    for table in tables:
+        if table.kind != b"ipma":
+            continue
+        numbers = _Numbers(data, table)
+        version, flags = numbers.next(1), numbers.next(3)
+        size, essential = (2, 0x8000) if flags & 1 else (1, 0x80)
+        for _ in range(numbers.next(4)):
+            item, count = numbers.next(2 if version == 0 else 4), numbers.next(1)
+            if (left := left - 1 - count) < 0:
+                raise BrokenContainerError("it has too many properties")
+            indices = [numbers.next(size) % essential for _ in range(count)]
+            properties[item] += [described[index - 1] for index in indices if 0 < index <= len(described)]
+    return properties
+
+
+def _turns_twice(properties: Collection[_Box]) -> bool:
+    kinds = [box.kind for box in properties]
+    return any(kinds.count(kind) > 1 for kind in _TURNS)
+
+
+def _pixels(data: bytes, properties: Collection[_Box]) -> int:
+    """How many pixels an item says that it has."""
+    sizes = [_Numbers(data, _without_version(box)) for box in properties if box.kind == b"ispe"]
+    return sum(numbers.next(4) * numbers.next(4) for numbers in sizes)
+
+
+def _bytes_of(data: bytes, iloc: _Box, items: Collection[int]) -> int:
+    """How many bytes of data the items have together."""
+    total, numbers = 0, _Numbers(data, iloc)
+    version, _, sizes = numbers.next(1), numbers.next(3), numbers.next(2)
+    offset_size, length_size, base_size, index_size = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
+    wide = 4 if version == 2 else 2
+    for _ in range(numbers.next(wide)):
+        item = numbers.next(wide)
+        is_in_file = (numbers.next(2) if version else 0) & 15 == 0
+        numbers.next(2)
+        base = numbers.next(base_size)
+        pieces = numbers.next(2)
+        if pieces > _MAX_PIECES:
+            raise BrokenContainerError("the data of a picture is in too many pieces")
+        for _ in range(pieces):
+            numbers.next(index_size if version else 0)
+            offset, length = numbers.next(offset_size), numbers.next(length_size)
+            if item in items and is_in_file and base + offset + length > len(data):
+                raise BrokenContainerError("it breaks off")
+            total += (length or len(data)) if item in items else 0  # none: all that there is
+    return total
