@@ -80,7 +80,7 @@ def main() -> None:
         found = sorted(answer for answer in answers if answer is not None and answer < 0.1)
         middle = f"{found[len(found) // 2]:.3f}" if found else "-"
         share = len(found) / len(answers)
-        print(f"{folder}: found {len(found)} of {len(answers)} ({share:.2f}), median distance {middle}")
+        print(f"{folder}: found {len(found)} of {len(answers)} ({share:.2f}), median distance over size {middle}")
 
 
 if __name__ == "__main__":

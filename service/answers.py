@@ -61,11 +61,8 @@ def estimate_values(estimate: Estimate, request_id: str) -> dict[str, Any]:
         "image": {"width": width, "height": height},
         "hands": [_hand_values(each, width, height) for each in estimate.hands],
         "timings_ms": {
-            "decode": _ms(timings.decode),
-            "queue": _ms(timings.queue),
-            "inference": _ms(timings.inference),
-            "postprocess": _ms(timings.postprocess),
-            "total": _ms(timings.total),
+            each: round(max(getattr(timings, each), 0.0) * 1000, 2)
+            for each in ("decode", "queue", "inference", "postprocess", "total")
         },
     }
 
@@ -99,10 +96,6 @@ def _hand_values(hand: Hand, width: int, height: int) -> dict[str, Any]:
             )
         ],
     }
-
-
-def _ms(seconds: float) -> float:
-    return round(max(seconds, 0.0) * 1000, 2)
 
 
 def error_values(error: ServiceError, *, instance: str, request_id: str) -> dict[str, Any]:

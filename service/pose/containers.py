@@ -7,7 +7,7 @@ pixels is found by the decoder.
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,10 +66,19 @@ def cleaned(data: bytes) -> Cleaned:
         UnknownFormatError: of a format that is not read.
         BrokenContainerError: damaged, or too complicated.
     """
-    kind = kind_of(data)
     try:
-        return _CLEANERS[kind](data)
-    except (IndexError, OverflowError, struct.error) as error:  # OverflowError: an offset beyond all memory
+        match kind_of(data):
+            case "JPEG":
+                return _clean_jpeg(data)
+            case "PNG":
+                return _clean_png(data)
+            case "WEBP":
+                return _clean_webp(data)
+            case "AVIF":  # libavif has limits of its own, and its reader says which way is up
+                return Cleaned("AVIF", data, None)
+            case "HEIC":  # libheif turns the picture itself
+                return Cleaned("HEIC", primary_picture(data), 1)
+    except (IndexError, KeyError, struct.error) as error:
         raise BrokenContainerError("it breaks off") from error
 
 
@@ -234,25 +243,3 @@ def _exif_entries(tiff: bytes) -> Iterator[tuple[int, int, int, int]]:
     for index in range(min(number, _EXIF_ENTRIES)):
         tag, kind, count, value = struct.unpack_from(order + "HHIH", tiff, start + 2 + 12 * index)
         yield tag, kind, count, value
-
-
-# AVIF and HEIC
-
-
-def _clean_avif(data: bytes) -> Cleaned:
-    """As it is: libavif has limits of its own. The decoder reads the rotation, which is a property of the picture."""
-    return Cleaned("AVIF", data, None)
-
-
-def _clean_heic(data: bytes) -> Cleaned:
-    """Keeps the primary picture, which the decoder turns and mirrors by itself."""
-    return Cleaned("HEIC", primary_picture(data), 1)
-
-
-_CLEANERS: Final[dict[Kind, Callable[[bytes], Cleaned]]] = {
-    "JPEG": _clean_jpeg,
-    "PNG": _clean_png,
-    "WEBP": _clean_webp,
-    "AVIF": _clean_avif,
-    "HEIC": _clean_heic,
-}

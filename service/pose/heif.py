@@ -52,14 +52,13 @@ def primary_picture(data: bytes) -> bytes:
     Raises:
         UnknownFormatError: the primary picture is not coded in HEVC.
         BrokenContainerError: damaged, or too complicated.
+        KeyError: it breaks off before a table that every file has.
     """
     unused = list[_Box]()
-    file = _tables(data, _Box(b"", 0, 0, len(data)), _FILE_BOXES, unused)
-    if b"meta" not in file:
+    file = _tables(data, 0, len(data), _FILE_BOXES, unused)
+    if b"meta" not in file and any(box.kind == b"moov" for box in unused):
         raise UnknownFormatError("it is a sequence of HEVC pictures, like a video, without a still one")
-    meta = _tables(data, _without_version(file[b"meta"]), _META_BOXES, unused)
-    if missing := {b"pitm", b"iinf", b"iprp", b"iloc"} - meta.keys():
-        raise BrokenContainerError(f"it has no {min(missing).decode()} box")
+    meta = _tables(data, file[b"meta"].start + 4, file[b"meta"].end, _META_BOXES, unused)
     primary, items = _primary(data, meta[b"pitm"]), _items(data, meta[b"iinf"])
     references = _references(data, meta[b"iref"]) if b"iref" in meta else []
     properties = _properties(data, meta[b"iprp"])
@@ -96,14 +95,20 @@ def primary_picture(data: bytes) -> bytes:
 
 
 class _Numbers:
-    """The unsigned numbers in a box, one after the other."""
+    """The unsigned numbers in a box, one after the other.
 
-    def __init__(self, data: bytes, box: _Box) -> None:
-        self._data, self.at, self.end = data, box.start, box.end
+    Attributes:
+        version: of the box; 0 if it has none.
+    """
+
+    def __init__(self, data: bytes, box: _Box, *, has_version: bool = True) -> None:
+        self._data, self.at, self._end = data, box.start, box.end
+        self.version = self.next(1) if has_version else 0
+        self.flags = self.next(3) if has_version else 0
 
     def next(self, size: int) -> int:
         """A number of so many bytes."""
-        if self.at + size > self.end:
+        if self.at + size > self._end:
             raise BrokenContainerError("it breaks off")
         self.at += size
         return int.from_bytes(self._data[self.at - size : self.at], "big")
@@ -125,10 +130,10 @@ def _boxes(data: bytes, start: int, end: int) -> Iterator[_Box]:
     raise BrokenContainerError("it has too many boxes")
 
 
-def _tables(data: bytes, box: _Box, known: Collection[bytes], unused: list[_Box]) -> dict[bytes, _Box]:
-    """The boxes in a box by their types; those of other types are added to `unused`."""
+def _tables(data: bytes, start: int, end: int, known: Collection[bytes], unused: list[_Box]) -> dict[bytes, _Box]:
+    """The boxes between two places by their types; those of other types are added to `unused`."""
     found = dict[bytes, _Box]()
-    for each in _boxes(data, box.start, box.end):
+    for each in _boxes(data, start, end):
         if each.kind not in known:
             unused.append(each)
         elif each.kind in found and each.kind != b"mdat":
@@ -138,37 +143,31 @@ def _tables(data: bytes, box: _Box, known: Collection[bytes], unused: list[_Box]
     return found
 
 
-def _without_version(box: _Box) -> _Box:
-    return _Box(box.kind, box.at, box.start + 4, box.end)
-
-
 def _primary(data: bytes, pitm: _Box) -> int:
     numbers = _Numbers(data, pitm)
-    return numbers.next(2 if numbers.next(4) >> 24 == 0 else 4)
+    return numbers.next(2 if numbers.version == 0 else 4)
 
 
 def _items(data: bytes, iinf: _Box) -> dict[int, tuple[bytes, _Box]]:
     """The type and the entry of each item."""
     items = dict[int, tuple[bytes, _Box]]()
     numbers = _Numbers(data, iinf)
-    numbers.next(2 if numbers.next(4) >> 24 == 0 else 4)
+    numbers.next(2 if numbers.version == 0 else 4)
     for box in _boxes(data, numbers.at, iinf.end):
         entry = _Numbers(data, box)
-        version = entry.next(4) >> 24
-        item = entry.next(2 if version < 3 else 4)
-        entry.next(2)
+        item, _, kind = entry.next(2 if entry.version < 3 else 4), entry.next(2), entry.next(4)
         if item in items:
             raise BrokenContainerError("it has two items of the same number")
-        items[item] = entry.next(4).to_bytes(4, "big"), box
+        items[item] = kind.to_bytes(4, "big"), box
     return items
 
 
 def _references(data: bytes, iref: _Box) -> list[_Reference]:
     references, left = list[_Reference](), MAX_ENTRIES
     numbers = _Numbers(data, iref)
-    size = 2 if numbers.next(4) >> 24 == 0 else 4
+    size = 2 if numbers.version == 0 else 4
     for box in _boxes(data, numbers.at, iref.end):
-        entry = _Numbers(data, box)
+        entry = _Numbers(data, box, has_version=False)
         item, count = entry.next(size), entry.next(2)
         if (left := left - count) < 0:
             raise BrokenContainerError("it has too many references")
@@ -181,14 +180,10 @@ def _properties(data: bytes, iprp: _Box) -> Mapping[int, list[_Box]]:
     properties, left = defaultdict[int, list[_Box]](list), MAX_ENTRIES
     tables = list(_boxes(data, iprp.start, iprp.end))
     described = [each for table in tables if table.kind == b"ipco" for each in _boxes(data, table.start, table.end)]
-    for table in tables:
-        if table.kind != b"ipma":
-            continue
-        numbers = _Numbers(data, table)
-        version, flags = numbers.next(1), numbers.next(3)
-        size, essential = (2, 0x8000) if flags & 1 else (1, 0x80)
+    for numbers in (_Numbers(data, table) for table in tables if table.kind == b"ipma"):
+        size, essential = (2, 0x8000) if numbers.flags & 1 else (1, 0x80)
         for _ in range(numbers.next(4)):
-            item, count = numbers.next(2 if version == 0 else 4), numbers.next(1)
+            item, count = numbers.next(2 if numbers.version == 0 else 4), numbers.next(1)
             if (left := left - 1 - count) < 0:
                 raise BrokenContainerError("it has too many properties")
             indices = [numbers.next(size) % essential for _ in range(count)]
@@ -203,28 +198,24 @@ def _turns_twice(properties: Collection[_Box]) -> bool:
 
 def _pixels(data: bytes, properties: Collection[_Box]) -> int:
     """How many pixels an item says that it has."""
-    sizes = [_Numbers(data, _without_version(box)) for box in properties if box.kind == b"ispe"]
-    return sum(numbers.next(4) * numbers.next(4) for numbers in sizes)
+    sizes = [_Numbers(data, box) for box in properties if box.kind == b"ispe"]
+    return sum(size.next(4) * size.next(4) for size in sizes)
 
 
 def _bytes_of(data: bytes, iloc: _Box, items: Collection[int]) -> int:
     """How many bytes of data the items have together."""
     total, numbers = 0, _Numbers(data, iloc)
-    version, _, sizes = numbers.next(1), numbers.next(3), numbers.next(2)
+    sizes, wide, is_new = numbers.next(2), 4 if numbers.version == 2 else 2, numbers.version > 0
     offset_size, length_size, base_size, index_size = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
-    wide = 4 if version == 2 else 2
     for _ in range(numbers.next(wide)):
-        item = numbers.next(wide)
-        is_in_file = (numbers.next(2) if version else 0) & 15 == 0
-        numbers.next(2)
-        base = numbers.next(base_size)
+        item, place, _, base = numbers.next(wide), numbers.next(2 * is_new), numbers.next(2), numbers.next(base_size)
         pieces = numbers.next(2)
         if pieces > _MAX_PIECES:
             raise BrokenContainerError("the data of a picture is in too many pieces")
         for _ in range(pieces):
-            numbers.next(index_size if version else 0)
-            offset, length = numbers.next(offset_size), numbers.next(length_size)
-            if item in items and is_in_file and base + offset + length > len(data):
-                raise BrokenContainerError("it breaks off")
-            total += (length or len(data)) if item in items else 0  # none: all that there is
+            _, offset, length = numbers.next(index_size * is_new), numbers.next(offset_size), numbers.next(length_size)
+            if item in items:
+                total += length or len(data)  # none: all that there is
+                if place & 15 == 0 and base + offset + length > len(data):  # 0: in the file
+                    raise BrokenContainerError("it breaks off")
     return total

@@ -7,12 +7,11 @@ is asked by those who have none; and the pages, which hold nothing that is not i
 import logging
 from collections.abc import Iterable
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.inference.access import Caller, Doorkeeper, asked_by
+from service.inference.access import Doorkeeper, asked_by
 from service.inference.errors import ServiceError
 from service.inference.ports import Clock
 from service.inference.requests import RequestObserver, request_id_from
@@ -60,7 +59,9 @@ class AccessGate:
             await self._app(scope, receive, send)
             return
         try:
-            caller = self._admit(scope)
+            caller = self._doorkeeper.admit(_key_shown(scope), (scope.get("client") or ("unknown",))[0])
+            if scope["path"] in _COST_AN_IMAGE:
+                caller.take()
         except ServiceError as error:
             if scope["path"] in _COST_AN_IMAGE or scope["type"] == "websocket":
                 now = self._clock.time()
@@ -72,12 +73,6 @@ class AccessGate:
         scope.setdefault("state", {})["key_name"] = caller.name
         with asked_by(caller):
             await self._app(scope, receive, send)
-
-    def _admit(self, scope: Scope) -> Caller:
-        caller = self._doorkeeper.admit(_key_shown(scope), (scope.get("client") or ("unknown",))[0])
-        if scope["path"] in _COST_AN_IMAGE:
-            caller.take()
-        return caller
 
 
 class OriginCheck:
@@ -95,19 +90,12 @@ class OriginCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope) if scope["type"] == "websocket" else {}
         origin = headers.get("origin")
-        if origin is None or self._may(origin, headers.get("host", "")):
+        ours = origin is None or origin.partition("://")[2] == headers.get("host", "")
+        if ours or origin in self._allowed or "*" in self._allowed:
             await self._app(scope, receive, send)
             return
         error = HttpError(403, "origin_not_allowed", "pages from elsewhere may not open streams here")
         await _refuse(error, scope, receive, send)
-
-    def _may(self, origin: str, host: str) -> bool:
-        if "*" in self._allowed or origin in self._allowed:
-            return True
-        try:
-            return urlsplit(origin).netloc == host
-        except ValueError:  # "http://[" is no origin
-            return False
 
 
 async def _refuse(error: ServiceError | HttpError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,12 +6,11 @@ sender going away.
 
 import asyncio
 import logging
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from http import HTTPMethod, HTTPStatus
 from typing import Final
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.inference.errors import InternalError, UnavailableError
@@ -20,19 +19,18 @@ from service.inference.requests import RequestObserver, RequestTrace, request_id
 from service.rest.problems import problem_of, response_to
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
-_ID_NAME: Final = b"x-request-id"
 
 _QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds by machines
 
 _LONGEST_PATH_SHOWN: Final = 256
 
-_SAFE_HEADERS: Final = (
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Cache-Control", "no-store"),
-)
+_SAFE_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
 """What every answer says unless it says it better itself, as the pages do."""
 
 _METHODS: Final = frozenset(HTTPMethod)
@@ -51,10 +49,9 @@ class RequestContext:
         self._app = app
         self._clock = clock
         self._observer = observer
-        hsts = (("Strict-Transport-Security", f"max-age={hsts_s}"),) if hsts_s else ()
-        self._headers = [
-            (name.lower().encode("ascii"), value.encode("ascii")) for name, value in (*_SAFE_HEADERS, *hsts)
-        ]
+        self._headers = dict(_SAFE_HEADERS)
+        if hsts_s:
+            self._headers["Strict-Transport-Security"] = f"max-age={hsts_s}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,7 +66,11 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": self._with_ours(message.get("headers", ()), request_id)}
+                headers = MutableHeaders(raw=list(message.get("headers", ())))
+                headers[REQUEST_ID_HEADER] = request_id
+                for name, value in self._headers.items():
+                    headers.setdefault(name, value)
+                message = {**message, "headers": headers.raw}
             await send(message)
 
         with self._trace_of(scope, request_id) as trace:
@@ -117,14 +118,6 @@ class RequestContext:
                 "key": scope["state"].get("key_name"),
             },
         )
-
-    def _with_ours(self, headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
-        """An answer's headers as ASGI has them, names in lower case: with the id, and what it does not say itself."""
-        kept = [each for each in headers if each[0] != _ID_NAME]
-        named = {name for name, _ in kept}
-        kept.append((_ID_NAME, request_id.encode("ascii")))
-        kept += [each for each in self._headers if each[0] not in named]
-        return kept
 
 
 def _say_how_it_ended(trace: RequestTrace, scope: Scope, status: int | None) -> None:

@@ -9,13 +9,14 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
 
 from service.answers import PROBLEM_TYPES
 from service.inference.errors import ErrorKind
 from service.pose.images import FORMATS
 from service.rest.access import OPEN_PATHS
 from service.rest.problems import MEDIA_TYPE
-from service.rest.schemas import FieldProblem, HandPoseRequest, Problem, RequestedBox
+from service.rest.schemas import HandPoseRequest, Problem
 
 Document = dict[str, Any]
 
@@ -34,7 +35,10 @@ _SCHEMA_REF: Final = "#/components/schemas/{model}"
 _TEXT: Final[Document] = {"type": "string"}
 _TEXTS: Final[Document] = {"type": "array", "items": _TEXT}
 _BINARY: Final = {"type": "string", "contentMediaType": "application/octet-stream"}
-_IMAGE_TYPES: Final = ("image/jpeg", "image/png", "image/webp", "image/*", "application/octet-stream")
+_IMAGE_TYPES: Final = (
+    *("image/jpeg", "image/png", "image/webp", "image/avif", "image/heic"),
+    *("image/*", "application/octet-stream"),
+)
 
 
 def _header(description: str, schema: Document) -> Document:
@@ -234,11 +238,10 @@ def describe(app: FastAPI) -> Document:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     _describe_keys(document)
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for model in (Problem, FieldProblem, HandPoseRequest, RequestedBox):
-        schema = model.model_json_schema(ref_template=_SCHEMA_REF)
-        schema.pop("$defs", None)
-        schemas[model.__name__] = schema
+    _, described = models_json_schema(
+        [(Problem, "validation"), (HandPoseRequest, "validation")], ref_template=_SCHEMA_REF
+    )
+    document["components"].setdefault("schemas", {}).update(described["$defs"])
     return document
 
 

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import PurePath
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -40,7 +41,7 @@ def page_routes(openapi_document: Callable[[], dict[str, Any]]) -> APIRouter:
     ours = files(_OURS).joinpath("static")
     swagger = files(_SWAGGER).joinpath("static")
     assets = {
-        **{each.name: each for each in ours.iterdir() if _suffix(each) in _TYPES},
+        **{each.name: each for each in ours.iterdir() if PurePath(each.name).suffix in _TYPES},
         **{name: swagger.joinpath(name) for name in ("swagger-ui-bundle.js", "swagger-ui.css")},
     }
     document: dict[str, Any] = {}
@@ -83,9 +84,4 @@ def _file(file: Traversable, request: Request, *, csp: str | None = None) -> Res
         headers["Content-Security-Policy"] = csp
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    return Response(content, headers=headers, media_type=_TYPES[_suffix(file)])
-
-
-def _suffix(file: Traversable) -> str:
-    """What its name ends in, such as ".js"."""
-    return "." + file.name.rpartition(".")[2]
+    return Response(content, headers=headers, media_type=_TYPES[PurePath(file.name).suffix])

@@ -22,6 +22,7 @@ from service.inference.errors import FieldError, InvalidInputError, TooLargeErro
 from service.pose.geometry import Box
 from service.rest.problems import invalid_fields
 from service.rest.schemas import HandPoseRequest
+from service.rest.uploads import announced_length
 
 MAX_JSON_BYTES: Final = 2 * 1024 * 1024
 """JSON is parsed whole, with the image in it as text; larger images are sent raw or as a form."""
@@ -137,11 +138,10 @@ def _content_type(request: Request) -> str | None:
 
 async def _chunks(request: Request, max_bytes: int, advice: str = "") -> AsyncGenerator[bytes, None]:
     """The body as it comes in. TooLargeError, with the advice, as soon as it is known to be longer than allowed."""
-    announced = request.headers.get("content-length", "")
     too_long = TooLargeError(
         f"the body is longer than {max_bytes} bytes, the most that is read{advice}", code="body_too_large"
     )
-    if announced.isascii() and announced.isdecimal() and int(announced[:18]) > max_bytes:
+    if announced_length(request.headers) > max_bytes:
         raise too_long
     received, more = 0, True
     while more:

@@ -15,12 +15,7 @@ from service.pose.drawing import FINGER_COLOURS, draw_hand
 from service.pose.images import DecodedImage
 from service.pose.keypoints import KEYPOINT_NAMES, SKELETON_EDGES, finger_of
 from service.rest.problems import HttpError
-from service.rest.schemas import (
-    HandPose,
-    Model,
-    Skeleton,
-    SkeletonKeypoint,
-)
+from service.rest.schemas import HandPose, Model, Skeleton
 
 _QUALITY: Final = re.compile(r";\s*q\s*=\s*(\d+\.?\d*|\.\d+)?")
 
@@ -89,12 +84,14 @@ def served_by(model: ServedModel) -> str:
 def model_description(model: ServedModel, default: ModelReference) -> Model:
     """One row of GET /v1/models."""
     card = model.card
+    label = default.label or STABLE_LABEL
+    is_default = model.version == default.version if default.version is not None else label in model.labels
     return Model(
         name=model.name,
         variant=model.variant,
         version=model.version,
         labels=list(model.labels),
-        default=_answers(model, default),
+        default=model.variant == default.variant and is_default,
         input_size=card.input_size,
         stride=card.stride,
         created=card.created,
@@ -107,27 +104,13 @@ def model_description(model: ServedModel, default: ModelReference) -> Model:
 
 def skeleton() -> Skeleton:
     """The answer of GET /v1/skeleton."""
-    return Skeleton.model_validate(
+    keypoints = [
         {
-            "keypoints": [
-                SkeletonKeypoint.model_validate(
-                    {
-                        "id": index,
-                        "name": name,
-                        "finger": finger_of(index),
-                        "colour": "#{:02x}{:02x}{:02x}".format(*FINGER_COLOURS[finger_of(index)]),
-                    }
-                )
-                for index, name in enumerate(KEYPOINT_NAMES)
-            ],
-            "edges": SKELETON_EDGES,
+            "id": index,
+            "name": name,
+            "finger": finger_of(index),
+            "colour": "#{:02x}{:02x}{:02x}".format(*FINGER_COLOURS[finger_of(index)]),
         }
-    )
-
-
-def _answers(model: ServedModel, default: ModelReference) -> bool:
-    if model.variant != default.variant:
-        return False
-    if default.version is not None:
-        return model.version == default.version
-    return (default.label or STABLE_LABEL) in model.labels
+        for index, name in enumerate(KEYPOINT_NAMES)
+    ]
+    return Skeleton.model_validate({"keypoints": keypoints, "edges": SKELETON_EDGES})

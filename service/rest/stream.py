@@ -6,8 +6,8 @@ and the connection is closed with 1000 once all are answered. Everything between
 """
 
 import logging
-from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Final, Literal
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.inference.errors import (
     ErrorKind,
     FieldError,
-    InvalidInputError,
     ServiceError,
     TooLargeError,
 )
@@ -46,6 +45,8 @@ CLOSE_CODES: Final[Mapping[ErrorKind, int]] = {
 _POLICY_VIOLATION: Final = 1008
 _MAX_DESCRIPTION: Final = 16 * 1024  # characters; a roi takes less than two hundred
 _DEFAULT_FILTER: Final = OneEuro()
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,8 @@ def stream_routes(*, streams: Streams, observer: RequestObserver, clock: Clock) 
         )
         with trace, observer.in_flight():
             try:
-                options = _options(websocket)
+                query = _valid(StreamQuery.model_validate, dict(websocket.query_params), "invalid_options")
+                options = query.options(websocket.headers)
                 connection.report.asked_for = options.asked_for
                 await streams.run(options, connection.frames(), connection.send)
             except (WebSocketDisconnect, OSError):
@@ -139,14 +141,6 @@ def stream_routes(*, streams: Streams, observer: RequestObserver, clock: Clock) 
                 await websocket.close(1000)
 
     return router
-
-
-def _options(websocket: WebSocket) -> StreamOptions:
-    try:
-        query = StreamQuery.model_validate(dict(websocket.query_params))
-    except ValidationError as error:
-        raise _invalid(error, "invalid_options") from error
-    return query.options(websocket.headers)
 
 
 class _Connection:
@@ -181,28 +175,28 @@ class _Connection:
     async def send(self, answer: FrameAnswer) -> None:
         """Returns when the connection has room for more."""
         self.report.frame_answered(answer)
-        outcome = answer.outcome
+        frame, skipped, outcome = answer.frame_id, answer.skipped, answer.outcome
         if isinstance(outcome, ServiceError):
-            message = StreamAnswer(frame=answer.frame_id, skipped=answer.skipped, problem=self._problem(outcome))
-        else:
-            message = StreamAnswer(
-                frame=answer.frame_id,
-                tracked=outcome.tracked,
-                skipped=answer.skipped,
-                track_ids=outcome.track_ids,
-                result=hand_pose(outcome.estimate, self.request_id),
+            await self._say(StreamAnswer(frame=frame, skipped=skipped, problem=self._problem(outcome)))
+            return
+        result = hand_pose(outcome.estimate, self.request_id)
+        await self._say(
+            StreamAnswer(
+                frame=frame, skipped=skipped, tracked=outcome.tracked, track_ids=outcome.track_ids, result=result
             )
-        await self._websocket.send_text(message.model_dump_json(exclude_none=True))
+        )
 
     async def end(self, error: ServiceError) -> None:
         """Say why the stream cannot go on, and close it."""
         self.report.failed(error)
-        message = StreamAnswer(problem=self._problem(error))
         try:
-            await self._websocket.send_text(message.model_dump_json(exclude_none=True))
+            await self._say(StreamAnswer(problem=self._problem(error)))
             await self._websocket.close(CLOSE_CODES.get(error.kind, _POLICY_VIOLATION), error.code)
         except (WebSocketDisconnect, OSError, RuntimeError):
             logger.debug("the client left before the end of its stream", extra={"request_id": self.request_id})
+
+    async def _say(self, message: StreamAnswer) -> None:
+        await self._websocket.send_text(message.model_dump_json(exclude_none=True))
 
     def _problem(self, error: ServiceError) -> Problem:
         return problem_of(error, instance=PATH, request_id=self.request_id)
@@ -214,14 +208,14 @@ def _description(text: str) -> FrameDescription:
             f"the description has {len(text)} characters; at most {_MAX_DESCRIPTION} are read",
             code="description_too_long",
         )
+    return _valid(FrameDescription.model_validate_json, text, "invalid_frame_description")
+
+
+def _valid(validate: Callable[[Any], T], given: object, code: str) -> T:
+    """What is validated; InvalidInputError with this code if it cannot be."""
     try:
-        return FrameDescription.model_validate_json(text)
+        return validate(given)
     except ValidationError as error:
-        raise _invalid(error, "invalid_frame_description") from error
-
-
-def _invalid(error: ValidationError, code: str) -> InvalidInputError:
-    details = error.errors(include_url=False, include_input=False, include_context=False)[:16]
-    return invalid_fields(
-        code, *(FieldError(".".join(map(str, each["loc"])) or "message", each["msg"]) for each in details)
-    )
+        details = error.errors(include_url=False, include_input=False, include_context=False)[:16]
+        fields = (FieldError(".".join(map(str, each["loc"])) or "message", each["msg"]) for each in details)
+        raise invalid_fields(code, *fields) from error

@@ -1,52 +1,12 @@
-"""What asyncio's transports leave open: readers that read too slowly, and writes after the end."""
+"""What asyncio's transports leave open: how much the kernel may buffer, and writes after the end."""
 
 import asyncio
-import logging
 import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from service.rest.policy import TransferRate
-
 _SEND_BUFFER_BYTES: Final = 64 * 1024  # of the kernel's; it takes bytes in lumps, small beside the least rate
-
-_log = logging.getLogger(__name__)
-
-
-class SlowReaderWatch:
-    """Cuts a connection off whose other end takes too little of what is written to it."""
-
-    def __init__(self, transport: asyncio.Transport, rate: TransferRate) -> None:
-        self._transport = transport
-        self._rate = rate
-        self._timer: asyncio.TimerHandle | None = None
-        self._left = 0
-
-    def paused(self) -> None:
-        """More is written than the other end has taken."""
-        if self._timer is None:
-            self._left = self._transport.get_write_buffer_size()
-            self._wait()
-
-    def stop(self) -> None:
-        """It has taken enough, or is gone."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._rate.grace_s, self._look)
-
-    def _look(self) -> None:
-        left = self._transport.get_write_buffer_size()
-        if self._left - left < self._rate.min_bytes_per_s * self._rate.grace_s:
-            _log.info("cut off a connection whose other end does not read")
-            self._timer = None
-            self._transport.abort()
-            return
-        self._left = left
-        self._wait()
 
 
 def bound_send_buffer(connection: socket.socket) -> None:

@@ -4,7 +4,6 @@ What a single request may ask for is decided in `service.rest.parsing` and in th
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -40,18 +39,48 @@ class UploadGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        loop = asyncio.get_running_loop()
+        since, announced = loop.time(), announced_length(Headers(scope=scope))
+        done = False  # the body is complete, or its answer has begun
+
+        async def receiving() -> Message:
+            """The next part. Raises OverloadedError or TooSlowError."""
+            nonlocal done
+            if done:
+                return await receive()
+            if hold.size == 0 and announced:
+                self._uploads.check_room(announced)
+            allowed_s = self._rate.allowed_s(hold.size)
+            try:
+                async with asyncio.timeout_at(since + allowed_s):
+                    message = await receive()
+            except TimeoutError as error:
+                raise TooSlowError(
+                    f"of the body, {hold.size} bytes came within {allowed_s:.3g} seconds, and then no more",
+                    code="body_too_slow",
+                ) from error
+            hold.grow(len(message.get("body", b"")))
+            if message["type"] != "http.request" or not message.get("more_body", False):
+                done = True
+            return message
+
+        async def sending(message: Message) -> None:
+            nonlocal done
+            done = True
+            if message["type"] == "http.response.body":
+                await _send_in_pieces(message, send)
+            else:
+                await send(message)
+
         with self._uploads.hold() as hold:
-            body = _Body(scope, receive, hold, self._rate, self._uploads.check_room)
-
-            async def sending(message: Message) -> None:
-                body.answered = True
-                if message["type"] == "http.response.body":
-                    await _send_in_pieces(message, send)
-                else:
-                    await send(message)
-
             scope[_HOLD] = hold
-            await self._app(scope, body.receive, sending)
+            await self._app(scope, receiving, sending)
+
+
+def announced_length(headers: Headers) -> int:
+    """Bytes that a body has as its head says; 0 if it does not."""
+    text = headers.get("content-length", "")
+    return int(text[:18]) if text.isascii() and text.isdecimal() else 0
 
 
 def count_answer(scope: Scope, size: int) -> None:
@@ -68,39 +97,3 @@ async def _send_in_pieces(message: Message, send: Send) -> None:
     for start in range(0, rest, _PIECE_BYTES):
         await send({"type": message["type"], "body": content[start : start + _PIECE_BYTES], "more_body": True})
     await send({**message, "body": content[rest:]})
-
-
-class _Body:
-    """One request's body on its way to the application."""
-
-    def __init__(
-        self, scope: Scope, receive: Receive, hold: Hold, rate: TransferRate, check_room: Callable[[int], None]
-    ) -> None:
-        self._receive = receive
-        self._hold = hold
-        self._rate = rate
-        self._check_room = check_room
-        self._since = asyncio.get_running_loop().time()
-        announced = Headers(scope=scope).get("content-length", "")
-        self._announced = int(announced[:18]) if announced.isascii() and announced.isdecimal() else 0
-        self._complete = False
-        self.answered = False
-
-    async def receive(self) -> Message:
-        """The next part. Raises OverloadedError or TooSlowError, until the answer has begun."""
-        if self._complete or self.answered:
-            return await self._receive()
-        if self._hold.size == 0 and self._announced:
-            self._check_room(self._announced)
-        allowed_s = self._rate.allowed_s(self._hold.size)
-        try:
-            async with asyncio.timeout_at(self._since + allowed_s):
-                message = await self._receive()
-        except TimeoutError as error:
-            raise TooSlowError(
-                f"of the body, {self._hold.size} bytes came within {allowed_s:.3g} seconds, and then no more",
-                code="body_too_slow",
-            ) from error
-        self._hold.grow(len(message.get("body", b"")))
-        self._complete = message["type"] != "http.request" or not message.get("more_body", False)
-        return message

@@ -8,6 +8,7 @@ minor version because of it. Bodies are bounded in `service.rest.uploads`.
 import asyncio
 import logging
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
@@ -23,7 +24,7 @@ from service.inference.errors import OverloadedError
 from service.inference.requests import request_id_from
 from service.rest.policy import ConnectionLimits
 from service.rest.problems import HttpError, problem_of
-from service.rest.transports import LenientTransport, SlowReaderWatch, bound_send_buffer
+from service.rest.transports import LenientTransport, bound_send_buffer
 
 _MAX_PIPELINED: Final = 16
 _MAX_FRAGMENTS: Final = 1024  # of one WebSocket message: each costs more than its bytes
@@ -67,12 +68,9 @@ class LimitedServer(uvicorn.Server):
         await self.lifespan.startup()
         loop, config = asyncio.get_running_loop(), self.config
 
-        def protocol() -> asyncio.Protocol:
-            made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
-                config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
-            )
-            return made
-
+        http: Any = config.http_protocol_class
+        state = self.lifespan.state
+        protocol = partial(http, config=config, server_state=self.server_state, app_state=state, _loop=loop)
         self.servers = [
             await loop.create_server(
                 protocol,
@@ -91,28 +89,44 @@ class _RefusedError(Exception):
 
 
 class _Limited(asyncio.Protocol):
-    """What both kinds of connection have: a timer, and a watch on a reader that takes too little."""
+    """What both kinds of connection have: a timer, and an end for readers that take too little of what is written."""
 
     limits: ClassVar[ConnectionLimits] = ConnectionLimits()
+    transport: Any
     _timer: asyncio.TimerHandle | None = None
-    _reader: SlowReaderWatch
-
-    def connection_made(self, transport: Any) -> None:
-        self._reader = SlowReaderWatch(transport, self.limits.rate)
-        super().connection_made(transport)
+    _reader_timer: asyncio.TimerHandle | None = None  # while more is written than the other end has taken
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        self._reader.stop()
+        self._stop_reader_timer()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._reader.paused()
+        if self._reader_timer is None:
+            self._watch_reader()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._reader.stop()
+        self._stop_reader_timer()
+
+    def _watch_reader(self) -> None:
+        left, rate = self.transport.get_write_buffer_size(), self.limits.rate
+
+        def look() -> None:
+            if left - self.transport.get_write_buffer_size() >= rate.min_bytes_per_s * rate.grace_s:
+                self._watch_reader()
+                return
+            _log.info("cut off a connection whose other end does not read")
+            self._reader_timer = None
+            self.transport.abort()
+
+        self._reader_timer = asyncio.get_running_loop().call_later(rate.grace_s, look)
+
+    def _stop_reader_timer(self) -> None:
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
 
     def _set_timer(self, seconds: float, then: Callable[[], None]) -> None:
         self._stop_timer()
@@ -127,11 +141,9 @@ class _Limited(asyncio.Protocol):
 class LimitedHttp(_Limited, HttpToolsProtocol):
     """uvicorn's HTTP/1.1 with limits on heads, connections and the time that both take."""
 
-    # Counts of bytes are of what was received, as it comes.
     _in_head = True
-    _head_bytes = 0  # since the last body
     _header_bytes = 0  # of the head that is being read
-    _idle_bytes = 0  # since the last of a body that were the body's: chunk extensions, trailers
+    _other_bytes = 0  # received since the last of a body: of a head, or else chunk extensions and trailers
     _refusal: HttpError | None = None
     _deaf = False  # what comes in is thrown away
 
@@ -140,14 +152,14 @@ class LimitedHttp(_Limited, HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         if len(self.connections) >= self.limits.max_connections:
             self.transport = transport
-            self._reader = SlowReaderWatch(transport, self.limits.rate)
             full = "as many connections are open as may be"
             self._refuse(HttpError(503, "too_many_connections", full, {"Retry-After": "1"}))
             return
         connection = transport.get_extra_info("socket")
         if connection is not None:
             bound_send_buffer(connection)
-        super().connection_made(LenientTransport(transport, lambda: self._close_connection(transport)))
+        outgoing: Any = LenientTransport(transport, lambda: self._close_connection(transport))
+        super().connection_made(outgoing)
         self._expect_head()
 
     # Heads
@@ -155,28 +167,22 @@ class LimitedHttp(_Limited, HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._timer is None:
-                self._expect_head()
-        else:
-            self._idle_bytes += len(data)
+        self._other_bytes += len(data)
+        if self._in_head and self._timer is None:
+            self._expect_head()
         super().data_received(data)
-        if self._deaf:
-            return
         most = self.limits.max_head_bytes
-        if self._in_head and self._head_bytes > most:
-            self._refuse(self._head_too_long())
-        elif not self._in_head and self._idle_bytes > most:
+        if self._other_bytes > most and not self._deaf:
             what = "the body's chunks come with trailers or extensions of"
-            detail = f"{what} more than {most} bytes, the most there may be"
-            self._refuse(HttpError(431, "trailers_too_long", detail))
+            trailers = HttpError(431, "trailers_too_long", f"{what} more than {most} bytes, the most there may be")
+            self._refuse(self._head_too_long() if self._in_head else trailers)
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
         if len(self.url) > (most := self.limits.max_url_bytes):
-            detail = f"the URL is longer than {most} bytes, the most there may be"
-            self._stop_parsing(HttpError(414, "url_too_long", detail))
+            self._stop_parsing(
+                HttpError(414, "url_too_long", f"the URL is longer than {most} bytes, the most there may be")
+            )
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -187,25 +193,26 @@ class LimitedHttp(_Limited, HttpToolsProtocol):
         if self._header_bytes + len(self.url) > self.limits.max_head_bytes:
             self._stop_parsing(self._head_too_long())
         if len(self.headers) >= (most := self.limits.max_headers):
-            detail = f"there are more than {most} headers, the most there may be"
-            self._stop_parsing(HttpError(431, "too_many_headers", detail))
+            self._stop_parsing(
+                HttpError(431, "too_many_headers", f"there are more than {most} headers, the most there may be")
+            )
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= _MAX_PIPELINED:
             detail = "wait for answers before sending further requests on a connection"
             self._stop_parsing(HttpError(429, "too_many_pipelined", detail))
-        self._in_head, self._head_bytes, self._idle_bytes = False, 0, 0
+        self._in_head, self._other_bytes = False, 0
         self._stop_timer()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._idle_bytes = 0
+        self._other_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._in_head = True
+        self._in_head, self._other_bytes = True, 0
         if not self._answering:  # the answer was out before the body was in
             self._expect_head()
 
@@ -279,7 +286,9 @@ class LimitedHttp(_Limited, HttpToolsProtocol):
             if overtakes:
                 self.transport.close()  # an answer is on its way, and this one cannot overtake it
                 return
-        problem = problem_of(refusal, instance=self._path(), request_id=request_id_from(None))
+        url: bytes = getattr(self, "url", b"")
+        path = url.partition(b"?")[0][:256].decode("ascii", "replace") or "/"
+        problem = problem_of(refusal, instance=path, request_id=request_id_from(None))
         body = problem.model_dump_json(exclude_unset=True).encode()
         headers = {
             "content-type": "application/problem+json",
@@ -296,10 +305,6 @@ class LimitedHttp(_Limited, HttpToolsProtocol):
         self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         self._linger(self.transport)
 
-    def _path(self) -> str:
-        url: bytes = getattr(self, "url", b"")
-        return url.partition(b"?")[0][:256].decode("ascii", "replace") or "/"
-
 
 class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
     """uvicorn's WebSocket, whose unread messages count as uploads and must come in at a least rate.
@@ -309,7 +314,6 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
 
     uploads: ClassVar[ByteBudget]
     _queued = 0  # bytes of whole messages that were not taken yet
-    _fragments = 0  # bytes of a message's frames so far
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -317,7 +321,7 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._queued = self._fragments = 0
+        self._queued = 0
         self._hold.release()
 
     def data_received(self, data: bytes) -> None:
@@ -334,19 +338,10 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
         elif self._timer is None:
             self._wait_for_message(self.loop.time())
 
-    def handle_text(self, event: Frame) -> None:
-        self._fragments = 0 if event.fin else len(event.data)
-        super().handle_text(event)
-
-    def handle_bytes(self, event: Frame) -> None:
-        self._fragments = 0 if event.fin else len(event.data)
-        super().handle_bytes(event)
-
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) >= _MAX_FRAGMENTS:
             self._end(_TOO_BIG, "too many fragments")
             return
-        self._fragments = 0 if event.fin else self._fragments + len(event.data)
         super().handle_cont(event)
 
     async def send(self, message: ASGISendEvent) -> None:
@@ -356,7 +351,10 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
 
     def send_receive_event_to_app(self) -> None:
         self._stop_timer()
-        if self.curr_msg_data_type == "text" and not _is_text(self.frames):
+        try:
+            if self.curr_msg_data_type == "text":
+                b"".join(self.frames).decode()
+        except UnicodeDecodeError:
             self.frames = []
             if not self.close_sent and self.conn.state is State.OPEN:  # else it is being closed already
                 self.conn.send_close(1007)
@@ -376,7 +374,7 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
     @property
     def _partial(self) -> int:
         """Bytes of the message that is not complete yet."""
-        return len(self.conn.reader.buffer) + self._fragments
+        return len(self.conn.reader.buffer) + sum(map(len, self.frames))
 
     def _wait_for_message(self, since: float) -> None:
         """Called again when its time is up: more may have come meanwhile, which gives it more time."""
@@ -393,11 +391,3 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.transport.close()
-
-
-def _is_text(parts: list[Any]) -> bool:
-    try:
-        b"".join(parts).decode()
-    except UnicodeDecodeError:
-        return False
-    return True

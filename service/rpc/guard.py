@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import grpc
@@ -112,14 +112,14 @@ class CallGuard(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(guarded, response_serializer=handler.response_serializer)
 
     async def _serve(self, handler: Handler, method: str, context: Context) -> None:
-        with ExitStack() as held:
+        async with AsyncExitStack() as held:
             if method.startswith(_HEALTH):
                 request = await self._health_request(handler, context, held)
             else:
                 request = await self._request(handler, method, context, held)
             await _answer(handler, request, context)
 
-    async def _request(self, handler: Handler, method: str, context: Context, held: ExitStack) -> Any:
+    async def _request(self, handler: Handler, method: str, context: Context, held: AsyncExitStack) -> Any:
         """The parsed message, or the stream of them."""
         metadata, began = metadata_of(context), time.monotonic()
         try:
@@ -129,7 +129,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                     caller.take()
                 held.enter_context(asked_by(caller))
             if handler.request_streaming:
-                held.enter_context(self._streams.taken())
+                await held.enter_async_context(self._streams)
                 return _ParsedStream(context, lambda data: self._parse(handler, data))
             async with turn(self._turns, self._turn_timeout_s):
                 data = await _only_message(context, self._message_timeout_s)
@@ -142,7 +142,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             _log.info("refused %s", method, extra=more)
             raise
 
-    async def _health_request(self, handler: Handler, context: Context, held: ExitStack) -> Any:
+    async def _health_request(self, handler: Handler, context: Context, held: AsyncExitStack) -> Any:
         async with turn(self._health_turns, _HEALTH_TURN_S):
             timeout_s = _HEALTH_MESSAGE_BUSY_S if self._health_turns.locked() else _HEALTH_MESSAGE_S
             data = await _only_message(context, min(timeout_s, self._message_timeout_s))
@@ -150,7 +150,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             raise TooLargeError(
                 f"a health check's message has {len(data)} bytes, and at most {_HEALTH_MESSAGE_BYTES} are allowed"
             )
-        held.enter_context((self._watches if handler.response_streaming else self._checks).taken())
+        await held.enter_async_context(self._watches if handler.response_streaming else self._checks)
         return self._parse(handler, data)
 
     def _parse(self, handler: Handler, data: bytes) -> Any:

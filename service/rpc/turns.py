@@ -1,9 +1,9 @@
 """Bounds on what calls do at a time: turns, for which further calls wait, and slots, without which they are refused."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Final
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, Literal
 
 from service.inference.errors import OverloadedError
 
@@ -59,8 +59,8 @@ async def turn(turns: asyncio.Semaphore | NewestFirst, timeout_s: float) -> Asyn
         turns.release()
 
 
-class Slots:
-    """At most so many at a time; further ones are refused.
+class Slots(asyncio.Semaphore):
+    """At most so many at a time; further ones are refused with OverloadedError.
 
     Args:
         most: how many.
@@ -68,19 +68,10 @@ class Slots:
     """
 
     def __init__(self, most: int, what: str) -> None:
-        self._most = most
-        self._what = what
-        self._number = 0
+        super().__init__(most)
+        self._refusal = f"{most} {what} are open, and at most {most} may be"
 
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """The block has a slot. Raises OverloadedError if all are taken."""
-        if self._number >= self._most:
-            raise OverloadedError(
-                f"{self._number} {self._what} are open, and at most {self._most} may be", retry_after_s=_RETRY_S
-            )
-        self._number += 1
-        try:
-            yield
-        finally:
-            self._number -= 1
+    async def acquire(self) -> Literal[True]:
+        if self.locked():
+            raise OverloadedError(self._refusal, retry_after_s=_RETRY_S)
+        return await super().acquire()

@@ -73,6 +73,11 @@ class Item:
     refers_to: Sequence[tuple[bytes, Sequence[int]]] = field(default=())
     hidden: bool = False
 
+    @property
+    def place(self) -> int:
+        """Where its content is: 0 in the file, 1 among the tables, where phones store how tiles are put together."""
+        return int(self.kind == b"grid")
+
 
 def coded(
     picture: Image.Image, *more: bytes, bits: int = 8, stated: tuple[int, int] | None = None, **named: bool
@@ -123,25 +128,27 @@ def heic(*items: Item, primary: int = 1, brand: bytes = b"heic") -> bytes:
     start = box(b"ftyp", brand + bytes(4) + b"mif1heic")
 
     def meta(first: int) -> bytes:
-        places, at = b"", first
+        places, at = b"", {0: first, 1: 0}
         for number, item in enumerate(items, 1):
-            places += struct.pack(">HHHII", number, 0, 1, at, len(item.data))
-            at += len(item.data)
+            places += struct.pack(">HHHHII", number, item.place, 0, 1, at[item.place], len(item.data))
+            at[item.place] += len(item.data)
         return full_box(
             b"meta",
             full_box(b"hdlr", bytes(4) + b"pict" + bytes(13))
             + full_box(b"pitm", struct.pack(">H", primary))
-            + full_box(b"iloc", struct.pack(">HH", 0x4400, len(items)) + places)
+            + full_box(b"iloc", struct.pack(">HH", 0x4400, len(items)) + places, version=1)
             + full_box(b"iinf", struct.pack(">H", len(items)) + entries)
             + (full_box(b"iref", references) if references else b"")
             + box(
                 b"iprp",
                 box(b"ipco", b"".join(properties))
                 + full_box(b"ipma", struct.pack(">I", len(items)) + associations, flags=1),
-            ),
+            )
+            + box(b"idat", content[1]),
         )
 
-    return start + meta(len(start) + len(meta(0)) + 8) + box(b"mdat", b"".join(item.data for item in items))
+    content = {place: b"".join(item.data for item in items if item.place == place) for place in (0, 1)}
+    return start + meta(len(start) + len(meta(0)) + 8) + box(b"mdat", content[0])
 
 
 def _hevc(picture: Image.Image, bits: int) -> tuple[bytes, bytes]:

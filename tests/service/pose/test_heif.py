@@ -164,8 +164,8 @@ def in_pieces(number: int) -> bytes:
     """Each piece of the data is the whole file."""
     data = heic.heic(coded(LITTLE))
     at = data.index(b"iloc")
-    table = data[at : at + 4 + 8 + 14]
-    longer = table[:16] + struct.pack(">H", number) + bytes(8) * number
+    table = data[at : at + 4 + 8 + 16]
+    longer = table[:18] + struct.pack(">H", number) + bytes(8) * number
     size = struct.unpack_from(">I", data, at - 4)[0] + len(longer) - len(table)
     whole = data.replace(data[at - 4 : at] + table, struct.pack(">I", size) + longer)
     return resized_meta(whole, len(longer) - len(table))

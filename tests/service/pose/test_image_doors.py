@@ -42,11 +42,11 @@ def as_file(picture: Image.Image, kind: str, orientation: int = 1, **options: An
 
 
 def as_png(mode: str, size: tuple[int, int], seed: int, orientation: int) -> bytes:
-    transparent: dict[str, Any] = {
+    transparent: dict[str, dict[str, Any]] = {
         "P with transparent colours": {"transparency": bytes(range(255, -1, -1))},
         "RGB with a transparent colour": {"transparency": (1, 2, 3)},
-    }.get(mode, {})
-    return as_file(noise(mode, size, seed), "PNG", orientation, **transparent)
+    }
+    return as_file(noise(mode, size, seed), "PNG", orientation, **transparent.get(mode, {}))
 
 
 def assert_same(picture: Image.Image, expected: Image.Image) -> None:
@@ -125,6 +125,12 @@ def test_modes_that_no_lossless_file_has_are_read(mode: str, colour: Any, expect
 def test_a_pillow_image_of_another_mode_is_refused_by_name(picture: Image.Image) -> None:
     with pytest.raises(UnsupportedImageError, match=f"mode '{picture.mode}' is not read; modes that are: 1, CMYK"):
         from_pillow(picture)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "I"])
+def test_a_pillow_image_without_pixels_is_refused(mode: str) -> None:
+    with pytest.raises(UnsupportedImageError, match="without pixels"):
+        from_pillow(Image.new(mode, (0, 4)))
 
 
 @pytest.mark.parametrize(

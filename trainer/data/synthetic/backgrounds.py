@@ -183,6 +183,11 @@ def _room(rng: np.random.Generator, size: int) -> Bytes:
 
 
 def invent_background(rng: np.random.Generator, size: int) -> Bytes:
-    """A made-up background [size, size, 3], sRGB."""
+    """A made-up background [size, size, 3], sRGB: mostly as pale as walls, tables and clothes are."""
     maker = [_wall, _clutter, _clutter, _texture, _room][int(rng.integers(5))]
-    return maker(rng, size)
+    background = maker(rng, size)
+    if rng.random() < 0.25:
+        return background
+    grey = background.mean(axis=2, keepdims=True)
+    pale: Bytes = (grey + float(rng.uniform(0.1, 0.5)) * (background - grey)).astype(np.uint8)
+    return pale

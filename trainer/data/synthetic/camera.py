@@ -91,15 +91,18 @@ def euler(x: float, y: float, z: float) -> Doubles:
 
 
 def draw_view(rng: np.random.Generator) -> Doubles:
-    """Rotation from the hand frame to the camera frame: from all round, more often with the fingers upwards."""
-    if rng.random() < 0.3:
+    """Rotation from the hand frame to the camera frame: mostly onto palm or back with the fingers up, as on photos.
+
+    Some hands are seen from all round: photos show the side of a hand too rarely to teach it.
+    """
+    if rng.random() < 0.12:
         return random_rotation(rng)
     # Hand frame has y to the fingers and z out of the palm; the camera looks along +z with y down.
     facing = np.diag([1.0, -1.0, -1.0])
     turn = (
-        float(rng.uniform(-180.0, 180.0)) if rng.random() < 0.6 else float(rng.choice([0.0, 180.0]) + rng.normal(0, 25))
+        float(rng.uniform(-180.0, 180.0)) if rng.random() < 0.3 else float(rng.choice([0.0, 180.0]) + rng.normal(0, 30))
     )
-    tilt = float(np.clip(rng.normal(0.0, 32.0), -80.0, 80.0))
-    roll = float(rng.normal(0.0, 35.0)) if rng.random() < 0.65 else float(rng.uniform(-180.0, 180.0))
+    tilt = float(np.clip(rng.normal(0.0, 25.0), -80.0, 80.0))
+    roll = float(rng.normal(0.0, 35.0)) if rng.random() < 0.7 else float(rng.uniform(-180.0, 180.0))
     rotation: Doubles = euler(0, 0, roll) @ euler(tilt, 0, 0) @ facing @ euler(0, turn, 0)
     return rotation

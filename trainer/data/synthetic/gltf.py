@@ -36,6 +36,7 @@ _COMPONENT: Final = {5121: np.uint8, 5123: np.uint16, 5125: np.uint32, 5126: np.
 _WIDTH: Final = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 _TEXTURE_SIDE: Final = 512
 _TIP_SHARE: Final = 0.92
+_GLOVED_MESHES: Final = 0.1  # share of draws from all meshes, gloves among them; photos show few
 # Our bone -> the rig's joint without its side.
 _JOINT_OF: Final[dict[str, str]] = {
     "forearm": "Wrist",
@@ -280,10 +281,12 @@ class GltfHands:
         poses: dict[Handedness, list[tuple[str, dict[str, Doubles]]]],
     ) -> None:
         self._hands, self._textures, self._poses = hands, textures, poses
+        self._bare = tuple(hand for hand in hands if not _is_glove(hand.mesh.name))
 
     def draw(self, rng: np.random.Generator, handedness: Handedness, *, holding: bool) -> PosedHand:
         """A random mesh, texture and pose: from the pose library, or by joint angles."""
-        hand = self._hands[int(rng.integers(len(self._hands)))]
+        hands = self._bare if self._bare and rng.random() > _GLOVED_MESHES else self._hands
+        hand = hands[int(rng.integers(len(hands)))]
         size = float(rng.uniform(0.82, 1.08))
         library = self._poses.get(hand.mesh.side, [])
         if library and not holding and rng.random() < 0.5:
@@ -324,7 +327,7 @@ class GltfHands:
         return drawn if handedness == "right" else mirrored(drawn)
 
     def _draw_texture(self, mesh: str, rng: np.random.Generator) -> tuple[str, Bytes]:
-        gloved = "glove" in mesh.lower()
+        gloved = _is_glove(mesh)
         fitting = sorted(n for n in self._textures if n.lower().startswith("glove") == gloved)
         # Whole gloves painted on a bare hand are to stay rare.
         bare = [n for n in fitting if "glove" not in n.lower()]
@@ -335,6 +338,10 @@ class GltfHands:
             return "plain", np.full((4, 4, 3), (grey, int(grey * 0.78), int(grey * 0.66)), np.uint8)
         name = fitting[int(rng.integers(len(fitting)))]
         return name, self._textures[name]
+
+
+def _is_glove(name: str) -> bool:
+    return "glove" in name.lower()
 
 
 def _mix(first: dict[str, Doubles], second: dict[str, Doubles], share: float) -> dict[str, Doubles]:

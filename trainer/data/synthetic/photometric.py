@@ -38,7 +38,7 @@ def draw_flaws(rng: np.random.Generator, size: int, *, low_light: bool) -> Camer
     shaken = rng.random() < (0.35 if low_light else 0.12)
     soft = rng.random() < 0.35
     tint = float(rng.normal(0.0, 0.06))
-    noisy = float(rng.uniform(4.0, 16.0)) if low_light else float(rng.exponential(2.5))
+    noisy = float(rng.uniform(2.0, 9.0)) if low_light else float(rng.exponential(1.2))
     return CameraFlaws(
         shake_pixels=float(rng.uniform(2.0, 11.0)) * scale if shaken else 0.0,
         shake_angle=float(rng.uniform(0.0, np.pi)),

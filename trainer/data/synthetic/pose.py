@@ -348,7 +348,7 @@ class PoseSolver:
         elif kind < 0.22:
             pose, name = self._random(rng), "random"
         else:
-            common = rng.random() < 0.4
+            common = rng.random() < 0.55
             name = str(rng.choice(_COMMON if common else names))
             pose = self.gesture(name, shape)
             if kind > 0.72:
@@ -358,7 +358,7 @@ class PoseSolver:
             elif kind > 0.6:
                 pose = blend(pose, self._random(rng), float(rng.uniform(0.1, 0.45)))
             pose = self._jitter(pose, rng, float(rng.choice([2.5, 5.0, 8.0])))
-        wrist = rng.normal(0.0, [22.0, 9.0, 8.0])
+        wrist = rng.normal(0.0, [16.0, 8.0, 8.0])
         return clamp(replace(pose, wrist=wrist, elbow=float(rng.uniform(-30.0, 60.0)))), name
 
     def _jitter(self, pose: HandPose, rng: np.random.Generator, amount: float) -> HandPose:

@@ -296,7 +296,7 @@ def _random_solid(rng: np.random.Generator, size: float) -> props.Solid:
 def _environment(stock: Stock, camera: Camera, rng: np.random.Generator) -> tuple[Bytes, Lighting, bool]:
     """Background, lighting, and whether it is a dim picture."""
     size = camera.width
-    low_light = rng.random() < 0.13
+    low_light = rng.random() < 0.09
     brightness = (
         float(np.exp(rng.uniform(np.log(0.14), np.log(0.42)))) if low_light else float(np.exp(rng.normal(-0.14, 0.2)))
     )
@@ -361,7 +361,7 @@ def _arm_end_in_sight(hand: PosedHand, at: _Placement, camera: Camera) -> bool:
 
 
 def _compose_crop(stock: Stock, size: int, rng: np.random.Generator) -> Scene:
-    holding = rng.random() < 0.16
+    holding = rng.random() < 0.10
     hand = _draw_hand(stock, rng, _draw_handedness(rng), holding=holding)
     share = float(rng.uniform(0.40, 0.92))
     if rng.random() < 0.12:
@@ -397,7 +397,7 @@ def _compose_crop(stock: Stock, size: int, rng: np.random.Generator) -> Scene:
         if thing is not None:
             meshes.append(thing)
     place = about.mean(axis=0).astype(np.float64)
-    if rng.random() < 0.14:
+    if rng.random() < 0.08:
         # Something between camera and hand, covering a side of it.
         hand_points = placed[0].keypoints
         target = hand_points[int(rng.integers(21))] * float(rng.uniform(0.6, 0.92)) + rng.normal(0.0, 0.02, 3)
