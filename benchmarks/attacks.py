@@ -40,7 +40,7 @@ from benchmarks.report import add_json, write_json
 from benchmarks.servers import Running, Server, free_port, gateway, running
 from service.access.key_file import add_key
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
-from service.rpc.server import SERVICE_NAME
+from service.rpc.servicer import SERVICE_NAME
 
 PATH: Final = "/v1/hand-pose"
 _MIB: Final = 1 << 20

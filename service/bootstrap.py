@@ -24,7 +24,7 @@ from service.access.tls import TlsFiles
 from service.backends.embedded import EmbeddedBackend, Run
 from service.backends.native_log import native_log_filtered
 from service.backends.processor import multiplies_bfloat16
-from service.backends.repository import ModelRepository, Servable, ServableError
+from service.backends.repository import Servable, ServableError, newest_servables
 from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
 from service.backends.tensorflow_serving.config_file import ManagementError, largest_batch
 from service.backends.tensorflow_serving.management import ManagedServers
@@ -48,8 +48,8 @@ from service.rest.uploads import UploadGuard
 from service.rest.uvicorn_limits import LimitedServer, protocols
 from service.routing_file import RoutingFile
 from service.rpc.health import HealthServicer
-from service.rpc.server import SERVICE_NAME, RpcServer
-from service.rpc.servicer import HandPoseServicer
+from service.rpc.server import RpcServer
+from service.rpc.servicer import SERVICE_NAME, HandPoseServicer
 from service.rpc.tls import server_credentials
 from service.settings import BATCHES_AT_ONCE, Precision, Settings
 
@@ -172,7 +172,7 @@ class _EmbeddedModels:
     """Models in this process."""
 
     backend: EmbeddedBackend
-    repository: ModelRepository
+    repository: Path
     versions: int
     servables: tuple[Servable, ...]
 
@@ -181,7 +181,7 @@ class _EmbeddedModels:
 
     async def follow(self) -> None:
         async def load() -> bool:
-            found = await asyncio.to_thread(self.repository.newest, self.versions)
+            found = await asyncio.to_thread(newest_servables, self.repository, self.versions)
             if found == self.servables:
                 return False
             await self.backend.load(found)
@@ -227,15 +227,14 @@ def _models(
 ) -> Models:
     if settings.backend == "tensorflow_serving":
         return _remote_models(settings, clock, observer)
-    repository = ModelRepository(settings.model_repo)
-    servables = repository.newest(settings.versions_in_memory)
+    servables = newest_servables(settings.model_repo, settings.versions_in_memory)
     backend = EmbeddedBackend(
         open_servable=open_servable or _TensorFlow(settings.tensorflow_threads, settings.tensorflow_precision),
         inference=resources.enter_context(_threads("inference", BATCHES_AT_ONCE)),
         loading=resources.enter_context(_threads("loading", 1)),
         warm_up_sizes=[size for size in _WARM_UP_SIZES if size <= settings.max_batch_size],
     )
-    return _EmbeddedModels(backend, repository, settings.versions_in_memory, servables)
+    return _EmbeddedModels(backend, settings.model_repo, settings.versions_in_memory, servables)
 
 
 def _remote_models(settings: Settings, clock: Clock, observer: PrometheusObserver) -> _RemoteModels:

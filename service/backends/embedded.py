@@ -7,15 +7,14 @@ in, so that this module does not import TensorFlow.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.backends.repository import Servable, as_served
+from service.backends.repository import Servable, as_served, resolve
 from service.inference.errors import (
     DeadlineExceededError,
     InternalError,
@@ -31,12 +30,6 @@ Key = tuple[str, int]
 _RETRY_WHILE_LOADING_S: Final = 2.0
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    model: ServedModel
-    run: Run
 
 
 class EmbeddedBackend:
@@ -69,8 +62,8 @@ class EmbeddedBackend:
         self._warm_up_sizes = tuple(warm_up_sizes)
         self._loading = loading or inference
         self._linger_s = linger_s
-        self._loaded: dict[Key, _Loaded] = {}
-        self._retired: dict[Key, _Loaded] = {}
+        self._runs: dict[Key, Run] = {}
+        self._models: tuple[ServedModel, ...] = ()
         self._state: str | None = "no model has been loaded yet"
 
     async def load(self, servables: Sequence[Servable]) -> None:
@@ -82,69 +75,60 @@ class EmbeddedBackend:
             ServableError: if one of them cannot be served. What was served before still is.
         """
         first_time = self._state is not None
-        wanted: dict[Key, _Loaded] = {}
-        for servable, model in zip(servables, as_served(tuple(servables)), strict=True):
-            key = model.name, model.version
-            found = self._loaded.get(key) or self._retired.get(key)
-            if found is None:
+        loop, models, runs = asyncio.get_running_loop(), as_served(servables), dict[Key, Run]()
+        for servable, model in zip(servables, models, strict=True):
+            run = self._runs.get(_key(model))
+            if run is None:
                 if first_time:
                     self._state = f"loading {servable}"
                 threads = self._inference if first_time else self._loading
-                run = await asyncio.get_running_loop().run_in_executor(threads, self._open_and_warm_up, servable)
-                found = _Loaded(model, run)
-            wanted[key] = replace(found, model=model)  # its labels may be others now
+                run = await loop.run_in_executor(threads, self._open_and_warm_up, servable)
+            runs[_key(model)] = run
             if first_time:
-                self._loaded[key] = wanted[key]
-        outgoing = self._loaded.keys() - wanted.keys()
-        for key in outgoing:
-            self._retired[key] = self._loaded[key]
+                self._runs[_key(model)] = run
+                self._models = (*self._models, model)
+        for key in {_key(model) for model in self._models} - runs.keys():
             logger.info("%s version %d is no longer served", *key)
-        if outgoing:
-            asyncio.get_running_loop().call_later(self._linger_s, self._let_go_of, outgoing)
-        self._loaded = wanted
+            loop.call_later(self._linger_s, self._let_go_of, key)
+        self._runs |= runs
+        self._models = models
         self._state = None
 
     def models(self) -> Sequence[ServedModel]:
-        return tuple(each.model for each in self._loaded.values())
+        return self._models
 
     def resolve(self, reference: ModelReference) -> ServedModel:
-        of_variant = [each for each in self.models() if each.variant == reference.variant]
-        fitting = [each for each in of_variant if _fits(each, reference)]
-        if fitting:
-            return max(fitting, key=lambda each: each.version)
-        if self._state is not None:
+        try:
+            return resolve(self._models, reference)
+        except UnknownModelError as error:
+            if self._state is None:
+                raise
             raise UnavailableError(
                 f"the model {reference} is not there yet: the service is starting",
                 code="loading",
                 retry_after_s=_RETRY_WHILE_LOADING_S,
-            )
-        raise UnknownModelError(
-            f"there is no model {reference}; there is {_names(self.models())}",
-            code="unknown_version" if of_variant else "unknown_variant",
-        )
+            ) from error
 
     async def predict(
         self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], *, timeout_s: float
     ) -> NDArray[np.float32]:
-        key = model.name, model.version
-        loaded = self._loaded.get(key) or self._retired.get(key)
-        if loaded is None:
+        if (run := self._runs.get(_key(model))) is None:
             # It was when the request was routed: the same request will be routed elsewhere.
             raise UnavailableError(f"{model.name} version {model.version} is no longer served", retry_after_s=0.1)
         try:
             # A batch that has begun runs to its end; its thread cannot be stopped, only no longer be waited for.
             async with asyncio.timeout(timeout_s):
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._inference, _run, loaded.run, crops)
+                return await loop.run_in_executor(self._inference, _run, run, crops)
         except TimeoutError as error:
             raise DeadlineExceededError("the request's time was up while the model ran") from error
 
     async def not_ready(self) -> str | None:
         return self._state
 
-    def _let_go_of(self, outgoing: Set[Key]) -> None:
-        for key in outgoing:
-            self._retired.pop(key, None)
+    def _let_go_of(self, key: Key) -> None:
+        if key not in map(_key, self._models):  # it may have come back
+            self._runs.pop(key, None)
 
     def _open_and_warm_up(self, servable: Servable) -> Run:
         started = time.monotonic()
@@ -170,15 +154,5 @@ def _run(run: Run, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         raise InternalError("the model failed to run") from error
 
 
-def _fits(model: ServedModel, reference: ModelReference) -> bool:
-    version_fits = reference.version is None or reference.version == model.version
-    label_fits = reference.label is None or reference.label in model.labels
-    return version_fits and label_fits
-
-
-def _names(models: Sequence[ServedModel]) -> str:
-    """What can be asked for, as a client would write it."""
-    return ", ".join(
-        f"{each.variant}@{each.version}" + "".join(f" = {each.variant}@{label}" for label in each.labels)
-        for each in models
-    )
+def _key(model: ServedModel) -> Key:
+    return model.name, model.version

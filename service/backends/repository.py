@@ -5,13 +5,15 @@ no model is loaded, and TensorFlow is not needed.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
 
-from service.inference.models import STABLE_LABEL, ModelCard, ServedModel
+from service.inference.errors import UnknownModelError
+from service.inference.models import STABLE_LABEL, ModelCard, ModelReference, ServedModel
 
 CARD_NAME: Final = "model_card.json"
 
@@ -31,36 +33,43 @@ class Servable:
         return f"{self.card.name} version {self.card.version}"
 
 
-class ModelRepository:
-    """Finds servables below a folder. Every call looks again, so what appears later is found later."""
+def newest_servables(root: Path, versions: int) -> tuple[Servable, ...]:
+    """The newest versions of every model below a folder, this many at the most, by name and then by version.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def newest(self, versions: int) -> tuple[Servable, ...]:
-        """The newest versions of every model, this many at the most, by name and then by version.
-
-        Raises:
-            ServableError: if there is none at all, or if one of them has no usable card.
-        """
-        folders = [folder for each in self._version_folders().values() for folder in each[-versions:]]
-        chosen = tuple(map(read_servable, folders))
-        if not chosen:
-            raise ServableError(f"there are no models in {self._root}/; export them with: make models")
-        return chosen
-
-    def _version_folders(self) -> dict[str, list[Path]]:
-        """Version folders of each model, oldest first. Folders of other names are being written, or are not ours."""
-        found: dict[str, list[Path]] = defaultdict(list)
-        for folder in sorted(self._root.glob("*/*/")):
-            if folder.name.isascii() and folder.name.isdecimal() and not folder.parent.name.startswith("."):
-                found[folder.parent.name].append(folder)
-        for folders in found.values():
-            folders.sort(key=lambda folder: int(folder.name))
-        return found
+    Raises:
+        ServableError: there is none at all, or one of them has no usable card.
+    """
+    found: dict[str, list[Path]] = defaultdict(list)
+    for folder in sorted(root.glob("*/*/")):  # folders of other names are being written, or are not ours
+        if folder.name.isascii() and folder.name.isdecimal() and not folder.parent.name.startswith("."):
+            found[folder.parent.name].append(folder)
+    newest = [sorted(folders, key=lambda folder: int(folder.name))[-versions:] for folders in found.values()]
+    if not newest:
+        raise ServableError(f"there are no models in {root}/; export them with: make models")
+    return tuple(read_servable(folder) for folders in newest for folder in folders)
 
 
-def as_served(servables: tuple[Servable, ...]) -> tuple[ServedModel, ...]:
+def resolve(models: Sequence[ServedModel], reference: ModelReference) -> ServedModel:
+    """The newest of the models that a reference fits. Raises UnknownModelError, which names all, if there is none."""
+    of_variant = [each for each in models if each.variant == reference.variant]
+    fitting = [
+        each
+        for each in of_variant
+        if reference.version in {None, each.version} and (reference.label is None or reference.label in each.labels)
+    ]
+    if fitting:
+        return max(fitting, key=lambda each: each.version)
+    names = ", ".join(
+        f"{each.variant}@{each.version}" + "".join(f" = {each.variant}@{label}" for label in each.labels)
+        for each in models
+    )
+    raise UnknownModelError(
+        f"there is no model {reference}; there is {names}",
+        code="unknown_version" if of_variant else "unknown_variant",
+    )
+
+
+def as_served(servables: Sequence[Servable]) -> tuple[ServedModel, ...]:
     """The servables as models that can be asked; of each model the newest version is labelled "stable"."""
     newest: dict[str, int] = {}
     for each in servables:

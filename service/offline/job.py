@@ -14,8 +14,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.backends.repository import ModelRepository, as_served
-from service.inference.errors import UnknownModelError
+from service.backends.repository import as_served, newest_servables, resolve
 from service.inference.models import ModelReference
 from service.offline.records import Format
 from service.offline.storage import Place
@@ -157,18 +156,8 @@ def pinned(text: str, settings: Settings) -> str:
     reference = ModelReference.parse(text)
     if settings.backend != "embedded":
         return str(reference)
-    there = as_served(ModelRepository(settings.model_repo).newest(settings.versions_in_memory))
-    fitting = [
-        each.version
-        for each in there
-        if each.variant == reference.variant
-        and reference.version in {None, each.version}
-        and (reference.label is None or reference.label in each.labels)
-    ]
-    if not fitting:
-        names = ", ".join(f"{each.variant}@{each.version}" for each in there)
-        raise UnknownModelError(f"there is no model {reference}; there is {names}")
-    return f"{reference.variant}@{max(fitting)}"
+    models = as_served(newest_servables(settings.model_repo, settings.versions_in_memory))
+    return f"{reference.variant}@{resolve(models, reference).version}"
 
 
 def _cut(images: Sequence[str], size: int) -> tuple[Shard, ...]:

@@ -24,8 +24,6 @@ KEY_PROTOCOL: Final = "handpose.key."
 """A browser cannot set headers on a WebSocket: it names a subprotocol that begins so and ends in its key."""
 
 OPEN_PATHS: Final = frozenset({"/", "/docs", "/openapi.json", "/page.json", "/livez", "/readyz"})
-_OPEN_BELOW: Final = "/static/"
-_METRICS: Final = "/metrics"
 _COST_AN_IMAGE: Final = frozenset({"/v1/hand-pose", "/v1/hand-pose:batch"})
 """Costs an image before it is known what the body holds. The frames of streams are counted one by one."""
 
@@ -52,10 +50,10 @@ class AccessGate:
         self._doorkeeper = doorkeeper
         self._observer = observer
         self._clock = clock
-        self._open = OPEN_PATHS | ({_METRICS} if metrics_open else set())
+        self._open = OPEN_PATHS | ({"/metrics"} if metrics_open else set())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or scope["path"] in self._open or scope["path"].startswith(_OPEN_BELOW):
+        if scope["type"] == "lifespan" or scope["path"] in self._open or scope["path"].startswith("/static/"):
             await self._app(scope, receive, send)
             return
         try:
@@ -123,10 +121,8 @@ def _key_shown(scope: Scope) -> str | None:
     scheme, _, key = Headers(scope=scope).get("authorization", "").strip().partition(" ")
     if scheme.lower() == "bearer":
         return key.strip()
-    if not scheme and scope["type"] == "websocket":
-        keys = [each for each in scope.get("subprotocols", ()) if each.startswith(KEY_PROTOCOL)]
-        return keys[0].removeprefix(KEY_PROTOCOL) if keys else None
-    return None
+    protocols = () if scheme else scope.get("subprotocols", ())  # only a WebSocket has some
+    return next((each.removeprefix(KEY_PROTOCOL) for each in protocols if each.startswith(KEY_PROTOCOL)), None)
 
 
 def _take_key_out(scope: Scope) -> None:

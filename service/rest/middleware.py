@@ -22,7 +22,7 @@ REQUEST_ID_HEADER: Final = "X-Request-Id"
 
 _QUIET_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds by machines
 
-_LONGEST_PATH_SHOWN: Final = 256
+_LONGEST_PATH_SHOWN: Final = 256  # in the log: a stranger's words may be long
 
 _SAFE_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
@@ -32,8 +32,6 @@ _SAFE_HEADERS: Final = {
     "Cache-Control": "no-store",
 }
 """What every answer says unless it says it better itself, as the pages do."""
-
-_METHODS: Final = frozenset(HTTPMethod)
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +83,7 @@ class RequestContext:
                 problem = problem_of(stopped, instance=scope["path"], request_id=request_id)
                 await response_to(problem)(scope, receive, send_with_headers)
             except Exception:
-                shown = _shown(scope["path"])
+                shown = scope["path"][:_LONGEST_PATH_SHOWN]
                 logger.exception("%s %s failed", scope["method"], shown, extra={"request_id": request_id})
                 if status is not None:  # half an answer is out: all that is left is to cut it off
                     raise
@@ -109,7 +107,7 @@ class RequestContext:
             logging.DEBUG if scope["path"] in _QUIET_PATHS else logging.INFO,
             "%s %s",
             scope["method"],
-            _shown(scope["path"]),
+            scope["path"][:_LONGEST_PATH_SHOWN],
             extra={
                 "status": status,
                 "duration_ms": round((self._clock.time() - arrived) * 1000, 1),
@@ -130,11 +128,5 @@ def _say_how_it_ended(trace: RequestTrace, scope: Scope, status: int | None) -> 
     trace.answered(name, attributes, failed=status is None or status >= HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-def _shown(path: str) -> str:
-    """A path as a log line shows it: a stranger's words may be long."""
-    return path if len(path) <= _LONGEST_PATH_SHOWN else f"{path[:_LONGEST_PATH_SHOWN]}..."
-
-
 def _method(scope: Scope) -> str:
-    method: str = scope["method"]
-    return method if method in _METHODS else "HTTP"
+    return str(scope["method"]) if scope["method"] in HTTPMethod.__members__ else "HTTP"

@@ -46,12 +46,6 @@ def _header(description: str, schema: Document) -> Document:
 
 
 _ID_HEADER: Final = {"X-Request-Id": _header("names this request in the service's log", _TEXT)}
-_SERVED_BY: Final = {
-    "X-Model-Variant": _header(
-        "what served, with its version; sent with a request, it asks for exactly that",
-        {"type": "string", "examples": ["lightweight@1"]},
-    )
-}
 _RETRY_AFTER: Final = {"Retry-After": _header("seconds until the same request may succeed", {"type": "integer"})}
 
 
@@ -171,7 +165,13 @@ HAND_POSE: Final[Document] = {
     "responses": {
         200: {
             "description": "One hand for each roi, in their order; without rois, one in the whole image",
-            "headers": {**_ID_HEADER, **_SERVED_BY},
+            "headers": {
+                **_ID_HEADER,
+                "X-Model-Variant": _header(
+                    "what served, with its version; sent with a request, it asks for exactly that",
+                    {"type": "string", "examples": ["lightweight@1"]},
+                ),
+            },
             "content": {"image/png": {"schema": _BINARY}, "image/jpeg": {"schema": _BINARY}},
         },
         **_problems(*_READING, *_ANSWERING),
@@ -237,16 +237,7 @@ def describe(app: FastAPI) -> Document:
         ],
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
-    _describe_keys(document)
-    _, described = models_json_schema(
-        [(Problem, "validation"), (HandPoseRequest, "validation")], ref_template=_SCHEMA_REF
-    )
-    document["components"].setdefault("schemas", {}).update(described["$defs"])
-    return document
-
-
-def _describe_keys(document: Document) -> None:
-    """Which calls need a key, where the service asks for keys; and what they answer without one."""
+    # Which calls need a key, where the service asks for keys; and what they answer without one.
     document.setdefault("components", {})["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer", "description": "an API key, where the service asks for one"}
     }
@@ -259,3 +250,8 @@ def _describe_keys(document: Document) -> None:
         for operation in operations.values():
             operation["security"] = [{}, {"key": []}]
             operation["responses"] = {**refusals, **operation["responses"]}
+    _, described = models_json_schema(
+        [(Problem, "validation"), (HandPoseRequest, "validation")], ref_template=_SCHEMA_REF
+    )
+    document["components"].setdefault("schemas", {}).update(described["$defs"])
+    return document

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import PurePath
@@ -10,9 +11,6 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-
-_OURS: Final = "service.rest"
-_SWAGGER: Final = "fastapi_offline"  # carries Swagger UI's own files, so that no CDN is needed
 
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",
@@ -38,13 +36,14 @@ def page_routes(openapi_document: Callable[[], dict[str, Any]]) -> APIRouter:
         openapi_document: makes the document; called at the first request for it.
     """
     router = APIRouter(include_in_schema=False)
-    ours = files(_OURS).joinpath("static")
-    swagger = files(_SWAGGER).joinpath("static")
+    ours = files("service.rest").joinpath("static")
+    # This package carries Swagger UI's own files, so that no CDN is needed.
+    swagger = files("fastapi_offline").joinpath("static")
     assets = {
         **{each.name: each for each in ours.iterdir() if PurePath(each.name).suffix in _TYPES},
         **{name: swagger.joinpath(name) for name in ("swagger-ui-bundle.js", "swagger-ui.css")},
     }
-    document: dict[str, Any] = {}
+    document = cache(openapi_document)
 
     @router.get("/")
     async def demo(request: Request) -> Response:
@@ -61,9 +60,7 @@ def page_routes(openapi_document: Callable[[], dict[str, Any]]) -> APIRouter:
 
     @router.get("/openapi.json")
     async def openapi() -> Response:
-        if not document:
-            document.update(openapi_document())
-        return JSONResponse(document)
+        return JSONResponse(document())
 
     @router.get("/static/{name}")
     async def static(name: str, request: Request) -> Response:

@@ -89,8 +89,7 @@ async def read_images(request: Request, *, max_body_bytes: int, max_images: int)
             f"a batch is {_MULTIPART} with several fields {IMAGE_FIELD!r}, got {kind or 'no content type'}",
             code="unsupported_media_type",
         )
-    images, _ = await _read_multipart(request, max_body_bytes, max_images=max_images, max_rois=None)
-    return images
+    return (await _read_multipart(request, max_body_bytes, max_images=max_images, max_rois=None))[0]
 
 
 def parse_rois(texts: Iterable[str]) -> tuple[Box, ...]:
@@ -129,8 +128,7 @@ def parse_timeout(text: str | None, *, default_s: float, max_s: float) -> float:
 
 
 def _content_type(request: Request) -> str | None:
-    value = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return value or None
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() or None
 
 
 # Reading, within bounds
@@ -199,10 +197,8 @@ def _wrong_json(error: ValidationError) -> InvalidInputError:
 
 def _path(location: Sequence[int | str]) -> str:
     """("rois", 0, "x") as "rois[0].x"."""
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text[:128] or "body"
+    parts = (f"[{each}]" if isinstance(each, int) else f".{each}" for each in location)
+    return "".join(parts).removeprefix(".")[:128] or "body"
 
 
 def _from_base64(text: str) -> bytes:

@@ -44,7 +44,7 @@ def choose_media_type(accept: str | None) -> MediaType:
         wishes.setdefault(media_range.strip(), float(quality[1] or 0) if quality else 1.0)
 
     def weight(media_type: str) -> float:
-        """How much it is wanted: the most specific range that names it counts."""
+        # The most specific range that names it counts.
         ranges = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
         return next((wishes[each] for each in ranges if each in wishes), 0.0)
 

@@ -38,16 +38,13 @@ from service.rest.rendering import (
 from service.rest.schemas import Batch, BatchItem, HandPose, Models, Skeleton, Status
 from service.rest.uploads import count_answer
 
-HAND_POSE_PATH: Final = "/v1/hand-pose"
 MODEL_HEADER: Final = "X-Model-Variant"
 CLIENT_HEADER: Final = "X-Client-Id"
-TIMEOUT_HEADER: Final = "X-Request-Timeout-Ms"
 
 Metrics = Callable[[str | None], tuple[bytes, str]]
 """Everything measured, in a format that an Accept header takes, and the Content-Type of it."""
 
 _JSON: Final = "application/json"
-_RETRY_WHEN_NOT_READY_S: Final = 1.0
 
 T = TypeVar("T")
 
@@ -62,7 +59,7 @@ def hand_pose_routes(
         """What the headers ask for, of any image. Raises InvalidInputError."""
         headers = request.headers
         timeout_s = parse_timeout(
-            headers.get(TIMEOUT_HEADER), default_s=policy.default_deadline_s, max_s=policy.max_deadline_s
+            headers.get("X-Request-Timeout-Ms"), default_s=policy.default_deadline_s, max_s=policy.max_deadline_s
         )
         return partial(
             EstimateRequest,
@@ -71,7 +68,7 @@ def hand_pose_routes(
             client_id=client_id_from(headers.get(CLIENT_HEADER), CLIENT_HEADER),
         )
 
-    @router.post(HAND_POSE_PATH, response_model=HandPose, **openapi.HAND_POSE)
+    @router.post("/v1/hand-pose", response_model=HandPose, **openapi.HAND_POSE)
     async def find_hands(request: Request) -> Response:
         since, asked_for = request.state.arrived, request.headers.get(MODEL_HEADER)
         counted = observed_image(observer, clock, since=since, asked_for=asked_for, disconnected=(ClientDisconnect,))
@@ -159,7 +156,7 @@ def operation_routes(*, metrics: Metrics | None, not_ready: Callable[[], Awaitab
     async def is_ready() -> Status:
         reason = await not_ready()
         if reason is not None:
-            raise UnavailableError(reason, code="not_ready", retry_after_s=_RETRY_WHEN_NOT_READY_S)
+            raise UnavailableError(reason, code="not_ready", retry_after_s=1.0)
         return Status(status="ready")
 
     if metrics is not None:

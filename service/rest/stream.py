@@ -160,7 +160,13 @@ class _Connection:
                 raise WebSocketDisconnect(message.get("code", 1005))
             image = message.get("bytes")
             if image is None:
-                described = _description(message.get("text") or "")
+                text = message.get("text") or ""
+                if len(text) > _MAX_DESCRIPTION:
+                    raise TooLargeError(
+                        f"the description has {len(text)} characters; at most {_MAX_DESCRIPTION} are read",
+                        code="description_too_long",
+                    )
+                described = _valid(FrameDescription.model_validate_json, text, "invalid_frame_description")
                 if described.end:
                     return
                 continue
@@ -177,7 +183,11 @@ class _Connection:
         self.report.frame_answered(answer)
         frame, skipped, outcome = answer.frame_id, answer.skipped, answer.outcome
         if isinstance(outcome, ServiceError):
-            await self._say(StreamAnswer(frame=frame, skipped=skipped, problem=self._problem(outcome)))
+            await self._say(
+                StreamAnswer(
+                    frame=frame, skipped=skipped, problem=problem_of(outcome, instance=PATH, request_id=self.request_id)
+                )
+            )
             return
         result = hand_pose(outcome.estimate, self.request_id)
         await self._say(
@@ -190,25 +200,13 @@ class _Connection:
         """Say why the stream cannot go on, and close it."""
         self.report.failed(error)
         try:
-            await self._say(StreamAnswer(problem=self._problem(error)))
+            await self._say(StreamAnswer(problem=problem_of(error, instance=PATH, request_id=self.request_id)))
             await self._websocket.close(CLOSE_CODES.get(error.kind, _POLICY_VIOLATION), error.code)
         except (WebSocketDisconnect, OSError, RuntimeError):
             logger.debug("the client left before the end of its stream", extra={"request_id": self.request_id})
 
     async def _say(self, message: StreamAnswer) -> None:
         await self._websocket.send_text(message.model_dump_json(exclude_none=True))
-
-    def _problem(self, error: ServiceError) -> Problem:
-        return problem_of(error, instance=PATH, request_id=self.request_id)
-
-
-def _description(text: str) -> FrameDescription:
-    if len(text) > _MAX_DESCRIPTION:
-        raise TooLargeError(
-            f"the description has {len(text)} characters; at most {_MAX_DESCRIPTION} are read",
-            code="description_too_long",
-        )
-    return _valid(FrameDescription.model_validate_json, text, "invalid_frame_description")
 
 
 def _valid(validate: Callable[[Any], T], given: object, code: str) -> T:

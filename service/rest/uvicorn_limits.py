@@ -7,7 +7,9 @@ minor version because of it. Bodies are bounded in `service.rest.uploads`.
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
@@ -16,7 +18,7 @@ import uvicorn
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame
+from websockets.frames import CloseCode, Frame
 from websockets.protocol import State
 
 from service.inference.byte_budget import ByteBudget, Hold
@@ -24,13 +26,10 @@ from service.inference.errors import OverloadedError
 from service.inference.requests import request_id_from
 from service.rest.policy import ConnectionLimits
 from service.rest.problems import HttpError, problem_of
-from service.rest.transports import LenientTransport, bound_send_buffer
 
 _MAX_PIPELINED: Final = 16
+_SEND_BUFFER_BYTES: Final = 64 * 1024  # of the kernel's; it takes bytes in lumps, small beside the least rate
 _MAX_FRAGMENTS: Final = 1024  # of one WebSocket message: each costs more than its bytes
-_TRY_AGAIN_LATER: Final = 1013
-_TOO_BIG: Final = 1009
-_POLICY_VIOLATION: Final = 1008
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +66,6 @@ class LimitedServer(uvicorn.Server):
         """Take connections from the sockets."""
         await self.lifespan.startup()
         loop, config = asyncio.get_running_loop(), self.config
-
         http: Any = config.http_protocol_class
         state = self.lifespan.state
         protocol = partial(http, config=config, server_state=self.server_state, app_state=state, _loop=loop)
@@ -184,10 +182,6 @@ class LimitedHttp(_Limited, HttpToolsProtocol):
                 HttpError(414, "url_too_long", f"the URL is longer than {most} bytes, the most there may be")
             )
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._header_bytes = 0
-
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value) + 4
         if self._header_bytes + len(self.url) > self.limits.max_head_bytes:
@@ -212,7 +206,7 @@ class LimitedHttp(_Limited, HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._in_head, self._other_bytes = True, 0
+        self._in_head, self._header_bytes, self._other_bytes = True, 0, 0
         if not self._answering:  # the answer was out before the body was in
             self._expect_head()
 
@@ -286,8 +280,7 @@ class LimitedHttp(_Limited, HttpToolsProtocol):
             if overtakes:
                 self.transport.close()  # an answer is on its way, and this one cannot overtake it
                 return
-        url: bytes = getattr(self, "url", b"")
-        path = url.partition(b"?")[0][:256].decode("ascii", "replace") or "/"
+        path = getattr(self, "url", b"").partition(b"?")[0][:256].decode("ascii", "replace") or "/"
         problem = problem_of(refusal, instance=path, request_id=request_id_from(None))
         body = problem.model_dump_json(exclude_unset=True).encode()
         headers = {
@@ -321,7 +314,6 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._queued = 0
         self._hold.release()
 
     def data_received(self, data: bytes) -> None:
@@ -331,7 +323,7 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
         try:
             self._hold.resize(self._partial + self._queued)
         except OverloadedError:
-            self._end(_TRY_AGAIN_LATER, "overloaded")
+            self._end(CloseCode.TRY_AGAIN_LATER, "overloaded")
             return
         if self._partial == 0:
             self._stop_timer()
@@ -340,7 +332,7 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) >= _MAX_FRAGMENTS:
-            self._end(_TOO_BIG, "too many fragments")
+            self._end(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
             return
         super().handle_cont(event)
 
@@ -382,7 +374,7 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
         if left_s > 0:
             self._set_timer(left_s, lambda: self._wait_for_message(since))
         else:
-            self._end(_POLICY_VIOLATION, "message_too_slow")
+            self._end(CloseCode.POLICY_VIOLATION, "message_too_slow")
 
     def _end(self, code: int, reason: str) -> None:
         self._stop_timer()
@@ -391,3 +383,45 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.transport.close()
+
+
+def bound_send_buffer(connection: socket.socket) -> None:
+    """Left alone, Linux lets it grow to megabytes and takes as much at a time, which looks as if nobody read."""
+    with suppress(OSError):  # it is gone already
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+
+
+class LenientTransport:
+    """A transport on which a write after the end is dropped, where uvicorn's would raise.
+
+    uvicorn learns of the end a little later than the transport does. `write_eof` ends this side even where TLS has no
+    such end of its own.
+    """
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self._transport = transport
+        self._close = close
+        self._closed = self._ended = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not (self._ended or self.is_closing()):
+            self._transport.write(data)
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self._ended = True
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def is_closing(self) -> bool:
+        return self._closed or self._transport.is_closing()

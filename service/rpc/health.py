@@ -37,7 +37,7 @@ class HealthServicer(health.aio.HealthServicer):
         self._not_ready = not_ready
         self._models = models
         self._whole = ("", *service_names)
-        self._seen: set[str] = set()
+        self._seen: dict[str, Any] = {}  # the state of each model that was there at some time
 
     async def Check(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -50,12 +50,10 @@ class HealthServicer(health.aio.HealthServicer):
     async def refresh(self) -> None:
         """Ask the backend, and tell the watchers what changed."""
         whole = _NOT_SERVING if await self._not_ready() is not None else _SERVING
-        for name in self._whole:
-            await self.set(name, whole)
-        there = {model.name for model in self._models()}
-        self._seen |= there
-        for name in self._seen:
-            await self.set(name, _SERVING if name in there else _NOT_SERVING)
+        there = {model.name: _SERVING for model in self._models()}
+        self._seen = dict.fromkeys(self._seen, _NOT_SERVING) | there
+        for name, state in (self._seen | dict.fromkeys(self._whole, whole)).items():
+            await self.set(name, state)
 
     async def keep_watchers_informed(self, interval_s: float) -> None:
         """Refresh at intervals until cancelled."""

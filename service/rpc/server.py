@@ -12,11 +12,9 @@ from service.inference.access import Doorkeeper
 from service.inference.byte_budget import UPLOAD_BYTES, ByteBudget
 from service.inference.requests import RequestObserver
 from service.rpc.guard import CallGuard
-from service.rpc.handpose.v1 import hand_pose_pb2, hand_pose_pb2_grpc
+from service.rpc.handpose.v1 import hand_pose_pb2_grpc
 from service.rpc.health import HealthServicer
-from service.rpc.servicer import HandPoseServicer
-
-SERVICE_NAME: Final[str] = hand_pose_pb2.DESCRIPTOR.services_by_name["HandPoseService"].full_name
+from service.rpc.servicer import SERVICE_NAME, HandPoseServicer
 
 _MARGIN_BYTES = 256 * 1024
 """A message that is a little too large still reaches the guard, which says so; gRPC itself cuts off one far above."""
@@ -122,7 +120,8 @@ class RpcServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        address = f"{_bracketed(self._options.host)}:{self._options.port}"
+        host = self._options.host
+        address = f"{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self._options.port}"
         if self._credentials is None:
             port = server.add_insecure_port(address)
         else:
@@ -161,7 +160,3 @@ def _channel_arguments(options: ServerOptions) -> list[tuple[str, Any]]:
         ("grpc.absolute_max_metadata_size", options.max_head_bytes),
         ("grpc.so_reuseport", int(options.reuse_port)),  # unasked, a second server must fail, not share it silently
     ]
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host

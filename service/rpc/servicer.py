@@ -39,7 +39,7 @@ from service.rpc.status import STATUS_OF
 
 logger = logging.getLogger(__name__)
 
-_SERVICE: Final[str] = pb.DESCRIPTOR.services_by_name["HandPoseService"].full_name
+SERVICE_NAME: Final[str] = pb.DESCRIPTOR.services_by_name["HandPoseService"].full_name
 _OURS: Final = frozenset({ErrorKind.INTERNAL, ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE_EXCEEDED})
 
 
@@ -99,8 +99,13 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
     ) -> pb.EstimateBatchResponse:
         """Several images, each with an outcome of its own."""
         with self._answering(context, "EstimateBatch") as call:
-            self._check_number(len(request.requests))
-            charge(len(request.requests), counted=1)
+            images = len(request.requests)
+            if images == 0:
+                raise InvalidInputError("the batch holds no image; send at least one", code="missing_image")
+            if images > (most := self._policy.max_batch_images):
+                detail = f"the batch holds {images} images; at most {most} are allowed"
+                raise TooLargeError(detail, code="too_many_images")
+            charge(images, counted=1)
             results = await asyncio.gather(
                 *(self._result(index, each, call) for index, each in enumerate(request.requests))
             )
@@ -137,9 +142,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         return pb.ListModelsResponse(models=[convert.from_model(model) for model in models])
 
     def _call(self, context: Context) -> "_Call":
-        remaining: float | None = context.time_remaining()  # None without a deadline, whatever its type says
-        allowed = self._policy.default_deadline_s if remaining is None else min(remaining, self._policy.max_deadline_s)
-        return _Call(context, self._observer, self._clock, allowed_s=allowed)
+        return _Call(context, self._observer, self._clock, self._policy)
 
     async def _result(self, index: int, request: pb.EstimateRequest, call: "_Call") -> ImageEstimate | ServiceError:
         try:
@@ -171,14 +174,14 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
     @contextlib.contextmanager
     def _answering(self, context: Context, method: str) -> Iterator["_Call"]:
         """The block answers a call: it is counted, has a span and a line in the log, and raises only ServiceErrors."""
-        call, name = self._call(context), f"{_SERVICE}/{method}"
+        call, name = self._call(context), f"{SERVICE_NAME}/{method}"
         # Unless it ends otherwise, it was cancelled.
         code, status, failed = CLIENT_GONE, grpc.StatusCode.CANCELLED, False
         trace = self._observer.request(
             name,
             request_id=call.request_id,
             caller=call.metadata.get("traceparent"),
-            attributes={"rpc.system": "grpc", "rpc.service": _SERVICE, "rpc.method": method},
+            attributes={"rpc.system": "grpc", "rpc.service": SERVICE_NAME, "rpc.method": method},
         )
         with trace as span, self._observer.in_flight():
             try:
@@ -197,15 +200,6 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
                 said = {"code": code, "request_id": call.request_id, "client": context.peer()}
                 duration_ms = round((self._clock.time() - call.arrived) * 1000, 1)
                 logger.info("%s", name, extra={**said, "duration_ms": duration_ms})
-
-    def _check_number(self, images: int) -> None:
-        if images == 0:
-            raise InvalidInputError("the batch holds no image; send at least one", code="missing_image")
-        if images > self._policy.max_batch_images:
-            raise TooLargeError(
-                f"the batch holds {images} images; at most {self._policy.max_batch_images} are allowed",
-                code="too_many_images",
-            )
 
 
 async def _frames(
@@ -232,12 +226,14 @@ class _Call:
         counted: whether the call's images are counted one by one.
     """
 
-    def __init__(self, context: Context, observer: RequestObserver, clock: Clock, *, allowed_s: float) -> None:
+    def __init__(self, context: Context, observer: RequestObserver, clock: Clock, policy: RpcPolicy) -> None:
         self._context = context
         self.metadata = metadata_of(context)
         self.request_id = REQUEST_ID.get()
         self.asked_for = self.metadata.get("x-model-variant")
         self.arrived = clock.time()
+        remaining: float | None = context.time_remaining()  # None without a deadline, whatever its type says
+        allowed_s = policy.default_deadline_s if remaining is None else min(remaining, policy.max_deadline_s)
         self.deadline = self.arrived + allowed_s
         self.report = StreamReport(observer, clock, self.request_id, asked_for=self.asked_for)
         self.counted = False

@@ -38,8 +38,7 @@ STATUS_OF: Final[dict[ErrorKind, grpc.StatusCode]] = {
 
 def status_number(error: ServiceError) -> int:
     """The number of the error's gRPC status (google.rpc.Code)."""
-    number: int = STATUS_OF[error.kind].value[0]
-    return number
+    return int(STATUS_OF[error.kind].value[0])
 
 
 def problem_of(error: ServiceError) -> pb.Problem:
@@ -80,6 +79,5 @@ def _fields_of(error: ServiceError) -> tuple[FieldError, ...]:
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:
-    duration = duration_pb2.Duration()
-    duration.FromNanoseconds(round(seconds * 1e9))
-    return duration
+    whole, nanos = divmod(round(seconds * 1e9), 10**9)
+    return duration_pb2.Duration(seconds=whole, nanos=nanos)

@@ -31,11 +31,8 @@ def server_credentials(current: Callable[[], Certificates]) -> grpc.ServerCreden
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:
         nonlocal given
-        now = current()
-        if now is given:
-            return None  # what it has
-        given = now
-        return _configuration(now)
+        before, given = given, current()
+        return None if given is before else _configuration(given)  # None: what it has
 
     return grpc.dynamic_ssl_server_credentials(
         _configuration(first),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from service.backends.repository import CARD_NAME, ModelRepository, ServableError
+from service.backends.repository import CARD_NAME, ServableError, newest_servables
 from service.backends.tensorflow_serving.config_file import ManagementError, read_config
 from service.files import FileError
 from service.routing_file import parse_rules
@@ -55,7 +55,7 @@ def _parsers(folder: Path) -> dict[str, Callable[[bytes], None]]:
     def model_card(data: bytes) -> None:
         card.write_bytes(data)
         try:
-            ModelRepository(folder / "repository").newest(1)
+            newest_servables(folder / "repository", 1)
         except ServableError as error:
             _tells(str(error))
 

@@ -19,7 +19,7 @@ from service.inference.access import AccessPolicy, Doorkeeper
 from service.inference.errors import ServiceError
 from service.inference.keys import new_key
 from service.rest.stream import PATH
-from service.rpc.server import SERVICE_NAME
+from service.rpc.servicer import SERVICE_NAME
 from tests.fuzz.gateway import Gateway, running
 from tests.fuzz.reading import Reader
 from tests.fuzz.rest import check_answers, exchange, in_a_header

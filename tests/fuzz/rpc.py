@@ -14,7 +14,7 @@ import grpc
 from google.protobuf import duration_pb2
 
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
-from service.rpc.server import SERVICE_NAME
+from service.rpc.servicer import SERVICE_NAME
 from tests.fuzz.gateway import Gateway, running
 from tests.fuzz.reading import Reader
 from tests.fuzz.targets import PATIENCE, Check, FoundError

@@ -36,8 +36,8 @@ from service.rest.uploads import UploadGuard
 from service.rest.uvicorn_limits import LimitedServer, protocols
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
 from service.rpc.health import HealthServicer
-from service.rpc.server import SERVICE_NAME, RpcServer, ServerOptions
-from service.rpc.servicer import HandPoseServicer, RpcPolicy
+from service.rpc.server import RpcServer, ServerOptions
+from service.rpc.servicer import SERVICE_NAME, HandPoseServicer, RpcPolicy
 from service.rpc.status import STATUS_DETAILS
 from service.rpc.tls import server_credentials
 from tests.support.backend import FakeBackend

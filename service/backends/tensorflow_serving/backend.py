@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.backends.tensorflow_serving.catalogue import Catalogue, PollPolicy
-from service.backends.tensorflow_serving.client import Endpoint, NoEndpointError, Pool, RetryPolicy
+from service.backends.tensorflow_serving.client import Endpoint, RetryPolicy
 from service.backends.tensorflow_serving.config_file import (
     ManagementError,
     model_in,
@@ -21,6 +21,7 @@ from service.backends.tensorflow_serving.config_file import (
 )
 from service.backends.tensorflow_serving.failures import CallError, Meaning, translate
 from service.backends.tensorflow_serving.tensors import from_tensor, predict_request
+from service.backends.tensorflow_serving.wire import serving_pb2 as wire
 from service.inference.errors import DeadlineExceededError, InternalError, UnavailableError, UnknownModelError
 from service.inference.models import (
     CANARY_LABEL,
@@ -90,7 +91,8 @@ class TensorFlowServingBackend:
             clock=clock,
             policy=poll or PollPolicy(),
         )
-        self._pool = Pool(clock=clock, retry=retry or RetryPolicy(), on_unreachable=self._catalogue.poll_now)
+        self._retry = retry or RetryPolicy()
+        self._calls = 0
         self._polling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -168,17 +170,9 @@ class TensorFlowServingBackend:
         if timeout_s <= 0:
             raise DeadlineExceededError("the request's time was up before it could be sent to the model server")
         name = f"{model.name} version {model.version}"
-        traceparent = self._traceparent()
         try:
-            reply = await self._pool.predict(
-                predict_request(model.name, model.version, crops),
-                among=partial(self._catalogue.holders, model),
-                timeout_s=timeout_s,
-                metadata=(("traceparent", traceparent),) if traceparent is not None else (),
-            )
-        except NoEndpointError as error:
-            self._catalogue.poll_now()
-            raise UnavailableError("no model server can be reached at the moment", retry_after_s=1.0) from error
+            request = predict_request(model.name, model.version, crops)
+            reply = await self._send(model, request, self._clock.time() + timeout_s)
         except CallError as error:
             if error.meaning is Meaning.BATCH_TOO_LARGE and len(crops) > 1:
                 raise _BatchTooLargeError(str(error)) from error
@@ -197,6 +191,33 @@ class TensorFlowServingBackend:
             return from_tensor(reply.outputs[OUTPUT_NAME])
         except ValueError as error:
             raise InternalError(f"{name} returned belief maps that cannot be read: {error}") from error
+
+    async def _send(self, model: ServedModel, request: wire.PredictRequest, deadline: float) -> wire.PredictResponse:
+        """The reply of a server that has the version. If it is unreachable or busy, the next one is asked after a wait.
+
+        Raises:
+            CallError: the last attempt's failure.
+            UnavailableError: no server is known to have the version.
+        """
+        traceparent = self._traceparent()
+        metadata = (("traceparent", traceparent),) if traceparent is not None else ()
+        attempt = 0
+        while endpoints := self._catalogue.holders(model):
+            attempt += 1
+            self._calls += 1
+            endpoint = endpoints[self._calls % len(endpoints)]
+            try:
+                return await endpoint.predict(request, max(deadline - self._clock.time(), 0.001), metadata)
+            except CallError as error:
+                if error.meaning is Meaning.UNREACHABLE:
+                    self._catalogue.poll_now()
+                wait_s = self._retry.wait_after(attempt, random.random())
+                out_of_time = attempt >= self._retry.attempts or self._clock.time() + wait_s >= deadline
+                if not error.worth_another_try or out_of_time:
+                    raise
+            await asyncio.sleep(wait_s)
+        self._catalogue.poll_now()
+        raise UnavailableError("no model server can be reached at the moment", retry_after_s=1.0)
 
 
 class _BatchTooLargeError(Exception):

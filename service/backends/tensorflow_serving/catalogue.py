@@ -321,7 +321,7 @@ class Catalogue:
         try:
             return (await endpoint.metadata(request, self._policy.timeout_s)).model_spec.version.value
         except CallError as error:
-            if error.meaning in {Meaning.UNKNOWN_LABEL, Meaning.UNKNOWN_VERSION}:  # it stands for no running version
+            if error.meaning is Meaning.UNKNOWN_VERSION:  # it stands for no running version
                 return None
             raise
 

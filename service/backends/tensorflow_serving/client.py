@@ -1,21 +1,16 @@
-"""The connections to the model servers: one channel an address, kept open, balanced and retried.
+"""The connections to the model servers: one channel an address, kept open. Nothing here knows what a model is.
 
-An address may be a DNS name with several servers behind it; gRPC then balances over all of them. Several addresses are
-balanced here, in turn. Nothing here knows what a model is.
+An address may be a DNS name with several servers behind it; gRPC then balances over all of them.
 """
 
-import asyncio
-import random
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
-from service.backends.tensorflow_serving.failures import CallError, Meaning
+from service.backends.tensorflow_serving.failures import CallError
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
-from service.inference.ports import Clock
 
 Metadata = tuple[tuple[str, str], ...]
 Reply = TypeVar("Reply", bound=Message)
@@ -106,67 +101,3 @@ class Endpoint:
         except grpc.aio.AioRpcError as error:
             raise CallError(error.code(), error.details() or "") from error
         return answer
-
-
-class Pool:
-    """The way a prediction takes through the endpoints.
-
-    Args:
-        clock: its time limits the retries.
-        retry: how often and how soon.
-        on_unreachable: is called when a server could not be reached, so that its state is looked at at once.
-        chance: draws from [0, 1) for the waits.
-    """
-
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        retry: RetryPolicy,
-        on_unreachable: Callable[[], object],
-        chance: Callable[[], float] = random.random,
-    ) -> None:
-        self._clock = clock
-        self._retry = retry
-        self._on_unreachable = on_unreachable
-        self._chance = chance
-        self._calls = 0
-
-    async def predict(
-        self,
-        request: wire.PredictRequest,
-        *,
-        among: Callable[[], Sequence[Endpoint]],
-        timeout_s: float,
-        metadata: Metadata = (),
-    ) -> wire.PredictResponse:
-        """Run a prediction on an endpoint; if it cannot be reached or is busy, on the next one, after a wait.
-
-        Args:
-            among: the endpoints that can run it, by what is known at the time.
-
-        Raises:
-            CallError: the last attempt's failure.
-            NoEndpointError: none can run it.
-        """
-        deadline = self._clock.time() + timeout_s
-        attempt = 0
-        while endpoints := among():
-            attempt += 1
-            self._calls += 1
-            endpoint = endpoints[self._calls % len(endpoints)]
-            try:
-                return await endpoint.predict(request, max(deadline - self._clock.time(), 0.001), metadata)
-            except CallError as error:
-                if error.meaning is Meaning.UNREACHABLE:
-                    self._on_unreachable()
-                wait_s = self._retry.wait_after(attempt, self._chance())
-                out_of_time = attempt >= self._retry.attempts or self._clock.time() + wait_s >= deadline
-                if not error.worth_another_try or out_of_time:
-                    raise
-            await asyncio.sleep(wait_s)
-        raise NoEndpointError
-
-
-class NoEndpointError(Exception):
-    """No model server is known to have the version, or those that had it are down."""

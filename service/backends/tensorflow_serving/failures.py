@@ -23,8 +23,7 @@ from service.inference.errors import (
 class Meaning(Enum):
     """What the failure of a call says."""
 
-    UNKNOWN_VERSION = auto()
-    UNKNOWN_LABEL = auto()
+    UNKNOWN_VERSION = auto()  # or label
     BATCH_TOO_LARGE = auto()
     QUEUE_FULL = auto()
     THREADS_BUSY = auto()
@@ -36,7 +35,7 @@ class Meaning(Enum):
 
 _MEANINGS: Final = (  # the first row that fits decides
     (StatusCode.NOT_FOUND, r"", Meaning.UNKNOWN_VERSION),
-    (StatusCode.INVALID_ARGUMENT, r"unrecognized servable version label", Meaning.UNKNOWN_LABEL),
+    (StatusCode.INVALID_ARGUMENT, r"unrecognized servable version label", Meaning.UNKNOWN_VERSION),
     (StatusCode.INVALID_ARGUMENT, r"larger than maximum input batch size", Meaning.BATCH_TOO_LARGE),
     (StatusCode.UNAVAILABLE, r"batch scheduling queue", Meaning.QUEUE_FULL),
     (StatusCode.UNAVAILABLE, r"", Meaning.UNREACHABLE),
@@ -77,23 +76,14 @@ def translate(error: CallError, model: str) -> ServiceError:
 
     The caller raises it `from` the original, so that the log shows what the server said.
     """
-    match error.meaning:
-        case Meaning.UNKNOWN_VERSION:
-            return UnknownModelError(f"the model server does not have {model}")
-        case Meaning.UNKNOWN_LABEL:
-            return UnknownModelError(f"the model server does not have {model}", code="unknown_label")
-        case Meaning.QUEUE_FULL:
-            return OverloadedError("the model server's queue is full", retry_after_s=0.25)
-        case Meaning.THREADS_BUSY:
-            return OverloadedError("the model server is busy", retry_after_s=0.25)
-        case Meaning.UNREACHABLE:
-            return UnavailableError("the model server cannot be reached at the moment", retry_after_s=1.0)
-        case Meaning.EXPIRED:
-            return DeadlineExceededError("the request's time was up before the model server answered")
-        case Meaning.OUT_OF_MEMORY:
-            return UnavailableError("the model server is out of memory", retry_after_s=1.0)
-        case _:
-            return InternalError(f"the model server refused a request for {model}")
+    return {
+        Meaning.UNKNOWN_VERSION: UnknownModelError(f"the model server does not have {model}"),
+        Meaning.QUEUE_FULL: OverloadedError("the model server's queue is full", retry_after_s=0.25),
+        Meaning.THREADS_BUSY: OverloadedError("the model server is busy", retry_after_s=0.25),
+        Meaning.UNREACHABLE: UnavailableError("the model server cannot be reached at the moment", retry_after_s=1.0),
+        Meaning.EXPIRED: DeadlineExceededError("the request's time was up before the model server answered"),
+        Meaning.OUT_OF_MEMORY: UnavailableError("the model server is out of memory", retry_after_s=1.0),
+    }.get(error.meaning, InternalError(f"the model server refused a request for {model}"))
 
 
 def one_line(text: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.backends.embedded import EmbeddedBackend, Run
-from service.backends.repository import ModelRepository, Servable, ServableError
+from service.backends.repository import Servable, ServableError, newest_servables
 from service.inference.errors import (
     DeadlineExceededError,
     InternalError,
@@ -60,7 +60,7 @@ def repository(tmp_path: Path) -> Path:
 
 async def loaded(models: Models, root: Path, **options: Any) -> EmbeddedBackend:
     backend = EmbeddedBackend(open_servable=models, inference=InlineExecutor(), **options)
-    await backend.load(ModelRepository(root).newest(9))
+    await backend.load(newest_servables(root, 9))
     return backend
 
 
@@ -142,7 +142,7 @@ async def test_servable_that_cannot_be_opened_stops_the_start(repository: Path) 
 
     backend = EmbeddedBackend(open_servable=broken, inference=InlineExecutor())
     with pytest.raises(ServableError, match="cpm_lightweight version 5 is broken"):
-        await backend.load(ModelRepository(repository).newest(1))
+        await backend.load(newest_servables(repository, 1))
     assert await backend.not_ready() is not None
 
 
@@ -176,7 +176,7 @@ async def test_while_models_load_the_loop_runs_and_requests_are_told_to_wait(
 ) -> None:
     models = SlowModels()
     backend = EmbeddedBackend(open_servable=models, inference=inference)
-    loading = asyncio.ensure_future(backend.load(ModelRepository(repository).newest(1)))
+    loading = asyncio.ensure_future(backend.load(newest_servables(repository, 1)))
     await asyncio.to_thread(models.running.wait, 20)
     assert await backend.not_ready() == "loading cpm_lightweight version 5"
     with pytest.raises(UnavailableError) as caught:
@@ -193,7 +193,7 @@ async def test_batch_that_takes_too_long_is_given_up_without_holding_the_loop(
     models = SlowModels()
     models.may_finish.set()
     backend = EmbeddedBackend(open_servable=models, inference=inference)
-    await backend.load(ModelRepository(repository).newest(1))
+    await backend.load(newest_servables(repository, 1))
     models.may_finish.clear()
     model = backend.resolve(ModelReference("standard"))
     with pytest.raises(DeadlineExceededError):

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.backends.embedded import EmbeddedBackend, Run
-from service.backends.repository import ModelRepository, Servable, ServableError
+from service.backends.repository import Servable, ServableError, newest_servables
 from service.inference.errors import UnavailableError, UnknownModelError
 from service.inference.models import ModelReference
 from tests.support.clock import settle
@@ -40,7 +40,7 @@ class Opener:
 
 async def up(opener: Opener, root: Path, *, versions: int = 1, linger_s: float = 60.0) -> EmbeddedBackend:
     backend = EmbeddedBackend(open_servable=opener, inference=InlineExecutor(), linger_s=linger_s)
-    await backend.load(ModelRepository(root).newest(versions))
+    await backend.load(newest_servables(root, versions))
     return backend
 
 
@@ -51,7 +51,7 @@ async def test_a_newer_version_takes_over_and_nothing_is_opened_twice(tmp_path: 
     backend = await up(opener, tmp_path)
 
     write_card(tmp_path, "lightweight", version=2)
-    await backend.load(ModelRepository(tmp_path).newest(1))
+    await backend.load(newest_servables(tmp_path, 1))
 
     assert backend.resolve(LIGHTWEIGHT).version == 2
     assert [(each.variant, each.version, each.labels) for each in backend.models()] == [
@@ -68,7 +68,7 @@ async def test_the_label_moves_when_the_version_before_stays(tmp_path: Path) -> 
     backend = await up(Opener(), tmp_path, versions=2)
 
     write_card(tmp_path, "lightweight", version=2)
-    await backend.load(ModelRepository(tmp_path).newest(2))
+    await backend.load(newest_servables(tmp_path, 2))
 
     assert {each.version: each.labels for each in backend.models()} == {1: (), 2: ("stable",)}
 
@@ -79,7 +79,7 @@ async def test_a_request_that_was_routed_to_the_old_version_is_still_answered_by
     routed = backend.resolve(LIGHTWEIGHT)
 
     write_card(tmp_path, "lightweight", version=2)
-    await backend.load(ModelRepository(tmp_path).newest(1))
+    await backend.load(newest_servables(tmp_path, 1))
 
     assert (await backend.predict(routed, CROPS, timeout_s=1)).item() == 1
 
@@ -90,7 +90,7 @@ async def test_an_old_version_is_let_go_after_a_while(tmp_path: Path) -> None:
     routed = backend.resolve(LIGHTWEIGHT)
 
     write_card(tmp_path, "lightweight", version=2)
-    await backend.load(ModelRepository(tmp_path).newest(1))
+    await backend.load(newest_servables(tmp_path, 1))
     await settle()
 
     with pytest.raises(UnavailableError) as caught:  # routed again, the same request has an answer
@@ -106,7 +106,7 @@ async def test_a_version_that_does_not_open_leaves_everything_as_it_was(tmp_path
     opener.broken.add(2)
     write_card(tmp_path, "lightweight", version=2)
     with pytest.raises(ServableError):
-        await backend.load(ModelRepository(tmp_path).newest(1))
+        await backend.load(newest_servables(tmp_path, 1))
 
     assert await backend.not_ready() is None
     model = backend.resolve(LIGHTWEIGHT)
@@ -120,7 +120,7 @@ async def test_the_service_is_ready_and_answers_while_a_version_loads(tmp_path: 
     backend = await up(opener, tmp_path)
 
     write_card(tmp_path, "lightweight", version=2)
-    loading = asyncio.ensure_future(backend.load(ModelRepository(tmp_path).newest(1)))
+    loading = asyncio.ensure_future(backend.load(newest_servables(tmp_path, 1)))
     await asyncio.sleep(0)
     assert await backend.not_ready() is None
     assert backend.resolve(LIGHTWEIGHT).version == 1

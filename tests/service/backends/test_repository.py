@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.backends.repository import ModelRepository, ServableError, as_served
+from service.backends.repository import ServableError, as_served, newest_servables
 from tests.support.servables import write_card
 
 
@@ -12,7 +12,7 @@ def test_newest_versions_of_every_model_are_found(tmp_path: Path) -> None:
     for version in (1, 2, 10):
         write_card(tmp_path, "standard", version=version)
     write_card(tmp_path, "lightweight")
-    found = [(each.card.name, each.card.version) for each in ModelRepository(tmp_path).newest(2)]
+    found = [(each.card.name, each.card.version) for each in newest_servables(tmp_path, 2)]
     assert found == [("cpm_lightweight", 1), ("cpm_standard", 2), ("cpm_standard", 10)]
 
 
@@ -20,7 +20,7 @@ def test_newest_version_of_each_model_is_stable(tmp_path: Path) -> None:
     for version in (9, 10):
         write_card(tmp_path, "standard", version=version)
     write_card(tmp_path, "lightweight", version=3)
-    served = as_served(ModelRepository(tmp_path).newest(5))
+    served = as_served(newest_servables(tmp_path, 5))
     assert {(each.name, each.version): each.labels for each in served} == {
         ("cpm_standard", 9): (),
         ("cpm_standard", 10): ("stable",),
@@ -32,14 +32,14 @@ def test_folders_that_are_being_written_are_left_alone(tmp_path: Path) -> None:
     write_card(tmp_path, "standard")
     for name in (".export-2-abc", "tmp", "2.old", "²"):
         (tmp_path / "cpm_standard" / name).mkdir()
-    assert len(ModelRepository(tmp_path).newest(5)) == 1
+    assert len(newest_servables(tmp_path, 5)) == 1
 
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_empty_repository_says_how_to_fill_it(tmp_path: Path, exists: bool) -> None:
     root = tmp_path if exists else tmp_path / "nowhere"
     with pytest.raises(ServableError, match="make models"):
-        ModelRepository(root).newest(1)
+        newest_servables(root, 1)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_card_that_does_not_fit_is_named_with_what_is_wrong(
 ) -> None:
     folder = write_card(tmp_path, changes=change)
     with pytest.raises(ServableError, match=words) as caught:
-        ModelRepository(tmp_path).newest(1)
+        newest_servables(tmp_path, 1)
     assert str(folder / "model_card.json") in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -71,4 +71,4 @@ def test_card_that_is_missing_or_no_card_is_named(tmp_path: Path, content: str |
     if content is not None:
         card.write_text(content)
     with pytest.raises(ServableError, match=r"model_card\.json"):
-        ModelRepository(tmp_path).newest(1)
+        newest_servables(tmp_path, 1)

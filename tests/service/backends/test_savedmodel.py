@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.backends.processor import multiplies_bfloat16
-from service.backends.repository import ModelRepository, Servable, ServableError
+from service.backends.repository import Servable, ServableError, newest_servables
 from service.inference.errors import InternalError
 from service.pose.heatmaps import decode
 from tests.support.backend import spread_keypoints
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow  # importing TensorFlow takes seconds
 
 
 def only_servable(repository: Path) -> Servable:
-    (servable,) = ModelRepository(repository).newest(1)
+    (servable,) = newest_servables(repository, 1)
     return servable
 
 

@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from service.rest.policy import ConnectionLimits, TransferRate
-from service.rest.transports import bound_send_buffer
+from service.rest.uvicorn_limits import bound_send_buffer
 from tests.support.gateway import Gateway
 from tests.support.images import image_bytes
 from tests.support.waiting import until

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.rest.transports import LenientTransport
+from service.rest.uvicorn_limits import LenientTransport
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
 

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from service.inference.models import ServedModel
-from service.rpc.server import SERVICE_NAME
+from service.rpc.servicer import SERVICE_NAME
 from tests.support.backend import FakeBackend
 from tests.support.gateway import Gateway
 from tests.support.images import image_bytes

@@ -8,7 +8,7 @@ import pytest
 from grpc_reflection.v1alpha import reflection
 
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
-from service.rpc.server import SERVICE_NAME
+from service.rpc.servicer import SERVICE_NAME
 from tests.support.gateway import Gateway, details_of, refusal_of
 from tests.support.images import image_bytes
 
