@@ -297,7 +297,6 @@ class Settings(BaseModel):
 
     def rpc(self) -> RpcPolicy:
         return RpcPolicy(
-            max_body_bytes=self.max_body_bytes,
             max_batch_images=self.max_batch_images,
             default_deadline_s=self.default_deadline_ms / 1000,
             max_deadline_s=self.max_deadline_ms / 1000,

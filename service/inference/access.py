@@ -1,14 +1,13 @@
-"""Who may ask, and how much: keys, rates, and what becomes of those who guess.
+"""Access: which keys are admitted, how many images each may have estimated, and how guessing is slowed.
 
-Pure rules on a clock that is passed in. Where keys are kept is `service.access`; how a request carries one is the
-protocols' business: they call `Doorkeeper.admit` before they read a body, run the request in the caller's context, and
-charge each image with `charge`.
+Pure rules on a clock that is passed in. `service.access` keeps the keys. A protocol takes the key from a request, calls
+`Doorkeeper.admit` before it reads a body, and answers the request in a block of `asked_by`; each image is then charged
+with `charge`.
 """
 
 import hmac
 import ipaddress
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,7 +21,7 @@ from service.inference.keys import digest_of, is_key
 MAX_KEYS: Final = 1000
 """Every key is compared with every request's, so their number is bounded: a thousand take about half a ms."""
 
-_NOBODY: Final = b"\0" * 32
+_NO_DIGEST: Final = b"\0" * 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,47 +63,53 @@ class ApiKey:
 class TokenBucket:
     """Lets `burst` through at once and `images_per_second` in the long run.
 
-    What is larger than the bucket is let through when the bucket is full, and paid off afterwards: so that a large
-    batch waits longer, and not for ever.
+    A batch larger than the bucket passes when the bucket is full, and is paid off afterwards: it waits longer, but not
+    for ever.
     """
 
     def __init__(self, allowance: Allowance, now: float) -> None:
-        self._allowance = allowance
+        self.allowance = allowance
         self._level = allowance.burst
         self._at = now
 
     def take(self, number: float, now: float) -> float:
         """Take so many and return 0, or take none and return the seconds until there are so many."""
-        if math.isinf(self._allowance.burst):
+        if math.isinf(self.allowance.burst):
             return 0.0
         self._refill(now)
-        missing = min(number, self._allowance.burst) - self._level
+        missing = min(number, self.allowance.burst) - self._level
         if missing > 1e-9:
-            return missing / self._allowance.images_per_second
+            return missing / self.allowance.images_per_second
         self._level -= number
         return 0.0
 
     def give_back(self, number: float, now: float) -> None:
         """Undo a `take`."""
-        if not math.isinf(self._allowance.burst):
+        if not math.isinf(self.allowance.burst):
             self._refill(now)
-            self._level = min(self._allowance.burst, self._level + number)
+            self._level = min(self.allowance.burst, self._level + number)
 
     def _refill(self, now: float) -> None:
-        gained = max(0.0, now - self._at) * self._allowance.images_per_second
-        self._level = min(self._allowance.burst, self._level + gained)
+        gained = max(0.0, now - self._at) * self.allowance.images_per_second
+        self._level = min(self.allowance.burst, self._level + gained)
         self._at = now
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of a valid key."""
+    """The sender of a request with a valid key.
+
+    Attributes:
+        key: the key.
+        doorkeeper: admitted it.
+    """
 
     key: ApiKey
     doorkeeper: "Doorkeeper"
 
     @property
     def name(self) -> str:
+        """The key's name."""
         return self.key.name
 
     def take(self, images: int = 1, *, counted: int = 0) -> None:
@@ -112,15 +117,13 @@ class Caller:
 
         Args:
             images: how many the request has.
-            counted: how many of them were counted before that was known; where this raises, none of them is any more.
+            counted: how many of them were counted before that was known.
 
         Raises:
             OverloadedError: too many; its `retry_after_s` says when there is room for this many. None are counted.
             UnauthenticatedError: the key has been revoked, or has expired, since it was shown.
         """
-        if counted:
-            self.doorkeeper.uncharge(self.key, counted)
-        self.doorkeeper.charge(self.key, images)
+        self.doorkeeper.charge(self.key, images, counted)
 
 
 CALLER: ContextVar[Caller | None] = ContextVar("handpose_caller", default=None)
@@ -128,7 +131,7 @@ CALLER: ContextVar[Caller | None] = ContextVar("handpose_caller", default=None)
 
 
 def charge(images: int = 1, *, counted: int = 0) -> None:
-    """Count images against the rate of the current caller, if there is one; see `Caller.take`."""
+    """`Caller.take` for the caller of the current request, if it has one."""
     caller = CALLER.get()
     if caller is not None:
         caller.take(images, counted=counted)
@@ -136,7 +139,7 @@ def charge(images: int = 1, *, counted: int = 0) -> None:
 
 @contextmanager
 def asked_by(caller: Caller) -> Iterator[None]:
-    """Everything in the block is on this caller's account."""
+    """Images in the block are charged to this caller."""
     before = CALLER.set(caller)
     try:
         yield
@@ -146,7 +149,7 @@ def asked_by(caller: Caller) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
-    """How strict the door is.
+    """Rates and the patience with wrong keys.
 
     Attributes:
         allowance: of keys that have none of their own.
@@ -170,7 +173,7 @@ class _Address:
 
 
 class Doorkeeper:
-    """Admits whoever shows a key.
+    """Admits requests that show a key.
 
     Args:
         policy: how strict to be.
@@ -189,8 +192,8 @@ class Doorkeeper:
         self._time = time
         self._today = today
         self._keys: dict[bytes, ApiKey] = {}
-        self._rates: dict[bytes, tuple[Allowance, TokenBucket]] = {}
-        self._addresses: OrderedDict[str, _Address] = OrderedDict()
+        self._rates: dict[bytes, TokenBucket] = {}
+        self._addresses: dict[str, _Address] = {}  # the one that was seen last is at the end
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -205,22 +208,21 @@ class Doorkeeper:
         """
         if len(keys) > MAX_KEYS:
             raise ValueError(f"{len(keys)} keys; at most {MAX_KEYS} are allowed")
-        now = self._time()
-        known = self._rates
+        now, before = self._time(), self._rates
         self._keys = {key.digest: key for key in keys}
         self._rates = {}
         for key in keys:
-            allowance = key.allowance or self._policy.allowance
-            before = known.get(key.digest)
-            same = before is not None and before[0] == allowance
-            self._rates[key.digest] = before if before and same else (allowance, TokenBucket(allowance, now))
+            allowance, rate = key.allowance or self._policy.allowance, before.get(key.digest)
+            if rate is None or rate.allowance != allowance:
+                rate = TokenBucket(allowance, now)
+            self._rates[key.digest] = rate
 
     def admit(self, shown: str | None, peer: str) -> Caller:
-        """Let somebody in.
+        """The caller who shows this key.
 
-        Takes the same, short time whatever is shown. An address that has shown too many wrong keys has to wait, unless
-        the key is right and was shown from there before: guesses from behind a proxy do not lock out the callers behind
-        it that were admitted before.
+        Takes the same, short time for every key. An address that has shown too many wrong ones has to wait, unless the
+        key is right and was shown from there before: guesses from behind a proxy do not lock out the callers behind it
+        that were admitted before.
 
         Args:
             shown: what the request shows as its key; None or empty: nothing.
@@ -230,69 +232,61 @@ class Doorkeeper:
             UnauthenticatedError: no key, or none that is valid. Nothing tells the one from the other.
             OverloadedError: too many wrong keys came from this address.
         """
-        key = self._known(shown)
-        address = self._address(peer, make=bool(shown))
-        if not shown or address is None:
+        if not shown:
             raise _unauthenticated()
-        now = self._time()
-        if key is not None and key.digest in address.proven:
-            return Caller(key, self)
-        wait_s = address.failures.take(1, now)
-        if wait_s:
-            raise OverloadedError(
-                "too many requests without a valid key came from this address", code="throttled", retry_after_s=wait_s
-            )
-        if key is None:
-            raise _unauthenticated()
-        address.failures.give_back(1, now)
-        address.proven.add(key.digest)
+        key, address, now = self._known(shown), self._address(peer), self._time()
+        if key is None or key.digest not in address.proven:
+            wait_s = address.failures.take(1, now)
+            if wait_s:
+                raise OverloadedError(
+                    "too many requests without a valid key came from this address",
+                    code="throttled",
+                    retry_after_s=wait_s,
+                )
+            if key is None:
+                raise _unauthenticated()
+            address.failures.give_back(1, now)
+            address.proven.add(key.digest)
         return Caller(key, self)
 
-    def charge(self, key: ApiKey, images: int) -> None:
+    def charge(self, key: ApiKey, images: int, counted: int) -> None:
         """See `Caller.take`."""
         rate = self._rates.get(key.digest)
         if rate is None or self._expired(self._keys[key.digest]):
             raise _unauthenticated()
-        allowance, bucket = rate
-        wait_s = bucket.take(images, self._time())
+        now = self._time()
+        rate.give_back(counted, now)
+        wait_s = rate.take(images, now)
         if wait_s:
             raise OverloadedError(
-                f"this key may have {allowance.images_per_second:g} images a second estimated,"
-                f" and {allowance.burst:g} at once",
+                f"this key may have {rate.allowance.images_per_second:g} images a second estimated,"
+                f" and {rate.allowance.burst:g} at once",
                 code="rate_limited",
                 retry_after_s=wait_s,
             )
 
-    def uncharge(self, key: ApiKey, images: int) -> None:
-        """Undo a `charge`."""
-        rate = self._rates.get(key.digest)
-        if rate is not None:
-            rate[1].give_back(images, self._time())
-
-    def _known(self, shown: str | None) -> ApiKey | None:
+    def _known(self, shown: str) -> ApiKey | None:
         """The key, if it is one; found by comparing with all of them, in constant time."""
-        is_one = shown is not None and is_key(shown)
-        digest = digest_of(shown) if shown is not None and is_one else _NOBODY
+        digest = digest_of(shown) if is_key(shown) else _NO_DIGEST
         found = None
         for known, key in self._keys.items():
             if hmac.compare_digest(known, digest):
                 found = key
-        return found if is_one and found is not None and not self._expired(found) else None
+        return None if found is None or digest == _NO_DIGEST or self._expired(found) else found
 
     def _expired(self, key: ApiKey) -> bool:
         return key.expires is not None and self._today() >= key.expires
 
-    def _address(self, peer: str, *, make: bool) -> _Address | None:
-        """What is remembered of an address. The one that was longest silent is forgotten when there are too many."""
+    def _address(self, peer: str) -> _Address:
+        """What is remembered of an address. When there are too many, the one silent for longest is forgotten."""
         network = _network_of(peer)
-        address = self._addresses.get(network)
-        if address is None and make:
+        address = self._addresses.pop(network, None)
+        if address is None:
             allowed = Allowance(self._policy.failures_per_second, self._policy.failures)
-            address = self._addresses[network] = _Address(TokenBucket(allowed, self._time()))
-            if len(self._addresses) > self._policy.max_addresses:
-                self._addresses.popitem(last=False)
-        if address is not None:
-            self._addresses.move_to_end(network)
+            address = _Address(TokenBucket(allowed, self._time()))
+        self._addresses[network] = address
+        if len(self._addresses) > self._policy.max_addresses:
+            del self._addresses[next(iter(self._addresses))]
         return address
 
 

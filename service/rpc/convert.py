@@ -50,7 +50,7 @@ def to_stream_options(message: pb.StreamOptions, asked_for: str | None, client_i
 
 def _to_one_euro(message: pb.OneEuro) -> OneEuro:
     try:
-        return OneEuro(**{field.name: value for field, value in message.ListFields()})
+        return OneEuro(**{field.name: value for field, value in message.ListFields()})  # the fields that are there
     except ValueError as error:
         raise _wrong("smoothing", str(error)) from error
 

@@ -1,51 +1,61 @@
-"""What a gRPC call must pass before its method sees it: one interceptor for access, size, time, memory and form.
+"""What a gRPC call passes before and after its method: one interceptor for access, time, memory, form and status.
+
+    authenticate → wait for a turn to receive → receive in time → hold the bytes → parse → call the method → answer
 
 gRPC receives a message as a whole before its size is known. So only as many are received at a time as there is memory
-for if each had the largest size; further calls wait for a turn, and their bytes stay with their senders. Messages reach
-the guard as bytes: it counts them against the upload budget until the call has its answer, and parses them. Health
-checks need no key, so they have bounds of their own and take nothing from other calls.
+for if each had the largest size; further calls wait for a turn, and their bytes stay with their senders. A received
+message counts against the upload budget until the call has its answer.
+
+Health checks need no key, so they have bounds of their own and take nothing from other calls. Their message follows
+directly behind the call's metadata. A call that does not send it loses its turn soon, and the newest call is the next
+to have one: silent calls, however many are open, do not keep a probe from its answer.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, aclosing, nullcontext
-from typing import Any, Final, Literal
-from urllib.parse import unquote
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from service.inference.access import Caller, Doorkeeper, asked_by
+from service.inference.access import Doorkeeper, asked_by
 from service.inference.byte_budget import ByteBudget
-from service.inference.errors import InvalidInputError, OverloadedError, ServiceError, TooLargeError, TooSlowError
+from service.inference.errors import InvalidInputError, ServiceError, TooLargeError, TooSlowError
 from service.inference.requests import RequestObserver, request_id_from
-from service.rpc.status import abort
+from service.rpc.metadata import REQUEST_ID, Context, host_of, key_in, metadata_of
+from service.rpc.status import Ending, ending_of
+from service.rpc.turns import NewestFirst, Slots, turn
 
-Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Any  # grpc.RpcMethodHandler, which has no parameters at run time
 
 _HEALTH: Final = "/grpc.health.v1.Health/"
 _COSTS_AN_IMAGE: Final = ("/Estimate", "/EstimateBatch")
 """Methods that cost an image before it is known what they hold; the frames of streams are counted one by one."""
 
-_HELD_TWICE: Final = 2  # as bytes, and as the message parsed from them
-_RETRY_S: Final = 1.0
-HEALTH_TURNS: Final = 8
+_COPIES: Final = 2  # the bytes and the message parsed from them, then the message and the image taken from it
+
+HEALTH_TURNS: Final = 4
 """Health checks that are received at a time, each perhaps as large as the largest message."""
 
-_HEALTH_MESSAGE_S: Final = 0.1  # a question's bytes come right behind its head
-_HEALTH_TURN_S: Final = 10.0
 _HEALTH_MESSAGE_BYTES: Final = 512  # it holds a name
+_HEALTH_TURN_S: Final = 1.0
+_HEALTH_MESSAGE_S: Final = 0.5
+_HEALTH_MESSAGE_BUSY_S: Final = 0.1  # while all turns are taken
 _MAX_CHECKS: Final = 64
 _MAX_WATCHES: Final = 64
 
+_log = logging.getLogger(__name__)
+
 
 class CallGuard(grpc.aio.ServerInterceptor):
-    """Guards every method of a server.
+    """Guards every method of a server, and ends calls whose method raises a `ServiceError` with its status.
 
     Args:
         uploads: what messages may hold, from their arrival to the call's answer.
-        observer: is told of calls without a valid key.
+        observer: is told of refused calls.
         doorkeeper: knows the keys; None: calls need none.
         max_message_bytes: the largest message.
         max_streams: calls at a time whose requests are streams: each may be receiving a message at any time.
@@ -67,11 +77,14 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self._uploads = uploads
         self._observer = observer
         self._doorkeeper = doorkeeper
-        self._calls = _Receiver(max(1, uploads.limit // max_message_bytes), turn_timeout_s, message_timeout_s)
-        self._questions = _Receiver(HEALTH_TURNS, _HEALTH_TURN_S, min(_HEALTH_MESSAGE_S, message_timeout_s))
-        self._streams = _Slots(max_streams, "streams")
-        self._checks = _Slots(_MAX_CHECKS, "health checks")
-        self._watches = _Slots(_MAX_WATCHES, "health watches")
+        self._max_message_bytes = max_message_bytes
+        self._message_timeout_s = message_timeout_s
+        self._turn_timeout_s = turn_timeout_s
+        self._turns = asyncio.Semaphore(max(1, uploads.limit // max_message_bytes))
+        self._health_turns = NewestFirst(HEALTH_TURNS)
+        self._streams = Slots(max_streams, "streams")
+        self._checks = Slots(_MAX_CHECKS, "health checks")
+        self._watches = Slots(_MAX_WATCHES, "health watches")
 
     async def intercept_service(
         self,
@@ -79,141 +92,117 @@ class CallGuard(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         """The method's handler, guarded."""
-        handler = await continuation(handler_call_details)
+        handler, method = await continuation(handler_call_details), handler_call_details.method
         if handler is None:
             return None
-        inner, method = handler, handler_call_details.method
 
-        async def guarded(messages: AsyncIterator[bytes], context: Context) -> None:
-            metadata = metadata_of(context)
+        async def guarded(_messages: AsyncIterator[bytes], context: Context) -> None:
+            ending: Ending | None = None
+            REQUEST_ID.set(request_id_from(metadata_of(context).get("x-request-id")))
             try:
-                if method.startswith(_HEALTH):
-                    await self._serve_health(inner, messages, context)
-                else:
-                    with self._admitted(method, context, metadata):
-                        await self._serve(inner, messages, context)
+                await self._serve(handler, method, context)
             except ServiceError as error:
-                await abort(context, error, request_id_from(metadata.get("x-request-id")))
+                ending = ending_of(error.with_traceback(None), REQUEST_ID.get())
+            # The message is freed with the call only if no exception leads to it. So the error loses its traceback,
+            # and `abort`, whose exception gRPC keeps, is not called in the `except`.
+            if ending is not None:
+                await context.abort(*ending)
 
         # gRPC does not read by itself from a method whose requests are a stream; a call with one message looks alike.
         return grpc.stream_stream_rpc_method_handler(guarded, response_serializer=handler.response_serializer)
 
-    async def _serve(self, handler: Handler, messages: AsyncIterator[bytes], context: Context) -> None:
-        if handler.request_streaming:
-            async with self._streams, aclosing(_parsed(handler, messages)) as requests:
-                await _answer(handler, requests, context)
-            return
-        data = await self._calls.only_message(messages)
-        with self._uploads.hold(_HELD_TWICE * len(data)):
-            await _answer(handler, _parse(handler, data), context)
+    async def _serve(self, handler: Handler, method: str, context: Context) -> None:
+        async with AsyncExitStack() as held:
+            if method.startswith(_HEALTH):
+                request = await self._health_request(handler, context, held)
+            else:
+                request = await self._request(handler, method, context, held)
+            await _answer(handler, request, context)
 
-    async def _serve_health(self, handler: Handler, messages: AsyncIterator[bytes], context: Context) -> None:
-        data = await self._questions.only_message(messages)
+    async def _request(self, handler: Handler, method: str, context: Context, held: AsyncExitStack) -> Any:
+        """The parsed message, or the stream of them."""
+        metadata, began = metadata_of(context), time.monotonic()
+        try:
+            if self._doorkeeper is not None:
+                caller = self._doorkeeper.admit(key_in(metadata), host_of(context.peer()))
+                if method.endswith(_COSTS_AN_IMAGE):
+                    caller.take()
+                held.enter_context(asked_by(caller))
+            if handler.request_streaming:
+                await held.enter_async_context(self._streams)
+                return _ParsedStream(context, lambda data: self._parse(handler, data))
+            async with turn(self._turns, self._turn_timeout_s):
+                data = await _only_message(context, self._message_timeout_s)
+            held.enter_context(self._uploads.hold(_COPIES * len(data)))
+            return self._parse(handler, data)
+        except ServiceError as error:
+            seconds = time.monotonic() - began
+            self._observer.image_answered(None, metadata.get("x-model-variant"), error.code, seconds)
+            more = {"code": error.code, "request_id": REQUEST_ID.get(), "client": context.peer()}
+            _log.info("refused %s", method, extra=more)
+            raise
+
+    async def _health_request(self, handler: Handler, context: Context, held: AsyncExitStack) -> Any:
+        async with turn(self._health_turns, _HEALTH_TURN_S):
+            timeout_s = _HEALTH_MESSAGE_BUSY_S if self._health_turns.locked() else _HEALTH_MESSAGE_S
+            data = await _only_message(context, min(timeout_s, self._message_timeout_s))
         if len(data) > _HEALTH_MESSAGE_BYTES:
             raise TooLargeError(
                 f"a health check's message has {len(data)} bytes, and at most {_HEALTH_MESSAGE_BYTES} are allowed"
             )
-        async with self._watches if handler.response_streaming else self._checks:
-            await _answer(handler, _parse(handler, data), context)
+        await held.enter_async_context(self._watches if handler.response_streaming else self._checks)
+        return self._parse(handler, data)
 
-    def _admitted(self, method: str, context: Context, metadata: dict[str, str]) -> AbstractContextManager[object]:
-        """The block runs for the caller of this key. Raises UnauthenticatedError or OverloadedError."""
-        if self._doorkeeper is None:
-            return nullcontext()
+    def _parse(self, handler: Handler, data: bytes) -> Any:
+        most = self._max_message_bytes
+        if len(data) > most:
+            raise TooLargeError(f"the message has {len(data)} bytes; at most {most} are allowed", code="body_too_large")
         try:
-            caller: Caller = self._doorkeeper.admit(_key_in(metadata), host_of(context.peer()))
-            if method.endswith(_COSTS_AN_IMAGE):
-                caller.take()
-        except ServiceError as error:
-            self._observer.image_answered(None, metadata.get("x-model-variant"), error.code, 0.0)
-            raise
-        return asked_by(caller)
+            return handler.request_deserializer(data)
+        except DecodeError as error:
+            detail = "the message is not of the type that this method takes"
+            raise InvalidInputError(detail, code="unreadable_message") from error
 
 
-class _Receiver:
-    """Receives the only message of a call, a bounded number of them at a time."""
+class _ParsedStream:
+    """The messages of a stream. An unreadable one is an error in the method's stream, after those before it."""
 
-    def __init__(self, turns: int, turn_timeout_s: float, message_timeout_s: float) -> None:
-        self._turns = asyncio.Semaphore(turns)
-        self._turn_timeout_s = turn_timeout_s
-        self._message_timeout_s = message_timeout_s
+    def __init__(self, context: Context, parse: Callable[[bytes], Any]) -> None:
+        self._context = context
+        self._parse = parse
 
-    async def only_message(self, messages: AsyncIterator[bytes]) -> bytes:
-        """Raises OverloadedError, TooSlowError or InvalidInputError."""
-        try:
-            async with asyncio.timeout(self._turn_timeout_s):
-                await self._turns.acquire()
-        except TimeoutError as error:
-            raise OverloadedError("too many calls are sending their messages", retry_after_s=_RETRY_S) from error
-        try:
-            # Closed at once, because gRPC's iterator holds the last message until it is.
-            async with aclosing(aiter(messages)) as iterator, asyncio.timeout(self._message_timeout_s):  # type: ignore[type-var]
-                data = await anext(iterator, None)
-        except TimeoutError as error:
-            raise TooSlowError(
-                f"the message was not complete within {self._message_timeout_s:g} seconds", code="body_too_slow"
-            ) from error
-        finally:
-            self._turns.release()
-        if data is None:
-            raise InvalidInputError("the call holds no message", code="empty_body")
-        return data
+    def __aiter__(self) -> "_ParsedStream":
+        return self
+
+    async def __anext__(self) -> Any:
+        data = await self._context.read()
+        if data is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return self._parse(data)
 
 
-class _Slots(asyncio.Semaphore):
-    """At most so many at a time; further ones are refused with OverloadedError."""
-
-    def __init__(self, most: int, what: str) -> None:
-        super().__init__(most)
-        self._refusal = f"{most} {what} are open, and at most {most} may be"
-
-    async def acquire(self) -> Literal[True]:
-        if self.locked():
-            raise OverloadedError(self._refusal, retry_after_s=_RETRY_S)
-        return await super().acquire()
-
-
-def metadata_of(context: Context) -> dict[str, str]:
-    """A call's metadata, without what is bytes."""
-    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-
-
-def host_of(peer: str) -> str:
-    """The address in gRPC's name of a peer, "ipv4:192.0.2.1:50000" or "ipv6:%5B::1%5D:50000"; else the name itself."""
-    kind, _, rest = unquote(peer).partition(":")
-    return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else peer
-
-
-def _key_in(metadata: dict[str, str]) -> str | None:
-    scheme, _, key = metadata.get("authorization", "").strip().partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else None
-
-
-def _parse(handler: Handler, data: bytes) -> Any:
+async def _only_message(context: Context, timeout_s: float) -> bytes:
+    # Not by gRPC's iterator, which would hold the message longer than the call.
     try:
-        return handler.request_deserializer(data)
-    except DecodeError as error:
-        detail = "the message is not of the type that this method takes"
-        raise InvalidInputError(detail, code="unreadable_message") from error
-
-
-async def _parsed(handler: Handler, messages: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:
-    """The messages of a stream; an unreadable one is an error in the method's stream, after those before it."""
-    async with aclosing(aiter(messages)) as iterator:  # type: ignore[type-var]
-        async for data in iterator:
-            yield _parse(handler, data)
+        async with asyncio.timeout(timeout_s):
+            data: object = await context.read()
+    except TimeoutError as error:
+        raise TooSlowError(
+            f"the message was not complete within {timeout_s:g} seconds", code="body_too_slow"
+        ) from error
+    if not isinstance(data, bytes):  # EOF
+        raise InvalidInputError("the call holds no message", code="empty_body")
+    return data
 
 
 async def _answer(handler: Handler, request: Any, context: Context) -> None:
-    """Have a handler of whatever kind answer."""
-    if not handler.response_streaming:
-        unary: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
-        await context.write(await unary(request, context))
-        return
-    streaming: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
-    answers = streaming(request, context)
+    """Have a handler of any kind answer: it returns a message, yields messages, or writes them itself."""
+    method = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    answers = method(request, context)
     if hasattr(answers, "__aiter__"):
         async for answer in answers:
             await context.write(answer)
     else:
-        await answers
+        answer = await answers
+        if not handler.response_streaming:
+            await context.write(answer)

@@ -16,8 +16,8 @@ from service.rpc.handpose.v1 import hand_pose_pb2_grpc
 from service.rpc.health import HealthServicer
 from service.rpc.servicer import SERVICE_NAME, HandPoseServicer
 
-_ROOM_FOR_THE_SERVICER_TO_SAY_SO = 256 * 1024
-"""A message that is a little too large still arrives and gets a rich error; one far above is cut off by gRPC itself."""
+_MARGIN_BYTES = 256 * 1024
+"""A message that is a little too large still reaches the guard, which says so; gRPC itself cuts off one far above."""
 
 _KEEPALIVE: Final = (
     ("grpc.keepalive_time_ms", 10_000),  # a connection that is silent for so long is pinged,
@@ -70,7 +70,7 @@ class RpcServer:
         servicer: the methods.
         state: the state of the whole and of each model.
         options: address, limits, keepalive.
-        observer: is told of calls without a valid key.
+        observer: is told of refused calls.
         doorkeeper: knows the keys; None: calls need none.
         credentials: for TLS; None: plain text.
         uploads: what messages may hold, from when they are received to their answer; None: as many bytes as by default.
@@ -147,7 +147,7 @@ class RpcServer:
 
 
 def _channel_arguments(options: ServerOptions) -> list[tuple[str, Any]]:
-    largest = options.max_message_bytes + _ROOM_FOR_THE_SERVICER_TO_SAY_SO
+    largest = options.max_message_bytes + _MARGIN_BYTES
     return [
         ("grpc.max_receive_message_length", largest),
         ("grpc.max_send_message_length", -1),

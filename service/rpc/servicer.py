@@ -1,13 +1,14 @@
 """The methods of HandPoseService: read the metadata, call the use case, write the answer.
 
-When a client cancels, or its deadline passes, or its connection is lost, grpc.aio cancels the method, and with it the
-wait in the micro-batch queue.
+A method that fails raises a `ServiceError`, which `service.rpc.guard` turns into the call's status. When a client
+cancels, or its deadline passes, or its connection is lost, grpc.aio cancels the method, and with it the wait in the
+micro-batch queue.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,14 +29,13 @@ from service.inference.requests import (
     client_id_from,
     observed_image,
     report,
-    request_id_from,
 )
 from service.inference.streaming import Frame, FrameAnswer, Streams
 from service.rpc import convert
-from service.rpc.guard import Context, metadata_of
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
-from service.rpc.status import STATUS_OF, abort
+from service.rpc.metadata import REQUEST_ID, Context, metadata_of
+from service.rpc.status import STATUS_OF
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +48,11 @@ class RpcPolicy:
     """What one call may ask for.
 
     Attributes:
-        max_body_bytes: size of a request message.
         max_batch_images: images in one batch.
         default_deadline_s: time for a call that sets no deadline.
         max_deadline_s: most time that a call is given, whatever it asks for.
     """
 
-    max_body_bytes: int = 20 * 1024 * 1024
     max_batch_images: int = 32
     default_deadline_s: float = 10.0
     max_deadline_s: float = 60.0
@@ -91,8 +89,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
 
     async def Estimate(self, request: pb.EstimateRequest, context: Context) -> pb.EstimateResponse:  # noqa: N802
         """One image."""
-        async with self._answering(context, "Estimate") as call:
-            self._check_size(request.ByteSize())
+        with self._answering(context, "Estimate") as call:
             estimate = await self._one(request, call, Priority.INTERACTIVE)
         await call.send_headers(("x-model-variant", f"{estimate.model.variant}@{estimate.model.version}"))
         return convert.from_estimate(estimate, call.request_id)
@@ -101,8 +98,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         self, request: pb.EstimateBatchRequest, context: Context
     ) -> pb.EstimateBatchResponse:
         """Several images, each with an outcome of its own."""
-        async with self._answering(context, "EstimateBatch") as call:
-            self._check_size(request.ByteSize())
+        with self._answering(context, "EstimateBatch") as call:
             images = len(request.requests)
             if images == 0:
                 raise InvalidInputError("the batch holds no image; send at least one", code="missing_image")
@@ -120,8 +116,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         self, request_iterator: AsyncIterator[pb.EstimateStreamRequest], context: Context
     ) -> None:
         """Frames in, hands out."""
-        messages = aiter(request_iterator)
-        async with self._answering(context, "EstimateStream") as call:
+        with self._answering(context, "EstimateStream") as call:
 
             async def send(answer: FrameAnswer) -> None:
                 call.report.frame_answered(answer)
@@ -131,10 +126,10 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
             # writing why its call has ended.
             self._streams.check_room()
             await call.send_headers()
-            first = await anext(messages, None)
+            first = await anext(request_iterator, None)
             if first is not None:
                 options = convert.to_stream_options(first.options, call.asked_for, call.client_id)
-                await self._streams.run(options, _frames(first, messages), send)
+                await self._streams.run(options, _frames(first, request_iterator), send)
 
     async def ListModels(  # noqa: N802
         self,
@@ -156,7 +151,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
         except Exception as error:  # noqa: BLE001 -- one image's failure must not take the others with it
             failure = as_service_error(error)
             report(failure, call.request_id)
-            return failure
+            return failure.with_traceback(None)  # which leads to the request
 
     async def _one(self, request: pb.EstimateRequest, call: "_Call", priority: Priority) -> ImageEstimate:
         call.counted = True
@@ -176,9 +171,9 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
             outcome.model = estimate.model
         return estimate
 
-    @contextlib.asynccontextmanager
-    async def _answering(self, context: Context, method: str) -> AsyncIterator["_Call"]:
-        """The block answers a call: it is counted, has a span and a line in the log; an error ends it with a status."""
+    @contextlib.contextmanager
+    def _answering(self, context: Context, method: str) -> Iterator["_Call"]:
+        """The block answers a call: it is counted, has a span and a line in the log, and raises only ServiceErrors."""
         call, name = self._call(context), f"{SERVICE_NAME}/{method}"
         # Unless it ends otherwise, it was cancelled.
         code, status, failed = CLIENT_GONE, grpc.StatusCode.CANCELLED, False
@@ -199,19 +194,12 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
                     report(failure, call.request_id)
                 else:
                     call.report.failed(failure)
-                await abort(context, failure, call.request_id)
+                raise failure  # noqa: B904 -- it is the error, or has it as its cause
             finally:
                 span.answered(name, {"rpc.grpc.status_code": status.value[0]}, failed=failed)
                 said = {"code": code, "request_id": call.request_id, "client": context.peer()}
                 duration_ms = round((self._clock.time() - call.arrived) * 1000, 1)
                 logger.info("%s", name, extra={**said, "duration_ms": duration_ms})
-
-    def _check_size(self, size: int) -> None:
-        if size > self._policy.max_body_bytes:
-            raise TooLargeError(
-                f"the request has {size} bytes; at most {self._policy.max_body_bytes} are allowed",
-                code="body_too_large",
-            )
 
 
 async def _frames(
@@ -241,7 +229,7 @@ class _Call:
     def __init__(self, context: Context, observer: RequestObserver, clock: Clock, policy: RpcPolicy) -> None:
         self._context = context
         self.metadata = metadata_of(context)
-        self.request_id = request_id_from(self.metadata.get("x-request-id"))
+        self.request_id = REQUEST_ID.get()
         self.asked_for = self.metadata.get("x-model-variant")
         self.arrived = clock.time()
         remaining: float | None = context.time_remaining()  # None without a deadline, whatever its type says

@@ -3,12 +3,10 @@
 The codes and details are those of the HTTP problems; only the way they travel differs.
 """
 
-from typing import Any, Final, NoReturn
+from typing import Final
 
 import grpc
-from google.protobuf import any as any_message
 from google.protobuf import duration_pb2
-from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from service.inference.errors import ErrorKind, FieldError, ServiceError
@@ -19,6 +17,9 @@ ERROR_DOMAIN: Final = "handpose"
 
 STATUS_DETAILS: Final = "grpc-status-details-bin"
 """Trailing metadata that carries a serialised google.rpc.Status."""
+
+Ending = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]
+"""What `context.abort` takes: status, detail, trailing metadata."""
 
 STATUS_OF: Final[dict[ErrorKind, grpc.StatusCode]] = {
     ErrorKind.INVALID_INPUT: grpc.StatusCode.INVALID_ARGUMENT,
@@ -53,30 +54,24 @@ def problem_of(error: ServiceError) -> pb.Problem:
 
 def rich_status(error: ServiceError, request_id: str) -> status_pb2.Status:
     """The error as the status that ends a call."""
-    info = error_details_pb2.ErrorInfo(
-        reason=error.code.upper(), domain=ERROR_DOMAIN, metadata={"code": error.code, "request_id": request_id}
+    status = status_pb2.Status(code=status_number(error), message=detail_of(error))
+    info = {"code": error.code, "request_id": request_id}
+    status.details.add().Pack(
+        error_details_pb2.ErrorInfo(reason=error.code.upper(), domain=ERROR_DOMAIN, metadata=info)
     )
-    details: list[Message] = [info]
     if error.retry_after_s:
-        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s)))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s)))
     if fields := _fields_of(error):
         violation = error_details_pb2.BadRequest.FieldViolation
-        wrong = [violation(field=each.field, description=each.message) for each in fields]
-        details.append(error_details_pb2.BadRequest(field_violations=wrong))
-    packed = [any_message.pack(each) for each in details]
-    return status_pb2.Status(code=status_number(error), message=detail_of(error), details=packed)
+        violations = [violation(field=each.field, description=each.message) for each in fields]
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=violations))
+    return status
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ServiceError, request_id: str) -> NoReturn:
-    """End a call with the error's status and its details."""
-    await context.abort(
-        STATUS_OF[error.kind],
-        detail_of(error),
-        trailing_metadata=(
-            (STATUS_DETAILS, rich_status(error, request_id).SerializeToString()),
-            ("x-request-id", request_id),
-        ),
-    )
+def ending_of(error: ServiceError, request_id: str) -> Ending:
+    """What ends a call with the error's status and its details."""
+    details = rich_status(error, request_id).SerializeToString()
+    return STATUS_OF[error.kind], detail_of(error), ((STATUS_DETAILS, details), ("x-request-id", request_id))
 
 
 def _fields_of(error: ServiceError) -> tuple[FieldError, ...]:

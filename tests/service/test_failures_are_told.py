@@ -13,7 +13,6 @@ from service.client import AsyncHandPoseClient, RejectedError, RetryPolicy, Serv
 from service.inference.errors import UnavailableError
 from service.inference.streaming import StreamLimits
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
-from service.rpc.servicer import RpcPolicy
 from tests.support.executor import InlineExecutor
 from tests.support.gateway import Gateway, refusal_of
 from tests.support.images import image_bytes, picture
@@ -172,7 +171,7 @@ async def test_a_stream_that_is_refused_is_counted(workers: ThreadPoolExecutor, 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_a_request_that_is_too_large_is_counted_once(workers: ThreadPoolExecutor, protocol: str) -> None:
-    gateway = Gateway(workers, policy=RpcPolicy(max_body_bytes=1000))
+    gateway = Gateway(workers, max_body_bytes=1000)
     await gateway.start()
     await gateway.start_rest()
 

@@ -31,7 +31,6 @@ from service.client import (
 )
 from service.inference.errors import OverloadedError
 from service.pose.keypoints import KEYPOINT_NAMES
-from service.rpc.servicer import RpcPolicy
 from tests.support.backend import spread_keypoints
 from tests.support.gateway import Gateway
 from tests.support.images import image_bytes, picture
@@ -176,7 +175,7 @@ async def test_a_folder_of_large_photos_is_sent_in_batches_that_the_service_read
 
 @both
 async def test_a_batch_that_is_too_large_is_sent_image_by_image(protocol: str, workers: ThreadPoolExecutor) -> None:
-    gateway = Gateway(workers, policy=RpcPolicy(max_body_bytes=2 * len(PHOTO)))
+    gateway = Gateway(workers, max_body_bytes=2 * len(PHOTO))
     await gateway.start()
     await gateway.start_rest()
     images = [PHOTO, PHOTO, PHOTO + bytes(3 * len(PHOTO)), PHOTO]

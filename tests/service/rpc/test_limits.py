@@ -103,6 +103,23 @@ async def test_frame_beyond_the_budget_ends_its_stream() -> None:
         assert details_of(refusal).info.metadata["code"] == "out_of_memory_budget"
 
 
+async def test_frame_above_the_limit_ends_its_stream() -> None:
+    async with gateway(ServerOptions(port=0, max_message_bytes=1000)) as running:
+        frame = pb.EstimateStreamRequest(frame=pb.Frame(image=bytes(1000)))
+        refusal = await refusal_of(running.stub().EstimateStream(), frame)
+        assert details_of(refusal).info.metadata["code"] == "body_too_large"
+
+
+async def test_calls_that_fail_give_their_memory_back_and_say_why_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with gateway(ServerOptions(port=0, message_timeout_s=0.05)) as running:
+        with caplog.at_level("INFO", "service.rpc"):
+            await code_of(running.stub().Estimate(pb.EstimateRequest(image=PHOTO[:50])))
+            await code_of(unfinished_call(running))
+        assert running.uploads.held == 0
+        assert [code for _, _, code in running.requests.images] == ["undecodable_image", "body_too_slow"]
+        assert [vars(record)["code"] for record in caplog.records] == ["undecodable_image", "body_too_slow"]
+
+
 async def test_message_far_above_the_limit_is_refused() -> None:
     async with gateway(ServerOptions(port=0, max_message_bytes=1000)) as running:
         call = running.stub().Estimate(pb.EstimateRequest(image=bytes(2_000_000)))

@@ -142,7 +142,7 @@ async def test_a_full_queue_answers_at_once_and_says_when_to_retry(workers: Thre
 
 @pytest.mark.parametrize("oversize", [1000, 1_000_000])
 async def test_a_message_that_is_too_large_is_refused(workers: ThreadPoolExecutor, oversize: int) -> None:
-    gateway = Gateway(workers, policy=RpcPolicy(max_body_bytes=10_000))
+    gateway = Gateway(workers, max_body_bytes=10_000)
     await gateway.start()
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
