@@ -99,7 +99,8 @@ def clustered_standard_error(
         np.add.at(sums, cluster_of, values)
         return sums
 
-    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    even = np.full(len(names), 1 / len(names))
+    drawn = np.random.default_rng(0).multinomial(len(names), even, size=resamples).astype(np.float64)
     total = drawn @ by_cluster(counted)
     relative = distance_px / sides_px[:, None]
     means = [

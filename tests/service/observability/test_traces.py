@@ -132,7 +132,7 @@ async def test_rest_request_is_traced_under_its_callers_span(traced: Traced, col
         "handpose.version": 1,
         "handpose.batch_size": 1,
     }
-    assert collector.paths == ["/v1/traces"]
+    assert set(collector.paths) == {"/v1/traces"}  # spans leave in one batch or in more
 
 
 async def test_grpc_call_is_traced_under_its_callers_span(traced: Traced, collector: OtlpCollector) -> None:

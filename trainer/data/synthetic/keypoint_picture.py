@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from service.pose.geometry import Box
 from service.pose.keypoints import SKELETON_EDGES
 from trainer.data.synthetic.annotate import VISIBLE, HandLabel
 from trainer.data.synthetic.camera import Camera
@@ -76,10 +77,8 @@ def draw(sample: Sample, label: HandLabel) -> Image.Image:
     for number, (x, y) in enumerate(points):
         pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill="red", outline="white")
         pen.text((x + 8, y - 10), str(number), fill="white", stroke_width=2, stroke_fill="black", font_size=18)
-    low, high = np.array(points).min(axis=0), np.array(points).max(axis=0)
-    margin = 0.25 * float((high - low).max())
-    left, top, right, bottom = (int(v) for v in (*(low - margin), *(high + margin)))
-    return picture.crop((left, top, right, bottom))
+    shown = Box.around(label.keypoints_in_image).squared().scaled(1.4)
+    return picture.crop((round(shown.x), round(shown.y), round(shown.x + shown.width), round(shown.y + shown.height)))
 
 
 if __name__ == "__main__":
