@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -33,10 +34,10 @@ from service.backends.tensorflow_serving.config_file import (
 from service.backends.tensorflow_serving.failures import CallError, Meaning, one_line
 from service.backends.tensorflow_serving.golden import Golden, check_golden, golden_of
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
+from service.files import FileError
 from service.inference.errors import ServiceError
 from service.inference.models import CANARY_LABEL, STABLE_LABEL, ModelReference, Variant
 
-Report = Callable[[str], None]
 Versions = dict[int, wire.ModelVersionStatus]
 
 _State = wire.ModelVersionStatus.State
@@ -80,29 +81,24 @@ async def list_versions(servers: ManagedServers) -> list[dict[str, str]]:
     """
     labels = {model.name: model.version_labels for model in read_config(servers.config_file).model_config_list.config}
     rows = []
-    for address in servers.addresses:
-        async with _endpoint(address) as endpoint:
-            for name in MODEL_NAMES.values():
-                states = {version: _in_words(each) for version, each in (await _versions(endpoint, name)).items()}
-                folders = (servers.repository / name).glob("*/")
-                on_disk = {int(each.name) for each in folders if each.name.isascii() and each.name.isdecimal()}
-                states = dict.fromkeys(on_disk, "on disk") | states
-                rows += [
-                    {
-                        "server": address,
-                        "model": name,
-                        "version": str(version),
-                        "state": state,
-                        "labels": ", ".join(sorted(key for key, at in labels.get(name, {}).items() if at == version)),
-                    }
-                    for version, state in sorted(states.items())
-                ]
+    for address, name in product(servers.addresses, MODEL_NAMES.values()):
+        folders = (servers.repository / name).glob("*/")
+        states = {int(each.name): "on disk" for each in folders if each.name.isascii() and each.name.isdecimal()}
+        states |= {version: _in_words(each) for version, each in (await _versions(address, name)).items()}
+        rows += [
+            {
+                "server": address,
+                "model": name,
+                "version": str(version),
+                "state": state,
+                "labels": ", ".join(sorted(key for key, at in labels.get(name, {}).items() if at == version)),
+            }
+            for version, state in sorted(states.items())
+        ]
     return rows
 
 
-async def promote(
-    servers: ManagedServers, target: ModelReference, label: str, *, check: bool = True, report: Report = lambda _: None
-) -> None:
+async def promote(servers: ManagedServers, target: ModelReference, label: str, *, check: bool = True) -> None:
     """Make a label stand for a version: load it, check it, move the label.
 
     Raises:
@@ -125,83 +121,74 @@ async def promote(
     loaded = with_versions(before, name, await _versions_now(servers, model_in(before, name)) | {version})
     moved = with_label(loaded, name, label, version)
     try:
-        report(f"loading {name} version {version}")
-        await _load(servers, loaded, name, version)
-        for address in servers.addresses:
-            await _check(servers, address, target, golden, report)
-        report(f"moving {label} to version {version}")
+        _say(f"loading {name} version {version}")
+        await _load_and_check(servers, loaded, target, golden)
+        _say(f"moving {label} to version {version}")
         write_config(servers.config_file, moved)
-        await _send(servers, moved)
+        await _send(servers.addresses, moved)
     except BaseException:
-        report("putting the configuration back")
+        _say("putting the configuration back")
         write_config(servers.config_file, before)
-        await _send(servers, before)
+        await _send(servers.addresses, before)
         raise
     was = f", before that version {old}, which stays loaded" if old is not None else ""
-    report(f"{label} of {target.variant} is version {version}{was}")
+    _say(f"{label} of {target.variant} is version {version}{was}")
 
 
-async def roll_back(
-    servers: ManagedServers, target: ModelReference, label: str, *, report: Report = lambda _: None
-) -> None:
+async def roll_back(servers: ManagedServers, target: ModelReference, label: str, *, in_file: bool = False) -> None:
     """Make a label stand for the version that it stood for before.
 
-    Raises:
-        ManagementError: if there is none.
-    """
-    version = _previous_version(read_config(servers.config_file), target, label)
-    await promote(servers, ModelReference(target.variant, version=version), label, check=False, report=report)
-
-
-def roll_back_in_file(
-    servers: ManagedServers, target: ModelReference, label: str, *, report: Report = lambda _: None
-) -> None:
-    """Roll back in the file only, and load the version that the label leaves no more: for servers that do not start.
+    Args:
+        in_file: change the file only, and load the version that the label leaves no more: for servers that do not
+            start.
 
     Raises:
         ManagementError: if there is no previous version.
     """
     name, config = MODEL_NAMES[target.variant], read_config(servers.config_file)
-    current = model_in(config, name).version_labels.get(label, 0)
-    version = _previous_version(config, target, label)
+    labels = model_in(config, name).version_labels
+    version, current = labels.get(previous(label)), labels.get(label, 0)
+    if version is None:
+        raise ManagementError(f"{label} of {target.variant} has no version before this one")
+    if not in_file:
+        await promote(servers, ModelReference(target.variant, version=version), label, check=False)
+        return
     config = with_label(config, name, label, version)
     versions = specific_versions(model_in(config, name)) or set()
     write_config(servers.config_file, with_versions(config, name, versions - {current}))
-    report(f"{label} of {target.variant} is version {version} for the model servers' next start")
-
-
-def _previous_version(config: wire.ModelServerConfig, target: ModelReference, label: str) -> int:
-    version = model_in(config, MODEL_NAMES[target.variant]).version_labels.get(previous(label))
-    if version is None:
-        raise ManagementError(f"{label} of {target.variant} has no version before this one")
-    return version
+    _say(f"{label} of {target.variant} is version {version} for the model servers' next start")
 
 
 # What the servers are told, and what they say
 
 
-async def _load(servers: ManagedServers, config: wire.ModelServerConfig, name: str, version: int) -> None:
-    """Have every server load a version, by a configuration that goes over the wire only."""
-    statuses = []
-    for address in servers.addresses:
-        async with _endpoint(address) as endpoint:
-            statuses.append((await _versions(endpoint, name)).get(version))
-    if any(before is not None and before.status.error_code for before in statuses):
+async def _load_and_check(
+    servers: ManagedServers, config: wire.ModelServerConfig, target: ModelReference, golden: Golden | None
+) -> None:
+    """Have every server load a version, by a configuration that goes over the wire only, and check its answers."""
+    name, version = MODEL_NAMES[target.variant], target.version or 0
+    statuses = {address: (await _versions(address, name)).get(version) for address in servers.addresses}
+    if any(before is not None and before.status.error_code for before in statuses.values()):
         await asyncio.sleep(_FOLDERS_S)
-    await _send(servers, config)
-    for address, before in zip(servers.addresses, statuses, strict=True):
-        async with _endpoint(address) as endpoint:
-            try:
+    await _send(servers.addresses, config)
+    for address, before in statuses.items():
+        try:
+            async with asyncio.timeout(servers.patience_s):
+                await _until_loaded(address, config, name, version, before)
+            async with servers.backend_on(address, target.variant) as backend:
                 async with asyncio.timeout(servers.patience_s):
-                    await _until_loaded(endpoint, config, name, version, before)
-            except TimeoutError as error:
-                raise ManagementError(
-                    f"{name} version {version} was not loaded on {address} within {servers.patience_s:g} s"
-                ) from error
+                    await _until_served(address, backend, target)
+                if golden is not None:
+                    _say(f"checking {target} on {address} with {len(golden.images)} golden images")
+                    await check_golden(backend, target, golden)
+        except TimeoutError as error:
+            raise ManagementError(
+                f"{name} version {version} did not answer on {address} within {servers.patience_s:g} s"
+            ) from error
 
 
 async def _until_loaded(
-    endpoint: Endpoint,
+    address: str,
     config: wire.ModelServerConfig,
     name: str,
     version: int,
@@ -216,61 +203,57 @@ async def _until_loaded(
     stale_until = clock.time() + _STALE_S
     began = False
     while True:
-        now = (await _versions(endpoint, name)).get(version)
+        now = (await _versions(address, name)).get(version)
         if now is not None and now.state == _State.AVAILABLE:
             return
         if now is not None and now.state == _State.END and (began or now != before or clock.time() > stale_until):
             if now.status.error_code:
                 reason = one_line(now.status.error_message)
-                raise ManagementError(f"{name} version {version} on {endpoint.address} could not be loaded: {reason}")
+                raise ManagementError(f"{name} version {version} on {address} could not be loaded: {reason}")
             # The server has looked at its file, which does not name the version yet.
-            await _send_to(endpoint, config)
+            await _send([address], config)
             before, began, stale_until = now, False, clock.time() + _STALE_S
         began = began or (now is not None and now.state in {_State.START, _State.LOADING})
         await asyncio.sleep(_POLL_S)
 
 
-async def _check(
-    servers: ManagedServers, address: str, candidate: ModelReference, golden: Golden | None, report: Report
-) -> None:
-    """Wait until the gateway's own check of a candidate has passed, and compare its answers with the card's."""
-    async with servers.backend_on(address, candidate.variant) as backend:
-        try:
-            async with asyncio.timeout(servers.patience_s):
-                while candidate.version not in {model.version for model in backend.models()}:
-                    if (reason := backend.refusal(candidate)) is not None:
-                        raise ManagementError(f"{candidate} on {address} cannot be served: {reason}")
-                    await asyncio.sleep(_POLL_S)
-        except TimeoutError as error:
-            raise ManagementError(f"{candidate} did not answer on {address} within {servers.patience_s:g} s") from error
-        if golden is not None:
-            report(f"checking {candidate} on {address} with {len(golden.images)} golden images")
-            await check_golden(backend, candidate, golden)
+async def _until_served(address: str, backend: TensorFlowServingBackend, candidate: ModelReference) -> None:
+    """Return when the gateway's own check has passed; raise ManagementError when it has failed."""
+    while candidate.version not in {model.version for model in backend.models()}:
+        if (reason := backend.refusal(candidate)) is not None:
+            raise ManagementError(f"{candidate} on {address} cannot be served: {reason}")
+        await asyncio.sleep(_POLL_S)
 
 
 async def _versions_now(servers: ManagedServers, model: wire.ModelConfig) -> set[int]:
     """The versions that a policy stands for now. Labels need one that names them."""
     if (named := specific_versions(model)) is not None:
         return named
-    async with _endpoint(servers.addresses[0]) as endpoint:
-        statuses = await _versions(endpoint, model.name)
+    statuses = await _versions(servers.addresses[0], model.name)
     return {version for version, status in statuses.items() if status.state == _State.AVAILABLE}
 
 
-async def _send(servers: ManagedServers, config: wire.ModelServerConfig) -> None:
-    for address in servers.addresses:
+async def _send(addresses: Sequence[str], config: wire.ModelServerConfig) -> None:
+    for address in addresses:
         async with _endpoint(address) as endpoint:
-            await _send_to(endpoint, config)
+            try:
+                status = (await endpoint.reload(wire.ReloadConfigRequest(config=config), _CALL_S)).status
+            except CallError as error:
+                raise ManagementError(f"{address} refused the configuration: {error}") from error
+        if status.error_code:
+            raise ManagementError(f"{address} refused the configuration: {one_line(status.error_message)}")
 
 
-async def _send_to(endpoint: Endpoint, config: wire.ModelServerConfig) -> None:
-    try:
-        reply = await endpoint.reload(wire.ReloadConfigRequest(config=config), _CALL_S)
-    except CallError as error:
-        raise ManagementError(f"{endpoint.address} refused the configuration: {error}") from error
-    if reply.status.error_code:
-        reason = one_line(reply.status.error_message)
-        raise ManagementError(f"{endpoint.address} refused the configuration: {reason}")
+async def _versions(address: str, name: str) -> Versions:
+    """The status of each version of a model; while the server is busy, this waits."""
+    async with _endpoint(address) as endpoint:
+        while True:
+            try:
+                return await endpoint.version_statuses(name, _CALL_S)
+            except CallError as error:
+                if error.meaning is not Meaning.THREADS_BUSY:
+                    raise ManagementError(f"{address} does not answer: {error}") from error
+            await asyncio.sleep(_POLL_S)
 
 
 @asynccontextmanager
@@ -280,22 +263,6 @@ async def _endpoint(address: str) -> AsyncIterator[Endpoint]:
         yield endpoint
     finally:
         await endpoint.close()
-
-
-async def _versions(endpoint: Endpoint, name: str) -> Versions:
-    """The status of each version of a model; while the server is busy, this waits."""
-    request = wire.GetModelStatusRequest(model_spec=wire.ModelSpec(name=name))
-    while True:
-        try:
-            reply = await endpoint.status(request, _CALL_S)
-        except CallError as error:
-            if error.meaning is Meaning.UNKNOWN_VERSION:
-                return {}
-            if error.meaning is not Meaning.THREADS_BUSY:
-                raise ManagementError(f"{endpoint.address} does not answer: {error}") from error
-            await asyncio.sleep(_POLL_S)
-        else:
-            return {each.version: each for each in reply.model_version_status}
 
 
 def _in_words(status: wire.ModelVersionStatus) -> str:
@@ -333,26 +300,25 @@ def run(arguments: argparse.Namespace, servers: ManagedServers) -> int:
     """`python -m service models …`; the exit code."""
     try:
         asyncio.run(_run(arguments, servers))
-    except (ManagementError, ServiceError) as error:
+    except (ManagementError, FileError, ServiceError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
 async def _run(arguments: argparse.Namespace, servers: ManagedServers) -> None:
-    def report(line: str) -> None:
-        print(line, flush=True)
+    if arguments.command == "list":
+        _say(_table(await list_versions(servers)))
+        return
+    target, label = ModelReference.parse(arguments.model), arguments.label
+    if arguments.command == "promote":
+        await promote(servers, target, label, check=not arguments.without_check)
+    else:
+        await roll_back(servers, target, label, in_file=arguments.in_file)
 
-    match arguments.command:
-        case "list":
-            report(_table(await list_versions(servers)))
-        case "promote":
-            reference = ModelReference.parse(arguments.model)
-            await promote(servers, reference, arguments.label, check=not arguments.without_check, report=report)
-        case "rollback" if arguments.in_file:
-            roll_back_in_file(servers, ModelReference.parse(arguments.model), arguments.label, report=report)
-        case "rollback":
-            await roll_back(servers, ModelReference.parse(arguments.model), arguments.label, report=report)
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _table(rows: Sequence[dict[str, str]]) -> str:
