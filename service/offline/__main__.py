@@ -11,17 +11,15 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from service.settings import PREFIX, Settings, SettingsError
 
 _INTERRUPTED: Final = 130
 _NOT_FOR_JOBS: Final = ("ROUTING_FILE", "API_KEYS_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE")
 """Settings that only a server has a use for: a job names its model, and nobody connects to it."""
-
-T = TypeVar("T", int, float)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,49 +73,34 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 every picture has its record, 1 something is missing, 2 wrong command line, 130"
         " interrupted. Settings of the predictor: python -m service --help.",
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "input",
         metavar="INPUT",
         help="folder, quoted pattern ('photos/**/*.jpg') or URL (s3://, gs://, hdfs://, file://)",
     )
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="folder or URL for the records; goes on where it was"
-    )
-    parser.add_argument(
+    add("--out", required=True, metavar="DIR", help="folder or URL for the records; goes on where it was")
+    add(
         "--variant",
         metavar="NAME",
         help="standard or lightweight, perhaps with @version or @label (default: as the service)",
     )
-    parser.add_argument(
-        "--format", choices=("jsonl", "parquet"), default="jsonl", help="of the records (default jsonl)"
-    )
-    parser.add_argument(
-        "--shard-size", type=_at_least(int, 1), metavar="N", help="pictures in one file of the output (default 500)"
-    )
-    parser.add_argument(
-        "--address",
-        default="local",
-        type=_address,
-        help="where Ray is: local starts it on this machine (default); auto or host:port join a cluster from within",
-    )
-    parser.add_argument(
-        "--workers", type=_at_least(int, 1), metavar="N", help="models at work at the same time (default: all that fit)"
-    )
-    parser.add_argument(
+    add("--format", choices=("jsonl", "parquet"), default="jsonl", help="of the records (default jsonl)")
+    add("--shard-size", type=count, metavar="N", help="pictures in one file of the output (default 500)")
+    ray = "where Ray is: local starts it on this machine (default); auto or host:port join a cluster from within"
+    add("--address", default="local", type=_address, help=ray)
+    add("--workers", type=count, metavar="N", help="models at work at the same time (default: all that fit)")
+    cores = min(2, os.cpu_count() or 1)
+    add(
         "--cpus-per-worker",
-        type=_at_least(int, 1),
-        default=min(2, os.cpu_count() or 1),
+        type=count,
+        default=cores,
         metavar="N",
         help="processor cores for each (default %(default)s)",
     )
-    parser.add_argument(
-        "--gpus-per-worker",
-        type=_at_least(float, 0.0),
-        default=0.0,
-        metavar="X",
-        help="graphics processors for each; a fraction shares one (default 0)",
-    )
-    parser.add_argument("--model-repo", type=Path, metavar="DIR", help="folder of servables, the same on every machine")
+    gpus = "graphics processors for each; a fraction shares one (default 0)"
+    add("--gpus-per-worker", type=share, default=0.0, metavar="X", help=gpus)
+    add("--model-repo", type=Path, metavar="DIR", help="folder of servables, the same on every machine")
     return parser
 
 
@@ -130,17 +113,18 @@ def _address(text: str) -> str:
     return text
 
 
-def _at_least(kind: Callable[[str], T], least: T) -> Callable[[str], T]:
-    def parse(text: str) -> T:
-        try:
-            value = kind(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"a number is needed, got {text!r}") from error
-        if not least <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
-        return value
+def count(text: str) -> int:
+    """An option of at least 1."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
 
-    return parse
+
+def share(text: str) -> float:
+    """An option of at least 0."""
+    if not 0 <= (value := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return value
 
 
 if __name__ == "__main__":

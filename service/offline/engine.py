@@ -25,11 +25,8 @@ from service.offline.storage import Place
 from service.offline.worker import ShardWorker
 
 LOCAL: Final = "local"
-
 _OBJECT_STORE_BYTES: Final = 128 * 1024 * 1024  # only names and counts travel through it
 _MOST_BLOCKS: Final = 10_000
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +95,7 @@ def cluster(address: str, workers: Workers) -> Iterator[None]:
         cores = max(os.cpu_count() or 1, workers.cpus * (workers.number or 1))
         only_here = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     try:
-        ray.init(
-            address,
-            logging_level=logging.ERROR,
-            **only_here,
-        )
+        ray.init(address, logging_level=logging.ERROR, **only_here)
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         raise JobError(f"no Ray at {address}: {error}") from error
     try:
@@ -134,8 +127,6 @@ def run(
     """
     progress = Progress(job.work.description.images, job.images_done)
     on_progress(progress)
-    if not job.to_do:
-        return progress
     rows = [{"shard": shard.number, "first": shard.first, "images": list(shard.images)} for shard in job.to_do]
     _quieten()
     most = min(workers.number or _room_for(workers), len(rows))
@@ -151,7 +142,7 @@ def run(
             progress.add(row)
             on_progress(progress)
     except RayError as error:
-        raise JobError(f"the workers failed: {_last_line(error)}") from error
+        raise JobError(f"the workers failed: {str(error).strip().splitlines()[-1]}") from error
     Place.at(job.work.output).tidy()
     return progress
 
@@ -159,9 +150,10 @@ def run(
 def _room_for(workers: Workers) -> int:
     """How many workers the cluster has room for now."""
     there: Mapping[str, float] = ray.cluster_resources()
-    by_cpu = int(there.get("CPU", 0)) // workers.cpus
-    by_gpu = int(there.get("GPU", 0) / workers.gpus) if workers.gpus else by_cpu
-    return max(1, min(by_cpu, by_gpu))
+    rooms = [there.get("CPU", 0) / workers.cpus]
+    if workers.gpus:
+        rooms.append(there.get("GPU", 0) / workers.gpus)
+    return max(1, int(min(rooms)))
 
 
 def _quieten() -> None:
@@ -170,8 +162,3 @@ def _quieten() -> None:
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -16,8 +16,6 @@ from service.answers import error_values, estimate_values, problem_values
 from service.inference.errors import ServiceError
 from service.inference.estimates import Estimate
 
-KILLED_WORKER: Final = "killed_worker"
-
 Format = Literal["jsonl", "parquet"]
 
 
@@ -54,20 +52,8 @@ def refused(image: str, request_id: str, error: ServiceError) -> Record:
     return Record(image, problem["status"], problem=problem)
 
 
-def fatal(image: str, request_id: str) -> Record:
-    """The record of a picture whose process died of it."""
-    detail = "the process that worked on this picture was killed"
-    return _without_answer(500, KILLED_WORKER, detail, image, request_id)
-
-
-def unreadable(image: str, request_id: str, error: OSError) -> Record:
-    """The record of a picture that could not be read from its store."""
-    status = 404 if isinstance(error, FileNotFoundError) else 503
-    detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return _without_answer(status, "unreadable_file", f"the picture cannot be read: {detail}", image, request_id)
-
-
-def _without_answer(status: int, code: str, detail: str, image: str, request_id: str) -> Record:
+def failed(image: str, request_id: str, status: int, code: str, detail: str) -> Record:
+    """The record of a picture that failed outside the service."""
     return Record(image, status, problem=problem_values(status, code, detail, instance=image, request_id=request_id))
 
 
