@@ -52,7 +52,6 @@ class ShardAttempts:
         return frozenset(image for image, deaths in self._attempts.deaths.items() if deaths >= _DEATHS)
 
     def begin_image(self, image: str) -> None:
-        """Note a picture before it is estimated."""
         self._write(self._attempts.model_copy(update={"image": image}))
 
     def failed(self) -> None:
@@ -61,7 +60,6 @@ class ShardAttempts:
             self._write(self._attempts.model_copy(update={"begun": self._attempts.begun - 1, "image": None}))
 
     def done(self) -> None:
-        """The shard is done."""
         with suppress(FileNotFoundError):  # another worker may have done the shard too
             self._output.remove(self._name)
 

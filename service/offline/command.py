@@ -102,7 +102,6 @@ class Display:
         self._bar.stop()
 
     def show(self, progress: engine.Progress) -> None:
-        """How far it is now."""
         now = time.monotonic()
         failed = sum(progress.failed.values())
         rate = f"{progress.worked / max(now - progress.began, 1e-9):.1f} a second" if progress.worked else ""

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.backends.repository import as_served, newest_servables, resolve
 from service.inference.models import ModelReference
@@ -106,7 +106,11 @@ class Job:
         pictures, output = Place.at(source), Place.at(target)
         there, left_out = output.names(), list[str]()
         if DESCRIPTION in there:
-            description = _read_description(output)
+            try:
+                description = Description.model_validate_json(output.read(DESCRIPTION))
+                images: list[str] = json.loads(gzip.decompress(output.read(LISTING)))
+            except (OSError, ValueError, EOFError) as error:
+                raise JobError(f"{target}: {DESCRIPTION} or {LISTING} is not readable: {one_line(error)}") from error
             asked = {"input": pictures.text, "model": model, "form": form, "shard_size": shard_size}
             for name, value in asked.items():
                 if value is not None and (has := getattr(description, name)) != value:
@@ -114,7 +118,6 @@ class Job:
                         f"{target}: holds a job with {name} {has}, and {value} was asked for;"
                         " ask for the same to go on with it, or choose another folder"
                     )
-            images = _read_listing(output)
         else:
             if there - {LISTING}:  # a listing alone is of a job that was killed while it was written down
                 raise JobError(f"{target}: holds files that are of no job; choose an empty folder")
@@ -169,18 +172,3 @@ def pinned(text: str, settings: Settings) -> str:
         return str(reference)
     models = as_served(newest_servables(settings.model_repo, settings.versions_in_memory))
     return f"{reference.variant}@{resolve(models, reference).version}"
-
-
-def _read_description(output: Place) -> Description:
-    try:
-        return Description.model_validate_json(output.read(DESCRIPTION))
-    except (OSError, ValidationError) as error:
-        raise JobError(f"{output.text}/{DESCRIPTION} is not readable as a job: {one_line(error)}") from error
-
-
-def _read_listing(output: Place) -> list[str]:
-    try:
-        images: list[str] = json.loads(gzip.decompress(output.read(LISTING)))
-    except (OSError, ValueError, EOFError) as error:
-        raise JobError(f"{output.text}/{LISTING} is not readable: {one_line(error)}") from error
-    return images

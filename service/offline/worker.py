@@ -82,11 +82,10 @@ class ShardWorker:
             attempts.failed()
             raise
         attempts.done()
-        codes = [record.problem["code"] for record in records if record.problem is not None]
+        codes = [record["problem"]["code"] for record in records if "problem" in record]
         return {"shard": number, "images": len(images), "failed": codes, "process": os.getpid()}
 
     def close(self) -> None:
-        """Release the models."""
         self._runner.run(self._resources.aclose())
         self._runner.close()
 
@@ -142,8 +141,8 @@ class ShardWorker:
         Raises:
             ShardError: the pictures are not to blame.
         """
-        problems = [record.problem for record in records if record.problem is not None and record.status >= 500]
-        if len([each for each in problems if each["code"] != _KILLED]) < len(records):
+        problems = [record["problem"] for record in records if record["status"] >= 500]
+        if sum(each["code"] != _KILLED for each in problems) < len(records):
             return
         if len(records) > 1:
             raise ShardError(f"every picture failed, the first with {problems[0]['code']}: {problems[0]['detail']}")

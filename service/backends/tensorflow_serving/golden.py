@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
-from service.backends.repository import CARD_NAME
+from service.backends.repository import read_card
 from service.backends.tensorflow_serving.backend import TensorFlowServingBackend
 from service.backends.tensorflow_serving.config_file import ManagementError
 from service.inference.errors import ServiceError
@@ -46,17 +46,14 @@ class _Card(BaseModel):
 
 
 def golden_of(folder: Path) -> Golden:
-    """The golden answers in a version's card. Raises ManagementError if there are none that can be used."""
-    path = folder / CARD_NAME
-    try:
-        golden = _Card.model_validate_json(path.read_bytes()).golden
-    except OSError as error:
-        raise ManagementError(f"{path} cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ManagementError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    if golden is None:
-        raise ManagementError(f"{path} holds no golden answers to check against; --without-check promotes it unchecked")
+    """The golden answers in a version's card.
+
+    Raises:
+        ManagementError: the card holds none.
+        ServableError: the card cannot be read, or they do not fit.
+    """
+    if (golden := read_card(folder, _Card).golden) is None:
+        raise ManagementError(f"{folder}: holds no golden answers to check against; --without-check skips the check")
     return golden
 
 

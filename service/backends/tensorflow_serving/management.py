@@ -19,6 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Final
 
+from service.backends.repository import ServableError
 from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
 from service.backends.tensorflow_serving.client import Endpoint
 from service.backends.tensorflow_serving.config_file import (
@@ -300,7 +301,7 @@ def run(arguments: argparse.Namespace, servers: ManagedServers) -> int:
     """`python -m service models …`; the exit code."""
     try:
         asyncio.run(_run(arguments, servers))
-    except (ManagementError, FileError, ServiceError) as error:
+    except (ManagementError, ServableError, FileError, ServiceError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
