@@ -59,7 +59,7 @@ class EmbeddedBackend:
     ) -> None:
         self._open_servable = open_servable
         self._inference = inference
-        self._warm_up_sizes = tuple(warm_up_sizes)
+        self._warm_up_sizes = warm_up_sizes
         self._loading = loading or inference
         self._linger_s = linger_s
         self._runs: dict[Key, Run] = {}

@@ -18,8 +18,9 @@ from typing import Final
 from service.settings import PREFIX, Settings, SettingsError
 
 _INTERRUPTED: Final = 130
-_NOT_FOR_JOBS: Final = ("ROUTING_FILE", "API_KEYS_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE")
-"""Settings that only a server has a use for: a job names its model, and nobody connects to it."""
+# Settings that only a server has a use for: a job names its model, and nobody connects to it.
+_OF_SERVERS: Final = ("ROUTING_FILE", "API_KEYS_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE")
+_NOT_FOR_JOBS: Final = frozenset(PREFIX + name for name in _OF_SERVERS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,11 +57,9 @@ def settings_for(parsed: argparse.Namespace, environment: Mapping[str, str]) -> 
     """
     cores = str(parsed.cpus_per_worker)
     given = {f"{PREFIX}WORKER_THREADS": cores, f"{PREFIX}TENSORFLOW_THREADS": cores, f"{PREFIX}LOG_LEVEL": "warning"}
-    given |= {name: value for name, value in environment.items() if value.strip()}
+    given |= {name: value for name, value in environment.items() if value.strip() and name not in _NOT_FOR_JOBS}
     if parsed.model_repo is not None:
         given[f"{PREFIX}MODEL_REPO"] = str(parsed.model_repo)
-    for name in _NOT_FOR_JOBS:
-        given.pop(f"{PREFIX}{name}", None)
     settings = Settings.from_environment(given)
     return settings.model_copy(update={"model_repo": settings.model_repo.absolute()})  # workers start elsewhere
 

@@ -7,7 +7,7 @@ import argparse
 import signal
 import sys
 import time
-from typing import Final, Self
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -39,7 +39,8 @@ def run(parsed: argparse.Namespace, settings: Settings) -> int:
         if not job.to_do:
             _say("nothing is left to do")
             return 0
-        with engine.cluster(parsed.address, workers), Display(job.work.description.images) as display:
+        display = Display(job.work.description.images)
+        with engine.cluster(parsed.address, workers), display.bar:
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # again: Ray has put its own in the place of ours
             progress = engine.run(job, workers, on_progress=display.show)
     except (JobError, StorageError, ServableError, UnknownModelError, OSError) as error:
@@ -76,13 +77,16 @@ class Display:
 
     Args:
         images: of the job.
+
+    Attributes:
+        bar: shown while it is entered.
     """
 
     def __init__(self, images: int) -> None:
         console = Console(stderr=True)
         self._lines = not console.is_terminal
         self._said = 0.0
-        self._bar = Progress(
+        self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -92,14 +96,7 @@ class Display:
             console=console,
             disable=self._lines,
         )
-        self._task = self._bar.add_task("workers are starting", total=images, rate="")
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self._task = self.bar.add_task("workers are starting", total=images, rate="")
 
     def show(self, progress: engine.Progress) -> None:
         now = time.monotonic()
@@ -107,7 +104,7 @@ class Display:
         rate = f"{progress.worked / max(now - progress.began, 1e-9):.1f} a second" if progress.worked else ""
         description = f"pictures, {failed} without keypoints" if failed else "pictures"
         if progress.worked:
-            self._bar.update(self._task, completed=progress.done, description=description, rate=rate)
+            self.bar.update(self._task, completed=progress.done, description=description, rate=rate)
         if self._lines and (now - self._said >= _LINE_EVERY_S or progress.done == progress.images):
             self._said = now
             _say(f"{progress.done} of {progress.images} {description} {rate}".rstrip())

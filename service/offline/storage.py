@@ -18,8 +18,8 @@ from service.inference.errors import TooLargeError
 
 TOO_LARGE: Final = "body_too_large"  # as the service calls it
 
+# Folder of what is only there while a job runs; `Place.tidy` removes it.
 TEMPORARY: Final = "_temporary"
-"""Folder of what is only there while a job runs; `Place.tidy` removes it."""
 
 _SECRET: Final = re.compile(r"[a-z0-9+.-]+://[^/@]*:[^/@]*@")
 

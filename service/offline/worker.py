@@ -27,8 +27,8 @@ _TRIES: Final = 3
 _PAUSE_S: Final = 0.5  # before the second try, and twice as long before the third
 _BATCHES_UNDER_WAY: Final = 3  # one runs, one is full, one is being read and decoded
 _KILLED: Final = "killed_worker"
+# Failures that are not the picture's.
 _PASSING: Final = frozenset({ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE_EXCEEDED})
-"""Failures that are not the picture's."""
 
 
 class ShardError(Exception):

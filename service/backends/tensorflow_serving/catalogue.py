@@ -257,8 +257,7 @@ class Catalogue:
             await asyncio.gather(*(self._ask_for_labels(endpoint, variant, model) for variant, model in models))
         except CallError as error:
             if error.meaning is Meaning.THREADS_BUSY:  # it is up: what it said last still holds
-                server.answered_at = self._clock.time()
-                server.failed_polls = 0
+                server.answered_at, server.failed_polls = self._clock.time(), 0
             else:
                 self._poll_failed(endpoint, server, error)
             return

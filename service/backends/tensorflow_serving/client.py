@@ -98,7 +98,7 @@ class Endpoint:
     async def reload(self, request: wire.ReloadConfigRequest, timeout_s: float) -> wire.ReloadConfigResponse:
         return await self._call(f"{_MODEL}/HandleReloadConfigRequest", request, wire.ReloadConfigResponse, timeout_s)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         await self._channel.close()
 
     async def _call(

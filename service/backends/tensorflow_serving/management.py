@@ -12,8 +12,8 @@ was killed half-way; one that is under way sends its configuration again.
 import argparse
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -45,11 +45,11 @@ _State = wire.ModelVersionStatus.State
 
 _CALL_S: Final = 30.0
 _POLL_S: Final = 0.2
+# A little more than the pause between two looks of a server at its folders. A load that has failed is tried again only
+# after a look at which the version was not wanted.
 _FOLDERS_S: Final = 1.5
-"""A little more than the pause between two looks of a server at its folders. A load that has failed is tried again only
-after a look at which the version was not wanted."""
+# How long a server may go on telling how an earlier load ended, after a configuration that names the version again.
 _STALE_S: Final = 5.0
-"""How long a server may go on telling how an earlier load ended, after a configuration that names the version again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,9 @@ async def list_versions(servers: ManagedServers) -> list[dict[str, str]]:
     for address, name in product(servers.addresses, MODEL_NAMES.values()):
         folders = (servers.repository / name).glob("*/")
         states = {int(each.name): "on disk" for each in folders if each.name.isascii() and each.name.isdecimal()}
-        states |= {version: _in_words(each) for version, each in (await _versions(address, name)).items()}
+        for version, each in (await _versions(address, name)).items():
+            failure = f"failed: {one_line(each.status.error_message)}" if each.status.error_code else ""
+            states[version] = failure or _State.Name(each.state)
         rows += [
             {
                 "server": address,
@@ -236,7 +238,7 @@ async def _versions_now(servers: ManagedServers, model: wire.ModelConfig) -> set
 
 async def _send(addresses: Sequence[str], config: wire.ModelServerConfig) -> None:
     for address in addresses:
-        async with _endpoint(address) as endpoint:
+        async with aclosing(Endpoint(address)) as endpoint:
             try:
                 status = (await endpoint.reload(wire.ReloadConfigRequest(config=config), _CALL_S)).status
             except CallError as error:
@@ -247,7 +249,7 @@ async def _send(addresses: Sequence[str], config: wire.ModelServerConfig) -> Non
 
 async def _versions(address: str, name: str) -> Versions:
     """The status of each version of a model; while the server is busy, this waits."""
-    async with _endpoint(address) as endpoint:
+    async with aclosing(Endpoint(address)) as endpoint:
         while True:
             try:
                 return await endpoint.version_statuses(name, _CALL_S)
@@ -255,21 +257,6 @@ async def _versions(address: str, name: str) -> Versions:
                 if error.meaning is not Meaning.THREADS_BUSY:
                     raise ManagementError(f"{address} does not answer: {error}") from error
             await asyncio.sleep(_POLL_S)
-
-
-@asynccontextmanager
-async def _endpoint(address: str) -> AsyncIterator[Endpoint]:
-    endpoint = Endpoint(address)
-    try:
-        yield endpoint
-    finally:
-        await endpoint.close()
-
-
-def _in_words(status: wire.ModelVersionStatus) -> str:
-    if status.status.error_code:
-        return f"failed: {one_line(status.status.error_message)}"
-    return _State.Name(status.state)
 
 
 # The command line

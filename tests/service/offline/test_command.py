@@ -14,7 +14,8 @@ from service.settings import Settings
 
 def test_without_a_terminal_progress_is_lines(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(images=6, done=2)
-    with Display(6) as display:
+    display = Display(6)
+    with display.bar:
         display.show(progress)
         progress.add({"shard": 1, "images": 2, "failed": [], "process": 7})
         display.show(progress)  # too soon after the first line
