@@ -48,8 +48,8 @@ def _checked(text: str) -> str:
     return text
 
 
+# Text that names a model: variant[@version|@label].
 ModelName = Annotated[str, AfterValidator(_checked)]
-"""Text that names a model: variant[@version|@label]."""
 
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Weight = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]

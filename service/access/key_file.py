@@ -24,8 +24,8 @@ from service.files import FileError, read_at_most, replace
 from service.inference.access import MAX_KEYS, Allowance, ApiKey
 from service.inference.keys import digest_of, new_key
 
+# The burst of a rate that names none: so many seconds' worth.
 SECONDS_OF_BURST: Final = 2.0
-"""The burst of a rate that names none: so many seconds' worth."""
 
 _NEW_FILE: Final = "# API keys: see docs/access.md. The keys themselves are not here, only their SHA-256.\n"
 

@@ -59,7 +59,7 @@ class EmbeddedBackend:
     ) -> None:
         self._open_servable = open_servable
         self._inference = inference
-        self._warm_up_sizes = tuple(warm_up_sizes)
+        self._warm_up_sizes = warm_up_sizes
         self._loading = loading or inference
         self._linger_s = linger_s
         self._runs: dict[Key, Run] = {}
@@ -131,12 +131,9 @@ class EmbeddedBackend:
             self._runs.pop(key, None)
 
     def _open_and_warm_up(self, servable: Servable) -> Run:
-        started = time.monotonic()
-        logger.info("loading %s", servable)
+        logger.info("loading %s and warming it up", servable)
+        started, side = time.monotonic(), servable.card.input_size
         run = self._open_servable(servable)
-        side = servable.card.input_size
-        sizes = ", ".join(map(str, self._warm_up_sizes))
-        logger.info("warming up %s with batches of %s", servable, sizes)
         for size in self._warm_up_sizes:
             run(np.full((size, side, side, 3), 128, np.uint8))
         logger.info("%s is ready after %.1f s", servable, time.monotonic() - started)

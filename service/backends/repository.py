@@ -8,14 +8,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from service.inference.errors import UnknownModelError
 from service.inference.models import STABLE_LABEL, ModelCard, ModelReference, ServedModel
 
 CARD_NAME: Final = "model_card.json"
+
+T = TypeVar("T", bound=BaseModel)
 
 
 class ServableError(Exception):
@@ -71,12 +73,10 @@ def resolve(models: Sequence[ServedModel], reference: ModelReference) -> ServedM
 
 def as_served(servables: Sequence[Servable]) -> tuple[ServedModel, ...]:
     """The servables as models that can be asked; of each model the newest version is labelled "stable"."""
-    newest: dict[str, int] = {}
-    for each in servables:
-        newest[each.card.name] = max(each.card.version, newest.get(each.card.name, 0))
+    cards = [each.card for each in servables]
+    newest = {card.name: card.version for card in sorted(cards, key=lambda card: card.version)}
     return tuple(
-        ServedModel(card.version, (STABLE_LABEL,) if newest[card.name] == card.version else (), card)
-        for card in (each.card for each in servables)
+        ServedModel(card.version, (STABLE_LABEL,) if newest[card.name] == card.version else (), card) for card in cards
     )
 
 
@@ -86,15 +86,21 @@ def read_servable(folder: Path) -> Servable:
     Raises:
         ServableError: if its card cannot be read, does not fit this gateway, or is that of another servable.
     """
+    card = read_card(folder, ModelCard)
+    if (card.name, str(card.version)) != (folder.parent.name, folder.name):
+        path = folder / CARD_NAME
+        raise ServableError(f"{path} is the card of {card.name}/{card.version}, not the folder it lies in")
+    return Servable(folder, card)
+
+
+def read_card(folder: Path, content: type[T]) -> T:
+    """What the card in a version's folder says. Raises ServableError if it cannot be read or does not fit."""
     path = folder / CARD_NAME
     try:
-        card = ModelCard.model_validate_json(path.read_bytes())
+        return content.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ServableError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the card"
         raise ServableError(f"{path} does not fit this gateway: {where}: {first['msg']}") from error
-    if (card.name, str(card.version)) != (folder.parent.name, folder.name):
-        raise ServableError(f"{path} is the card of {card.name}/{card.version}, not the folder it lies in")
-    return Servable(folder, card)

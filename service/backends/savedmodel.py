@@ -83,7 +83,8 @@ def open_servable(servable: Servable) -> Run:
     except KeyError as error:
         raise ServableError(f"{servable.folder}: the SavedModel has no signature {SIGNATURE_NAME}") from error
     except (OSError, ValueError, tf.errors.OpError) as error:
-        raise ServableError(f"{servable.folder}: not a SavedModel that loads: {_first_line(error)}") from error
+        first = str(error).splitlines() or [type(error).__name__]
+        raise ServableError(f"{servable.folder}: not a SavedModel that loads: {first[0]}") from error
     _check(servable, signature)
     # Called as it is. Measured on two CPU cores with the lightweight model: with its variables frozen into constants it
     # takes as long (1.0) and 1.4 times the memory, compiled by XLA more than five times as long.
@@ -118,7 +119,3 @@ def _check(servable: Servable, signature: Any) -> None:
                 f"{servable.folder}: {kind} {name} is {spec.dtype.name} {spec.shape},"
                 f" expected {expected.dtype.name} {expected.shape}"
             )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -6,8 +6,9 @@ estimated: one that was noted at two deaths is to blame, and gets a problem for 
 job kills its workers too. A shard that ends with an error has killed no process, and does not count.
 """
 
+from collections import Counter
 from contextlib import suppress
-from typing import Final, Self
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,25 +27,19 @@ class _Attempts(BaseModel):
 
 
 class ShardAttempts:
-    """The attempts at one shard, for as long as it is not done. Made by `begin`."""
+    """The attempts at one shard. Making one notes that the shard is begun; raises OSError if nothing can be written."""
 
-    def __init__(self, output: Place, name: str, attempts: _Attempts) -> None:
+    def __init__(self, output: Place, file_name: str) -> None:
         self._output = output
-        self._name = name
-        self._write(attempts)
-
-    @classmethod
-    def begin(cls, output: Place, file_name: str) -> Self:
-        """Note that a shard is begun. Raises OSError if nothing can be written."""
-        name = f"{TEMPORARY}/{file_name}.json"
+        self._name = f"{TEMPORARY}/{file_name}.json"
         try:
-            before = _Attempts.model_validate_json(output.read(name))
+            before = _Attempts.model_validate_json(output.read(self._name))
         except FileNotFoundError:
             before = _Attempts()
-        deaths = dict(before.deaths)
+        deaths = Counter(before.deaths)
         if before.image is not None:
-            deaths[before.image] = deaths.get(before.image, 0) + 1
-        return cls(output, name, _Attempts(begun=before.begun + 1, deaths=deaths))
+            deaths[before.image] += 1
+        self._write(_Attempts(begun=before.begun + 1, deaths=deaths))
 
     @property
     def one_by_one(self) -> bool:
@@ -57,7 +52,6 @@ class ShardAttempts:
         return frozenset(image for image, deaths in self._attempts.deaths.items() if deaths >= _DEATHS)
 
     def begin_image(self, image: str) -> None:
-        """Note a picture before it is estimated."""
         self._write(self._attempts.model_copy(update={"image": image}))
 
     def failed(self) -> None:
@@ -66,7 +60,6 @@ class ShardAttempts:
             self._write(self._attempts.model_copy(update={"begun": self._attempts.begun - 1, "image": None}))
 
     def done(self) -> None:
-        """The shard is done."""
         with suppress(FileNotFoundError):  # another worker may have done the shard too
             self._output.remove(self._name)
 

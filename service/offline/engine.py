@@ -25,11 +25,8 @@ from service.offline.storage import Place
 from service.offline.worker import ShardWorker
 
 LOCAL: Final = "local"
-
 _OBJECT_STORE_BYTES: Final = 128 * 1024 * 1024  # only names and counts travel through it
 _MOST_BLOCKS: Final = 10_000
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +127,6 @@ def run(
     """
     progress = Progress(job.work.description.images, job.images_done)
     on_progress(progress)
-    if not job.to_do:
-        return progress
     rows = [{"shard": shard.number, "first": shard.first, "images": list(shard.images)} for shard in job.to_do]
     _quieten()
     most = min(workers.number or _room_for(workers), len(rows))
@@ -147,7 +142,7 @@ def run(
             progress.add(row)
             on_progress(progress)
     except RayError as error:
-        raise JobError(f"the workers failed: {_last_line(error)}") from error
+        raise JobError(f"the workers failed: {str(error).strip().splitlines()[-1]}") from error
     Place.at(job.work.output).tidy()
     return progress
 
@@ -155,9 +150,10 @@ def run(
 def _room_for(workers: Workers) -> int:
     """How many workers the cluster has room for now."""
     there: Mapping[str, float] = ray.cluster_resources()
-    by_cpu = int(there.get("CPU", 0)) // workers.cpus
-    by_gpu = int(there.get("GPU", 0) / workers.gpus) if workers.gpus else by_cpu
-    return max(1, min(by_cpu, by_gpu))
+    rooms = [there.get("CPU", 0) / workers.cpus]
+    if workers.gpus:
+        rooms.append(there.get("GPU", 0) / workers.gpus)
+    return max(1, int(min(rooms)))
 
 
 def _quieten() -> None:
@@ -166,8 +162,3 @@ def _quieten() -> None:
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

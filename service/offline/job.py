@@ -8,16 +8,15 @@ meanwhile move nothing.
 
 import gzip
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.backends.repository import as_served, newest_servables, resolve
 from service.inference.models import ModelReference
 from service.offline.records import Format
-from service.offline.storage import Place
+from service.offline.storage import Place, one_line
 from service.settings import Settings
 
 DESCRIPTION: Final = "_job.json"
@@ -53,16 +52,14 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a worker needs to know, on any machine: places as text, settings as values.
+    """What a worker needs to know, on any machine.
 
     Attributes:
-        input: where the pictures are.
-        output: where the shards go.
+        output: folder or URL where the shards go.
         description: of the job.
         settings: of the predictor.
     """
 
-    input: str
     output: str
     description: Description
     settings: Settings
@@ -109,23 +106,40 @@ class Job:
         pictures, output = Place.at(source), Place.at(target)
         there, left_out = output.names(), list[str]()
         if DESCRIPTION in there:
-            description = _read_description(output)
+            try:
+                description = Description.model_validate_json(output.read(DESCRIPTION))
+                images: list[str] = json.loads(gzip.decompress(output.read(LISTING)))
+            except (OSError, ValueError, EOFError) as error:
+                raise JobError(f"{target}: {DESCRIPTION} or {LISTING} is not readable: {one_line(error)}") from error
             asked = {"input": pictures.text, "model": model, "form": form, "shard_size": shard_size}
-            _check_same(description, {name: value for name, value in asked.items() if value is not None}, target)
-            images = _read_listing(output)
+            for name, value in asked.items():
+                if value is not None and (has := getattr(description, name)) != value:
+                    raise JobError(
+                        f"{target}: holds a job with {name} {has}, and {value} was asked for;"
+                        " ask for the same to go on with it, or choose another folder"
+                    )
         else:
             if there - {LISTING}:  # a listing alone is of a job that was killed while it was written down
                 raise JobError(f"{target}: holds files that are of no job; choose an empty folder")
             images, left_out = pictures.pictures()
             if not images:
                 raise JobError(f"{source}: no file there")
-            size = shard_size or DEFAULT_SHARD_SIZE
-            description = Description(input=pictures.text, model=model, form=form, shard_size=size, images=len(images))
+            description = Description(
+                input=pictures.text,
+                model=model,
+                form=form,
+                shard_size=shard_size or DEFAULT_SHARD_SIZE,
+                images=len(images),
+            )
             output.files.create_dir(output.folder, recursive=True)
             output.write(LISTING, gzip.compress(json.dumps(images).encode(), mtime=0))
             output.write(DESCRIPTION, description.model_dump_json(indent=2).encode())  # last: now the job is there
-        work = Work(pictures.text, output.text, description, settings)
-        shards = _cut(images, description.shard_size)
+        work = Work(output.text, description, settings)
+        size = description.shard_size
+        shards = tuple(
+            Shard(number, start, tuple(images[start : start + size]))
+            for number, start in enumerate(range(0, len(images), size))
+        )
         done = frozenset(each.number for each in shards if work.file_name(each.number) in there)
         return cls(work, shards, done, tuple(left_out))
 
@@ -158,32 +172,3 @@ def pinned(text: str, settings: Settings) -> str:
         return str(reference)
     models = as_served(newest_servables(settings.model_repo, settings.versions_in_memory))
     return f"{reference.variant}@{resolve(models, reference).version}"
-
-
-def _cut(images: Sequence[str], size: int) -> tuple[Shard, ...]:
-    starts = range(0, len(images), size)
-    return tuple(Shard(number, start, tuple(images[start : start + size])) for number, start in enumerate(starts))
-
-
-def _read_description(output: Place) -> Description:
-    try:
-        return Description.model_validate_json(output.read(DESCRIPTION))
-    except (OSError, ValidationError) as error:
-        raise JobError(f"{output.text}/{DESCRIPTION} is not readable as a job: {str(error).splitlines()[0]}") from error
-
-
-def _read_listing(output: Place) -> list[str]:
-    try:
-        images: list[str] = json.loads(gzip.decompress(output.read(LISTING)))
-    except (OSError, ValueError, EOFError) as error:
-        raise JobError(f"{output.text}/{LISTING} is not readable: {str(error).splitlines()[0]}") from error
-    return images
-
-
-def _check_same(description: Description, asked: dict[str, object], target: str) -> None:
-    for name, value in asked.items():
-        if (has := getattr(description, name)) != value:
-            raise JobError(
-                f"{target}: holds a job with {name} {has}, and {value} was asked for;"
-                " ask for the same to go on with it, or choose another folder"
-            )

@@ -5,7 +5,6 @@ Two forms of a file of records: JSON lines, and Parquet with the same fields.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final, Literal
 
@@ -16,69 +15,37 @@ from service.answers import error_values, estimate_values, problem_values
 from service.inference.errors import ServiceError
 from service.inference.estimates import Estimate
 
-KILLED_WORKER: Final = "killed_worker"
-
 Format = Literal["jsonl", "parquet"]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What became of one picture of a job.
-
-    Attributes:
-        image: name of the picture, relative to the job's input.
-        status: the HTTP status that the picture would have got from the service.
-        result: the answer; None if there is a problem.
-        problem: why there is no answer, as RFC 9457 describes it.
-    """
-
-    image: str
-    status: int
-    result: dict[str, Any] | None = None
-    problem: dict[str, Any] | None = None
-
-    def values(self) -> dict[str, Any]:
-        """The record as it is written."""
-        values: dict[str, Any] = {"image": self.image, "status": self.status}
-        return values | ({"problem": self.problem} if self.result is None else {"result": self.result})
+Record = dict[str, Any]
+"""image: name relative to the job's input; status: as HTTP has it; then result, or problem as in RFC 9457."""
 
 
 def answered(image: str, request_id: str, estimate: Estimate) -> Record:
     """The record of a picture with its keypoints."""
-    return Record(image, 200, result=estimate_values(estimate, request_id))
+    return {"image": image, "status": 200, "result": estimate_values(estimate, request_id)}
 
 
 def refused(image: str, request_id: str, error: ServiceError) -> Record:
     """The record of a picture that the service could not answer for."""
     problem = error_values(error, instance=image, request_id=request_id)
-    return Record(image, problem["status"], problem=problem)
+    return {"image": image, "status": problem["status"], "problem": problem}
 
 
-def fatal(image: str, request_id: str) -> Record:
-    """The record of a picture whose process died of it."""
-    detail = "the process that worked on this picture was killed"
-    return _without_answer(500, KILLED_WORKER, detail, image, request_id)
-
-
-def unreadable(image: str, request_id: str, error: OSError) -> Record:
-    """The record of a picture that could not be read from its store."""
-    status = 404 if isinstance(error, FileNotFoundError) else 503
-    detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return _without_answer(status, "unreadable_file", f"the picture cannot be read: {detail}", image, request_id)
-
-
-def _without_answer(status: int, code: str, detail: str, image: str, request_id: str) -> Record:
-    return Record(image, status, problem=problem_values(status, code, detail, instance=image, request_id=request_id))
+def failed(image: str, request_id: str, status: int, code: str, detail: str) -> Record:
+    """The record of a picture that failed outside the service."""
+    problem = problem_values(status, code, detail, instance=image, request_id=request_id)
+    return {"image": image, "status": status, "problem": problem}
 
 
 def encode(records: Sequence[Record], form: Format) -> bytes:
     """The records' file."""
-    rows = [record.values() for record in records]
     if form == "jsonl":
-        lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) for row in rows)
+        lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False) for row in records)
         return "".join(f"{line}\n" for line in lines).encode()
     buffer = BytesIO()
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer, compression="zstd")
+    pyarrow.parquet.write_table(pa.Table.from_pylist(list(records), schema=SCHEMA), buffer, compression="zstd")
     return buffer.getvalue()
 
 

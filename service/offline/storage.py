@@ -6,25 +6,22 @@ a picture is, is decided by the decoder and not here.
 
 import re
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, Self
 
 from fsspec.utils import glob_translate
 from pyarrow import ArrowException
-from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 
 from service.inference.errors import TooLargeError
 
 TOO_LARGE: Final = "body_too_large"  # as the service calls it
 
+# Folder of what is only there while a job runs; `Place.tidy` removes it.
 TEMPORARY: Final = "_temporary"
-"""Folder of what is only there while a job runs; `Place.tidy` removes it."""
 
 _SECRET: Final = re.compile(r"[a-z0-9+.-]+://[^/@]*:[^/@]*@")
-_WILD: Final = re.compile(r"[*?\[]")
-_WILD_IN_URL: Final = re.compile(r"[*\[]")  # "?" begins a URL's options
 
 
 class StorageError(Exception):
@@ -52,23 +49,20 @@ class Place:
         Raises:
             StorageError: no such kind of URL, or its store cannot be opened.
         """
-        if "://" not in text:
-            path = Path(text).absolute()
-            if _WILD.search(text) is None or path.exists():
-                return cls(str(path), LocalFileSystem(), path.as_posix())
-            base, pattern = _split(path.as_posix(), _WILD)
-            return cls(str(path), LocalFileSystem(), base, pattern)
+        is_url = "://" in text
+        text = text if is_url else Path(text).absolute().as_posix()
+        address, question, options = text.partition("?") if is_url else (text, "", "")
         if _SECRET.match(text):  # it would end up in the job's description and in logs
             raise StorageError("keys belong into the environment (AWS_ACCESS_KEY_ID, ...), not into a URL")
-        address, _, options = text.partition("?")
-        wanted: str | None = None
-        if _WILD_IN_URL.search(address):
-            address, wanted = _split(address, _WILD_IN_URL)
+        pattern: str | None = None
+        if (is_url or not Path(text).exists()) and (wild := re.search(r"[*?\[]", address)):
+            cut = address.rindex("/", 0, wild.start())
+            address, pattern = address[:cut] or "/", address[cut + 1 :]
         try:
-            files, folder = FileSystem.from_uri(f"{address}?{options}" if options else address)
+            files, folder = FileSystem.from_uri(address + question + options)
         except (ArrowException, OSError, ValueError) as error:
-            raise StorageError(f"{text}: {_first_line(error)}") from error
-        return cls(text, files, folder.rstrip("/"), wanted)
+            raise StorageError(f"{text}: {one_line(error)}") from error
+        return cls(text, files, folder.rstrip("/"), pattern)
 
     def pictures(self) -> tuple[list[str], list[str]]:
         """The files that fit the pattern, or all, relative to the folder and in order; then the hidden ones left out.
@@ -82,7 +76,8 @@ class Place:
         names = sorted(info.path[len(self.folder) :].lstrip("/") for info in found)
         if self.pattern is not None:
             names = list(filter(re.compile(glob_translate(self.pattern)).match, names))
-        return [name for name in names if not _is_hidden(name)], [name for name in names if _is_hidden(name)]
+        hidden = [name for name in names if PurePosixPath(name).name.startswith(".")]
+        return sorted(set(names) - set(hidden)), hidden
 
     def names(self) -> set[str]:
         """The names of the files directly in the folder; none if there is no such folder.
@@ -96,7 +91,7 @@ class Place:
         try:
             return [info for info in self.files.get_file_info(what) if info.type == FileType.File]
         except (ArrowException, OSError) as error:
-            raise StorageError(f"{self.text}: cannot be listed: {_first_line(error)}") from error
+            raise StorageError(f"{self.text}: cannot be listed: {one_line(error)}") from error
 
     def read(self, name: str, *, at_most: int | None = None) -> bytes:
         """A file's content.
@@ -129,16 +124,6 @@ class Place:
             self.files.delete_dir(path)
 
 
-def _split(path: str, wild: re.Pattern[str]) -> tuple[str, str]:
-    """The part of a path before the first component with a wildcard, and the rest."""
-    parts: Sequence[str] = path.split("/")
-    first = next(index for index, part in enumerate(parts) if wild.search(part))
-    return "/".join(parts[:first]) or "/", "/".join(parts[first:])
-
-
-def _is_hidden(name: str) -> bool:
-    return PurePosixPath(name).name.startswith(".")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def one_line(error: Exception) -> str:
+    """What an error says in its first line."""
+    return str(error).partition("\n")[0] or type(error).__name__

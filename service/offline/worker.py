@@ -19,15 +19,16 @@ from service.inference.requests import as_service_error, report
 from service.observability.logs import configure_logging
 from service.offline.attempts import ShardAttempts
 from service.offline.job import Work
-from service.offline.records import KILLED_WORKER, Record, answered, encode, fatal, refused, unreadable
-from service.offline.storage import Place, StorageError
+from service.offline.records import Record, answered, encode, failed, refused
+from service.offline.storage import Place, StorageError, one_line
 
 _DEADLINE_S: Final = 600.0  # of one picture; a model that takes longer is stuck
 _TRIES: Final = 3
 _PAUSE_S: Final = 0.5  # before the second try, and twice as long before the third
 _BATCHES_UNDER_WAY: Final = 3  # one runs, one is full, one is being read and decoded
+_KILLED: Final = "killed_worker"
+# Failures that are not the picture's.
 _PASSING: Final = frozenset({ErrorKind.OVERLOADED, ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE_EXCEEDED})
-"""Failures that are not the picture's."""
 
 
 class ShardError(Exception):
@@ -52,7 +53,7 @@ class ShardWorker:
         configure_logging(work.settings.log_level, work.settings.log_format)
         self._work = work
         self._pause_s = pause_s
-        self._input, self._output = Place.at(work.input), Place.at(work.output)
+        self._input, self._output = Place.at(work.description.input), Place.at(work.output)
         self._runner = asyncio.Runner()
         self._resources = AsyncExitStack()
         service = local_service(work.settings, open_servable=open_servable)
@@ -76,7 +77,7 @@ class ShardWorker:
         """
         number, images = int(row["shard"]), [str(name) for name in row["images"]]
         file_name = self._work.file_name(number)
-        attempts = ShardAttempts.begin(self._output, file_name)
+        attempts = ShardAttempts(self._output, file_name)
         try:
             records = self._runner.run(self._shard(int(row["first"]), images, attempts))
             self._check_pictures_are_to_blame(records)
@@ -85,11 +86,10 @@ class ShardWorker:
             attempts.failed()
             raise
         attempts.done()
-        failed = [record.problem["code"] for record in records if record.problem is not None]
-        return {"shard": number, "images": len(images), "failed": failed, "process": os.getpid()}
+        codes = [record["problem"]["code"] for record in records if "problem" in record]
+        return {"shard": number, "images": len(images), "failed": codes, "process": os.getpid()}
 
     def close(self) -> None:
-        """Release the models."""
         self._runner.run(self._resources.aclose())
         self._runner.close()
 
@@ -103,12 +103,12 @@ class ShardWorker:
             async with under_way:
                 return await self._picture(image, request_id=str(first + index))
 
-        return list(await asyncio.gather(*(one(index, image) for index, image in enumerate(images))))
+        return await asyncio.gather(*(one(index, image) for index, image in enumerate(images)))
 
     async def _carefully(self, image: str, request_id: str, attempts: ShardAttempts) -> Record:
         """A picture's record, where one of the shard kills processes."""
         if image in attempts.fatal:
-            return fatal(image, request_id)
+            return failed(image, request_id, 500, _KILLED, "the process that worked on this picture was killed")
         await asyncio.to_thread(attempts.begin_image, image)
         return await self._picture(image, request_id)
 
@@ -124,7 +124,9 @@ class ShardWorker:
                 return answered(image, request_id, await self._estimate(image))
             except OSError as error:
                 if last or isinstance(error, FileNotFoundError | PermissionError):
-                    return unreadable(image, request_id, error)
+                    status = 404 if isinstance(error, FileNotFoundError) else 503
+                    detail = f"the picture cannot be read: {one_line(error)}"
+                    return failed(image, request_id, status, "unreadable_file", detail)
             except Exception as error:
                 failure = as_service_error(error)
                 if failure.kind is ErrorKind.UNKNOWN_MODEL or (last and failure.kind in _PASSING):
@@ -143,8 +145,8 @@ class ShardWorker:
         Raises:
             ShardError: the pictures are not to blame.
         """
-        problems = [record.problem for record in records if record.problem is not None and record.status >= 500]
-        if len([each for each in problems if each["code"] != KILLED_WORKER]) < len(records):
+        problems = [record["problem"] for record in records if record["status"] >= 500]
+        if sum(each["code"] != _KILLED for each in problems) < len(records):
             return
         if len(records) > 1:
             raise ShardError(f"every picture failed, the first with {problems[0]['code']}: {problems[0]['detail']}")

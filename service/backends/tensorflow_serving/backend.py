@@ -4,7 +4,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -22,7 +21,7 @@ from service.backends.tensorflow_serving.config_file import (
 from service.backends.tensorflow_serving.failures import CallError, Meaning, translate
 from service.backends.tensorflow_serving.tensors import from_tensor, predict_request
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
-from service.inference.errors import DeadlineExceededError, InternalError, UnavailableError, UnknownModelError
+from service.inference.errors import DeadlineExceededError, InternalError, UnavailableError
 from service.inference.models import (
     CANARY_LABEL,
     OUTPUT_NAME,
@@ -34,8 +33,8 @@ from service.inference.models import (
 )
 from service.inference.ports import Clock
 
+# The names of the servables, as `python -m trainer export` gives them.
 MODEL_NAMES: Final[Mapping[Variant, str]] = {variant: f"cpm_{variant}" for variant in VARIANTS}
-"""The names of the servables, as `python -m trainer export` gives them."""
 
 _LOOK_EVERY_S: Final = 0.05
 
@@ -108,10 +107,9 @@ class TensorFlowServingBackend:
         """Stop following the servers and close the connections. Calls that are under way fail."""
         if self._polling is not None:
             self._polling.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._polling
+            await asyncio.gather(self._polling, return_exceptions=True)
         await self._catalogue.close()
-        await asyncio.gather(*(endpoint.close() for endpoint in self._endpoints))
+        await asyncio.gather(*(endpoint.aclose() for endpoint in self._endpoints))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -154,7 +152,7 @@ class TensorFlowServingBackend:
         size = self._largest_batch or len(crops)
         parts = [crops[start : start + size] for start in range(0, len(crops), size)]
         try:
-            maps = [await self._predict(model, part, deadline - self._clock.time()) for part in parts]
+            maps = [await self._predict(model, part, deadline) for part in parts]
         except _BatchTooLargeError as error:
             # The gateway's setting and the servers' contradict each other; no request should suffer from that.
             self._largest_batch = min(self._largest_batch or size, max(1, size // 2))
@@ -164,25 +162,24 @@ class TensorFlowServingBackend:
         return maps[0] if len(maps) == 1 else np.concatenate(maps)
 
     async def _predict(
-        self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], timeout_s: float
+        self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], deadline: float
     ) -> NDArray[np.float32]:
         """Belief maps for a batch, sent as one. Raises _BatchTooLargeError if a smaller one may be taken."""
-        if timeout_s <= 0:
+        if self._clock.time() >= deadline:
             raise DeadlineExceededError("the request's time was up before it could be sent to the model server")
         name = f"{model.name} version {model.version}"
         try:
             request = predict_request(model.name, model.version, crops)
-            reply = await self._send(model, request, self._clock.time() + timeout_s)
+            reply = await self._send(model, request, deadline)
         except CallError as error:
             if error.meaning is Meaning.BATCH_TOO_LARGE and len(crops) > 1:
                 raise _BatchTooLargeError(str(error)) from error
-            failure = translate(error, name)
-            if isinstance(failure, UnknownModelError):
+            if error.meaning is Meaning.UNKNOWN_VERSION:
                 # It was there when the request was routed. What a label or no version at all stands for has changed
                 # since, so that the same request has an answer; one for this very version is then told so.
                 self._catalogue.poll_now()
                 raise UnavailableError(f"{name} has just been unloaded", retry_after_s=0.5) from error
-            raise failure from error
+            raise translate(error, name) from error
         if OUTPUT_NAME not in reply.outputs:
             raise InternalError(f"{name} returned no {OUTPUT_NAME}")
         if reply.model_spec.version.value != model.version:

@@ -36,16 +36,14 @@ class PollPolicy:
         timeout_s: how long one question of a poll may take.
         warm_up_timeout_s: how long a version's first inference may take.
         stale_after_s: after how long without an answer a server's state counts as unknown.
-        first_pause_s: pause before a version that failed its check is checked again; doubled each time.
-        longest_pause_s: longest such pause.
+        recheck_s: pause before a version that failed its check is checked again.
     """
 
     every_s: float = 0.3
     timeout_s: float = 1.0
     warm_up_timeout_s: float = 60.0
     stale_after_s: float = 5.0
-    first_pause_s: float = 1.0
-    longest_pause_s: float = 30.0
+    recheck_s: float = 2.0
 
 
 @dataclass
@@ -81,7 +79,6 @@ class ModelState:
         self.refusals.pop(version, None)
 
     def __str__(self) -> str:
-        """The versions and why they cannot be asked, for the operator."""
         described = []
         for version, state in sorted(self.states.items()):
             checking = ", being checked" if state == _State.AVAILABLE and self.is_coming(version) else ""
@@ -203,7 +200,8 @@ class Catalogue:
         troubles = {endpoint: self._trouble(server) for endpoint, server in self._servers.items()}
         if all(troubles.values()):
             return "; ".join(f"{endpoint.address} {trouble}" for endpoint, trouble in troubles.items())
-        missing = [variant for variant in self._names if not self._can_be_asked(variant)]
+        chosen = {variant: self._chosen(ModelReference(variant)) for variant in self._names}
+        missing = [variant for variant, model in chosen.items() if model is None or not self.holders(model)]
         if not missing:
             return None
         reasons = [
@@ -241,8 +239,12 @@ class Catalogue:
 
     async def close(self) -> None:
         """Stop checking versions."""
-        models = [model for server in self._servers.values() for model in server.models.values()]
-        checks = [check for model in models for check in model.checks.values()]
+        checks = [
+            check
+            for server in self._servers.values()
+            for model in server.models.values()
+            for check in model.checks.values()
+        ]
         for check in checks:
             check.cancel()
         await asyncio.gather(*checks, return_exceptions=True)
@@ -255,8 +257,7 @@ class Catalogue:
             await asyncio.gather(*(self._ask_for_labels(endpoint, variant, model) for variant, model in models))
         except CallError as error:
             if error.meaning is Meaning.THREADS_BUSY:  # it is up: what it said last still holds
-                server.answered_at = self._clock.time()
-                server.failed_polls = 0
+                server.answered_at, server.failed_polls = self._clock.time(), 0
             else:
                 self._poll_failed(endpoint, server, error)
             return
@@ -282,13 +283,12 @@ class Catalogue:
             server.models = self._nothing_known()
 
     async def _ask_for_versions(self, endpoint: Endpoint, variant: Variant, model: ModelState) -> None:
-        statuses = await self._statuses(endpoint, self._names[variant])
-        before, model.states = model.states, {each.version: each.state for each in statuses}
+        statuses = await endpoint.version_statuses(self._names[variant], self._policy.timeout_s)
+        before, model.states = model.states, {version: each.state for version, each in statuses.items()}
         for version in before:
             if model.states.get(version) != _State.AVAILABLE:
                 model.forget(version)
-        for status in statuses:
-            version = status.version
+        for version, status in statuses.items():
             if status.state == _State.END and status.status.error_code:
                 model.refusals[version] = f"it could not be loaded: {one_line(status.status.error_message)}"
             elif status.state == _State.AVAILABLE and version not in model.cards and version not in model.checks:
@@ -305,15 +305,6 @@ class Catalogue:
                 labels[label] = before  # which goes on serving until the new one is warm
         model.labels = labels
 
-    async def _statuses(self, endpoint: Endpoint, name: str) -> Sequence[wire.ModelVersionStatus]:
-        request = wire.GetModelStatusRequest(model_spec=wire.ModelSpec(name=name))
-        try:
-            return (await endpoint.status(request, self._policy.timeout_s)).model_version_status
-        except CallError as error:
-            if error.meaning is Meaning.UNKNOWN_VERSION:
-                return ()
-            raise
-
     async def _version_of(self, endpoint: Endpoint, name: str, label: str) -> int | None:
         """What a label stands for. No call lists labels; the metadata's answer names the version that it is of."""
         spec = wire.ModelSpec(name=name, version_label=label)
@@ -327,26 +318,23 @@ class Catalogue:
 
     async def _check(self, endpoint: Endpoint, variant: Variant, version: int, model: ModelState) -> None:
         """Check a version until it can be served: its card may lag behind, its server be out of memory or time."""
-        name, pause_s = self._names[variant], self._policy.first_pause_s
-        while version not in model.cards:
+        name = self._names[variant]
+        folder = self._repository / name / str(version)
+        while True:
             try:
                 model.cards[version] = await check_version(
-                    endpoint,
-                    self._repository / name / str(version),
-                    variant,
-                    timeout_s=self._policy.warm_up_timeout_s,
+                    endpoint, folder, variant, timeout_s=self._policy.warm_up_timeout_s
                 )
+                break
             except CallError as error:  # the server is going, as the poll will say, or busy
                 _log.debug("version %d of %s on %s: %s", version, name, endpoint.address, error)
-                await asyncio.sleep(pause_s)
             except Exception as error:  # noqa: BLE001 -- whatever it is, it may pass, and must be seen until then
                 reason = str(error) if isinstance(error, ServableError) else f"checking it failed: {error!r}"
                 if model.refusals.get(version) != reason:
                     _log.error("version %d of %s on %s cannot be served: %s", version, name, endpoint.address, reason)
                 model.refusals[version] = reason
                 self._publish()
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, self._policy.longest_pause_s)
+            await asyncio.sleep(self._policy.recheck_s)
         _log.info("version %d of %s on %s is ready", version, name, endpoint.address)
         model.refusals.pop(version, None)
         del model.checks[version]
@@ -367,25 +355,21 @@ class Catalogue:
                 for version, card in sorted(cards.items())
             ]
         if tuple(models) != self._models:
-            _log.info("models that can be asked: %s", ", ".join(map(_described, models)) or "none")
+            names = (f"{each.name} version {each.version} {' '.join(each.labels)}".rstrip() for each in models)
+            _log.info("models that can be asked: %s", ", ".join(names) or "none")
         self._models = tuple(models)
 
     def _nothing_known(self) -> dict[Variant, ModelState]:
         return {variant: ModelState() for variant in self._names}
 
     def _is_fresh(self, server: ServerState) -> bool:
-        if server.answered_at is None:
-            return False
-        return self._clock.time() - server.answered_at <= self._policy.stale_after_s
+        at = server.answered_at
+        return at is not None and self._clock.time() - at <= self._policy.stale_after_s
 
     def _trouble(self, server: ServerState) -> str | None:
         if server.trouble is None and not self._is_fresh(server):
             return f"has not answered for more than {self._policy.stale_after_s:g} s"
         return server.trouble
-
-    def _can_be_asked(self, variant: Variant) -> bool:
-        model = self._chosen(ModelReference(variant))
-        return model is not None and bool(self.holders(model))
 
     def _candidates(self, variant: Variant) -> list[ServedModel]:
         return [model for model in self._models if model.variant == variant]
@@ -403,10 +387,5 @@ class Catalogue:
 
     def _is_coming(self, reference: ModelReference) -> bool:
         label = reference.label or STABLE_LABEL
-        models = [each.models[reference.variant] for each in self._servers.values() if reference.variant in each.models]
+        models = [each.models.get(reference.variant, ModelState()) for each in self._servers.values()]
         return any(model.is_coming(reference.version or model.labels.get(label, 0)) for model in models)
-
-
-def _described(model: ServedModel) -> str:
-    labels = f" ({', '.join(model.labels)})" if model.labels else ""
-    return f"{model.name} version {model.version}{labels}"

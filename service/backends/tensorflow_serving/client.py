@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from service.backends.tensorflow_serving.failures import CallError
+from service.backends.tensorflow_serving.failures import CallError, Meaning
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
 
 Metadata = tuple[tuple[str, str], ...]
@@ -81,13 +81,24 @@ class Endpoint:
     async def metadata(self, request: wire.GetModelMetadataRequest, timeout_s: float) -> wire.GetModelMetadataResponse:
         return await self._call(f"{_PREDICTION}/GetModelMetadata", request, wire.GetModelMetadataResponse, timeout_s)
 
+    async def version_statuses(self, name: str, timeout_s: float) -> dict[int, wire.ModelVersionStatus]:
+        """The status of each version of a model; none if the server does not know the model."""
+        request = wire.GetModelStatusRequest(model_spec=wire.ModelSpec(name=name))
+        try:
+            reply = await self.status(request, timeout_s)
+        except CallError as error:
+            if error.meaning is Meaning.UNKNOWN_VERSION:
+                return {}
+            raise
+        return {each.version: each for each in reply.model_version_status}
+
     async def status(self, request: wire.GetModelStatusRequest, timeout_s: float) -> wire.GetModelStatusResponse:
         return await self._call(f"{_MODEL}/GetModelStatus", request, wire.GetModelStatusResponse, timeout_s)
 
     async def reload(self, request: wire.ReloadConfigRequest, timeout_s: float) -> wire.ReloadConfigResponse:
         return await self._call(f"{_MODEL}/HandleReloadConfigRequest", request, wire.ReloadConfigResponse, timeout_s)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         await self._channel.close()
 
     async def _call(

@@ -1,14 +1,12 @@
 """Does a version answer as its model card says?"""
 
-import base64
-import binascii
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
-from service.backends.repository import CARD_NAME
+from service.backends.repository import read_card
 from service.backends.tensorflow_serving.backend import TensorFlowServingBackend
 from service.backends.tensorflow_serving.config_file import ManagementError
 from service.inference.errors import ServiceError
@@ -27,8 +25,8 @@ class GoldenImage(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    image: str
-    """An image file, base64."""
+    image: Base64Bytes
+    """An image file."""
     keypoints: list[tuple[float, float]] = Field(min_length=KEYPOINT_COUNT, max_length=KEYPOINT_COUNT)
     """(x, y) in pixels of the upright image."""
 
@@ -48,43 +46,33 @@ class _Card(BaseModel):
 
 
 def golden_of(folder: Path) -> Golden:
-    """The golden answers in a version's card. Raises ManagementError if there are none that can be used."""
-    path = folder / CARD_NAME
-    try:
-        golden = _Card.model_validate_json(path.read_bytes()).golden
-    except OSError as error:
-        raise ManagementError(f"{path} cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ManagementError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    if golden is None:
-        raise ManagementError(f"{path} holds no golden answers to check against; --without-check promotes it unchecked")
+    """The golden answers in a version's card.
+
+    Raises:
+        ManagementError: the card holds none.
+        ServableError: the card cannot be read, or they do not fit.
+    """
+    if (golden := read_card(folder, _Card).golden) is None:
+        raise ManagementError(f"{folder}: holds no golden answers to check against; --without-check skips the check")
     return golden
 
 
 async def check_golden(backend: TensorFlowServingBackend, candidate: ModelReference, golden: Golden) -> None:
     """Raise ManagementError unless the version answers as its card says."""
     for number, expected in enumerate(golden.images, 1):
-        distance = await _largest_distance(backend, candidate, expected)
+        try:
+            image = decode_image(expected.image)
+            model = backend.resolve(candidate)
+            shown = crop(image, Box(0.0, 0.0, float(image.width), float(image.height)), model.input_size)
+            maps = await backend.predict(model, [shown.pixels], timeout_s=_ANSWER_S)
+        except ImageError as error:
+            raise ManagementError(f"a golden image cannot be read: {error}") from error
+        except ServiceError as error:
+            raise ManagementError(f"a golden image got no answer: {error.detail}") from error
+        offsets = shown.to_image(decode(maps).in_input[0]) - np.array(expected.keypoints)
+        distance = float(np.linalg.norm(offsets, axis=-1).max() / max(image.width, image.height))
         if not distance <= golden.tolerance:
             raise ManagementError(
                 f"{candidate} is not what its card says: on golden image {number} a keypoint lies {distance:.3f} of the"
                 f" image's side from its place; {golden.tolerance:g} is allowed"
             )
-
-
-async def _largest_distance(
-    backend: TensorFlowServingBackend, candidate: ModelReference, expected: GoldenImage
-) -> float:
-    """Of the keypoint farthest from its place, over the image's longer side."""
-    try:
-        image = decode_image(base64.b64decode(expected.image, validate=True))
-        model = backend.resolve(candidate)
-        shown = crop(image, Box(0.0, 0.0, float(image.width), float(image.height)), model.input_size)
-        maps = await backend.predict(model, [shown.pixels], timeout_s=_ANSWER_S)
-    except (binascii.Error, ImageError) as error:
-        raise ManagementError(f"a golden image cannot be read: {error}") from error
-    except ServiceError as error:
-        raise ManagementError(f"a golden image got no answer: {error.detail}") from error
-    offsets = shown.to_image(decode(maps).in_input[0]) - np.array(expected.keypoints)
-    return float(np.linalg.norm(offsets, axis=-1).max() / max(image.width, image.height))

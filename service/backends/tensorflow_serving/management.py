@@ -274,7 +274,7 @@ async def _connected(servers: ManagedServers) -> AsyncIterator[list[Endpoint]]:
         yield endpoints
     finally:
         for endpoint in endpoints:
-            await endpoint.close()
+            await endpoint.aclose()
 
 
 async def _versions(endpoint: Endpoint, name: str) -> Versions:

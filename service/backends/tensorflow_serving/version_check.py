@@ -16,7 +16,7 @@ from service.pose.preprocessing import PADDING_GREY
 
 
 async def check_version(endpoint: Endpoint, folder: Path, variant: Variant, *, timeout_s: float) -> ModelCard:
-    """Check a version's card and its first answer, which also warms it up.
+    """Check a version's card and its first answer, which also pays what only a first inference costs.
 
     Args:
         endpoint: a server on which the version is AVAILABLE.
@@ -31,12 +31,6 @@ async def check_version(endpoint: Endpoint, folder: Path, variant: Variant, *, t
     card = (await asyncio.to_thread(read_servable, folder)).card
     if card.variant != variant:
         raise ServableError(f"its model card is that of a {card.variant} network, expected {variant}")
-    await _warm_up(endpoint, card, timeout_s)
-    return card
-
-
-async def _warm_up(endpoint: Endpoint, card: ModelCard, timeout_s: float) -> None:
-    """The first inference: shows whether names, types and shapes fit, and pays what only the first one costs."""
     image = np.full((card.input_size, card.input_size, 3), PADDING_GREY, np.uint8)
     try:
         reply = await endpoint.predict(predict_request(card.name, card.version, [image]), timeout_s, ())
@@ -50,3 +44,4 @@ async def _warm_up(endpoint: Endpoint, card: ModelCard, timeout_s: float) -> Non
     expected = (1, card.input_size // STRIDE, card.input_size // STRIDE, CHANNEL_COUNT)
     if maps.shape != expected:
         raise ServableError(f"its first answer has shape {maps.shape}, expected {expected}")
+    return card

@@ -46,7 +46,7 @@ def stand_in(shared: StandIn) -> Iterator[StandIn]:
 async def endpoint(stand_in: StandIn) -> AsyncIterator[Endpoint]:
     endpoint = Endpoint(stand_in.address)
     yield endpoint
-    await endpoint.close()
+    await endpoint.aclose()
 
 
 def request(images: int = 1, size: int = INPUT_SIZE) -> wire.PredictRequest:
@@ -271,7 +271,7 @@ async def test_a_broken_version_is_loading_through_its_retries_and_then_ends_wit
         seen = await states_until(endpoint, 2, _State.AVAILABLE)
         assert seen[0] == _State.END
         assert _State.START in seen
-        await endpoint.close()
+        await endpoint.aclose()
 
 
 async def states_until(endpoint: Endpoint, version: int, last: int) -> list[int]:
@@ -306,7 +306,7 @@ async def test_a_configured_version_without_a_folder_is_a_warning_and_no_state(
     with StandIn(tmp_path, config_text(tmp_path, {"lightweight": ((1, 5), {})})) as server:
         endpoint = Endpoint(server.address)
         assert list(await status(endpoint)) == [1]
-        await endpoint.close()
+        await endpoint.aclose()
     assert "version 5 of servable cpm_lightweight" in capfd.readouterr().err
 
 
@@ -319,7 +319,7 @@ async def test_the_file_undoes_what_only_went_over_the_wire(tmp_path: Path) -> N
         await reload(endpoint, both)
         assert (await states_until(endpoint, 2, _State.AVAILABLE))[-1] == _State.AVAILABLE
         assert (await states_until(endpoint, 2, _State.END))[-1] == _State.END
-        await endpoint.close()
+        await endpoint.aclose()
 
 
 async def test_sigterm_ends_it_at_once_without_an_answer(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ async def test_sigterm_ends_it_at_once_without_an_answer(tmp_path: Path) -> None
         with pytest.raises(CallError) as caught:
             await asked
         assert caught.value.code is StatusCode.UNAVAILABLE
-        await endpoint.close()
+        await endpoint.aclose()
 
 
 async def test_calls_that_meet_the_end_of_a_connections_age_are_answered(tmp_path: Path) -> None:
@@ -343,4 +343,4 @@ async def test_calls_that_meet_the_end_of_a_connections_age_are_answered(tmp_pat
         endpoint = Endpoint(server.address)
         for _ in range(300):
             await endpoint.predict(request(), 10.0, ())
-        await endpoint.close()
+        await endpoint.aclose()

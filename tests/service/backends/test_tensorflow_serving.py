@@ -375,7 +375,7 @@ async def test_a_version_unloaded_behind_our_back_is_a_retry_not_a_wrong_answer(
             endpoint = Endpoint(server.address)
             request = wire.ReloadConfigRequest(config=text_format.Parse(latest, wire.ModelServerConfig()))
             await endpoint.reload(request, 5)
-            await endpoint.close()
+            await endpoint.aclose()
 
             async def gone() -> bool:
                 try:

@@ -107,7 +107,7 @@ class Scene:
             repository=self.repository,
             labels=("stable",),
             clock=self.clock,
-            policy=PollPolicy(stale_after_s=5.0, first_pause_s=0.01, longest_pause_s=0.02),
+            policy=PollPolicy(stale_after_s=5.0, recheck_s=0.01),
         )
         self._catalogues.append(catalogue)
         return catalogue

@@ -167,9 +167,9 @@ def test_a_picture_that_kills_its_process_gets_a_problem(
     worker, (row,) = start(pictures(3))
     output = Place.at(str(tmp_path / "out"))
     for _ in range(3):
-        assert not ShardAttempts.begin(output, "part-000000.jsonl").one_by_one  # and the process dies
+        assert not ShardAttempts(output, "part-000000.jsonl").one_by_one  # and the process dies
     for _ in range(2):
-        later = ShardAttempts.begin(output, "part-000000.jsonl")
+        later = ShardAttempts(output, "part-000000.jsonl")
         assert later.one_by_one
         later.begin_image("001.png")  # and the process dies
 
@@ -184,7 +184,7 @@ def test_a_picture_that_was_looked_at_when_the_job_was_stopped_is_not_blamed(
     worker, (row,) = start(pictures(3))
     output = Place.at(str(tmp_path / "out"))
     for _ in range(4):
-        stopped = ShardAttempts.begin(output, "part-000000.jsonl")
+        stopped = ShardAttempts(output, "part-000000.jsonl")
     stopped.begin_image("001.png")
 
     assert worker(row)["failed"] == []
@@ -202,7 +202,7 @@ def test_a_shard_that_ends_with_an_error_does_not_count_as_a_death(
         with pytest.raises(ShardError):
             worker(row)
 
-    attempts = ShardAttempts.begin(Place.at(str(tmp_path / "out")), "part-000000.jsonl")
+    attempts = ShardAttempts(Place.at(str(tmp_path / "out")), "part-000000.jsonl")
     assert not attempts.one_by_one
     assert attempts.fatal == frozenset()
 
