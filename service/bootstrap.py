@@ -54,12 +54,8 @@ from service.rpc.tls import server_credentials
 from service.settings import BATCHES_AT_ONCE, Precision, Settings
 
 _BACKLOG: Final = 2048
-_LAST_WORDS_S: Final = 1.0  # to write the last problems out
-_FOLLOW_MODELS_EVERY_S: Final = 1.0
 _LOOK_FOR_MODELS_EVERY_S: Final = 2.0
 _LAST_TRACES_S: Final = 2.0  # for the collector, once everything is answered
-_FAREWELL_S: Final = 1.0  # for clients to hang up, once everything is answered
-_LOOK_AT_CONNECTIONS_EVERY_S: Final = 0.02
 _WARM_UP_SIZES: Final = (1, 2)  # a larger size costs tenths of a second more once; all of them, seconds at each start
 
 logger = logging.getLogger(__name__)

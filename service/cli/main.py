@@ -19,7 +19,6 @@ from service.cli.errors import CommandError
 from service.pose.geometry import Box
 
 FAILED: Final = 1
-USAGE: Final = 2
 INTERRUPTED: Final = 130
 
 

@@ -92,4 +92,4 @@ def error_class(status: int) -> type[errors.HandPoseError]:
 
 
 def _members(kind: type[T], answer: dict[str, Any]) -> T:
-    return kind(**{each.name: answer[each.name] for each in fields(kind)})  # type: ignore[arg-type]
+    return kind(**{each.name: answer[each.name] for each in fields(kind)})  # type: ignore[arg-type]  # a dataclass

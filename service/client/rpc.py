@@ -56,7 +56,7 @@ class _Calls:
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
-        self._stub: Any = hand_pose_pb2_grpc.HandPoseServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._stub: Any = hand_pose_pb2_grpc.HandPoseServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
 
     def estimate(self, image: bytes, rois: Sequence[Box], headers: Headers, timeout_s: float) -> Any:
         request = pb.EstimateRequest(image=image, rois=map(_box_message, rois))
@@ -204,7 +204,7 @@ def _estimate(message: pb.EstimateResponse) -> Estimate:
 
 
 def _members(kind: type[T], message: Any) -> T:
-    return kind(**{each.name: getattr(message, each.name) for each in fields(kind)})  # type: ignore[arg-type]
+    return kind(**{each.name: getattr(message, each.name) for each in fields(kind)})  # type: ignore[arg-type]  # a dataclass
 
 
 def _results(message: pb.EstimateBatchResponse) -> BatchResults:

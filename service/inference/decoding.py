@@ -7,7 +7,7 @@ in the same thread. How a file is decoded is `service.pose.images`; which model 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Final, TypeVar
 
 from service.inference.byte_budget import ByteBudget
@@ -97,11 +97,11 @@ class ImageDecoder:
             )
         async with budget.wait_for(needed, deadline=deadline, clock=self._clock):
             image = UprightImage(opened, deadline, self)
-            if is_small:
-                yield image
-            else:
-                async with self._large_threads:
+            try:
+                async with nullcontext() if is_small else self._large_threads:
                     yield image
+            finally:
+                image.close()  # whoever still holds it holds no pixels: their memory is given back now
 
     def decode(self, opened: OpenedImage, deadline: float) -> DecodedImage:
         """Decode the pixels; blocks. Raises UndecodableImageError, or DeadlineExceededError if it is too late."""
@@ -148,14 +148,19 @@ class UprightImage:
     """
 
     def __init__(self, opened: OpenedImage, deadline: float, decoder: ImageDecoder) -> None:
-        self._opened = opened
+        self._opened: OpenedImage | None = opened
         self._deadline = deadline
         self._decoder = decoder
         self._decoded: DecodedImage | None = None
         self.size: Final = (opened.width, opened.height)
 
     async def apply(self, function: Callable[..., T], *arguments: object) -> T:
-        """Call a function in a thread, with the decoded picture as its first argument."""
+        """Call a function in a thread, with the decoded picture as its first argument.
+
+        Raises:
+            UndecodableImageError, DeadlineExceededError: it cannot be decoded, or not in time.
+            ValueError: the block has ended.
+        """
         return await self._decoder.run(self._apply, function, *arguments)
 
     async def crops(self, regions: Sequence[Region], input_size: tuple[int, int]) -> list[Crop]:
@@ -166,7 +171,13 @@ class UprightImage:
         """A copy of at most 1.5 times so many pixels along its longer side, which may outlive the block."""
         return await self.apply(small_copy, longest_side)
 
+    def close(self) -> None:
+        """Let go of the picture."""
+        self._opened = self._decoded = None
+
     def _apply(self, function: Callable[..., T], *arguments: object) -> T:
+        if self._opened is None:
+            raise ValueError("the picture was let go of when its block ended")
         if self._decoded is None:
             self._decoded = self._decoder.decode(self._opened, self._deadline)
         return function(self._decoded, *arguments)

@@ -72,7 +72,7 @@ def picture_with_hands(image: DecodedImage, hands: Sequence[FoundHand], media_ty
     for each in hands:
         picture = draw_hand(picture, each.keypoints_in_image, each.scores)
     buffer = io.BytesIO()
-    picture.save(buffer, **_PICTURE_OPTIONS[media_type])  # type: ignore[arg-type]
+    picture.save(buffer, **_PICTURE_OPTIONS[media_type])  # type: ignore[arg-type]  # each its own
     return buffer.getvalue()
 
 

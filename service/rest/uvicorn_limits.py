@@ -8,7 +8,7 @@ minor version because of it. Bodies are bounded in `service.rest.uploads`.
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -356,7 +356,7 @@ class LimitedWebSocket(_Limited, WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     async def receive(self) -> Any:
-        message: MutableMapping[str, Any] = await super().receive()  # type: ignore[assignment]
+        message: Any = await super().receive()
         if message["type"] == "websocket.receive":
             taken = len(message.get("bytes") or b"") or len((message.get("text") or "").encode())
             self._queued = max(0, self._queued - taken)

@@ -82,7 +82,7 @@ async def test_following_goes_on_after_a_file_that_breaks_the_parser(
     folder.client_ca.write_bytes(authority.cert_pem.bytes().replace(b"\n", b""))
     following = asyncio.create_task(files.watch(every_s=0))
     async with asyncio.timeout(10):
-        while not following.done() and "the previous stays in use" not in caplog.text:  # noqa: ASYNC110
+        while not following.done() and "the previous stays in use" not in caplog.text:  # noqa: ASYNC110 -- no event
             await asyncio.sleep(0)
         folder.write_client_ca(trustme.CA())
         while not following.done() and files.now().client_ca != folder.client_ca.read_bytes():  # noqa: ASYNC110

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
@@ -416,6 +417,16 @@ class HeldThreads(ThreadPoolExecutor):
 
     def go_on(self) -> None:
         self._may_end.set()
+
+
+async def test_a_picture_is_let_go_of_with_its_room_whoever_still_holds_it(workers: ThreadPoolExecutor) -> None:
+    decoder = ImageDecoder(workers, ManualClock())
+    async with decoder.open(image_bytes(), deadline=FAR) as image:
+        pixels = await image.apply(lambda decoded: weakref.ref(decoded.pixels))
+        assert decoder.small.held > 0
+    assert (pixels(), decoder.small.held) == (None, 0)
+    with pytest.raises(ValueError, match="let go"):
+        await image.apply(lambda decoded: decoded.pixels)
 
 
 async def test_an_image_that_nobody_wants_any_more_keeps_its_room_until_its_thread_is_done(poster: bytes) -> None:

@@ -9,8 +9,6 @@ from PIL import Image
 from service.pose.geometry import Box
 from trainer.data.sample import Handedness, Sample
 
-DOT_COLOUR = (255, 255, 255)
-
 
 def fake_sample(
     *,
