@@ -1,4 +1,4 @@
-r"""The recipe behind the shipped weights: photos with labelled hands, and rendered hands beside them.
+r"""Photos with labelled hands, and rendered hands beside them.
 
     python -m trainer train --config photos --run light --holdout '^(SOURCE|OTHER-SOURCE)_' \
         --data coco:REAL_HANDS@57% --data coco:MORE_PHOTOS@10% --data coco:DIGITS@10% --data coco:RENDERS@23%
