@@ -20,7 +20,7 @@ other libraries are translated where they appear, with the original as the cause
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from service.inference.keys import without_keys
 
@@ -42,6 +42,10 @@ class ErrorKind(StrEnum):
     TOO_SLOW = "too_slow"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     INTERNAL = "internal"
+
+
+OUR_FAULT: Final = frozenset({ErrorKind.INTERNAL, ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE_EXCEEDED})
+"""Failures that traces mark as errors; of the others the sender is the cause."""
 
 
 @dataclass(frozen=True, slots=True)

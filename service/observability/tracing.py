@@ -20,12 +20,9 @@ from opentelemetry.context import Context as NoParent
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from service.inference.errors import ErrorKind, ServiceError
+from service.inference.errors import OUR_FAULT, ServiceError
 from service.inference.models import ServedModel
 from service.inference.ports import Attribute
-
-_OUR_FAULT: Final = frozenset({ErrorKind.INTERNAL, ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE_EXCEEDED})
-"""Failures that mark a span as an error. What the sender did wrong is an attribute only."""
 
 _PREFIX: Final = "handpose."
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
@@ -140,7 +137,7 @@ def _current(span: Span) -> Iterator[None]:
             yield
         except ServiceError as error:
             span.set_attribute("error.type", error.code)
-            if error.kind in _OUR_FAULT:
+            if error.kind in OUR_FAULT:
                 span.set_status(Status(StatusCode.ERROR, error.detail))
             raise
         except BaseException as error:

@@ -15,7 +15,7 @@ from typing import Final
 import grpc
 
 from service.inference.access import charge
-from service.inference.errors import ErrorKind, InvalidInputError, ServiceError, TooLargeError
+from service.inference.errors import OUR_FAULT, InvalidInputError, ServiceError, TooLargeError
 from service.inference.estimates import Estimate as ImageEstimate
 from service.inference.estimates import EstimateRequest, Estimator, Priority
 from service.inference.models import ServedModel
@@ -40,7 +40,6 @@ from service.rpc.status import STATUS_OF
 logger = logging.getLogger(__name__)
 
 SERVICE_NAME: Final[str] = pb.DESCRIPTOR.services_by_name["HandPoseService"].full_name
-_OURS: Final = frozenset({ErrorKind.INTERNAL, ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE_EXCEEDED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +188,7 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
                 code, status = OK, grpc.StatusCode.OK
             except Exception as error:  # noqa: BLE001 -- whatever it is, it ends the call with a status
                 failure = as_service_error(error)
-                code, status, failed = failure.code, STATUS_OF[failure.kind], failure.kind in _OURS
+                code, status, failed = failure.code, STATUS_OF[failure.kind], failure.kind in OUR_FAULT
                 if call.counted:
                     report(failure, call.request_id)
                 else:
