@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.inference.errors import UnknownModelError
+from service.pose.detections import DETECTION_COLUMNS
 from service.pose.heatmaps import STRIDE
 from service.pose.keypoints import CHANNEL_COUNT, KEYPOINT_NAMES
 
@@ -13,8 +14,12 @@ Variant = Literal["standard", "lightweight"]
 
 VARIANTS: Final[tuple[Variant, ...]] = ("standard", "lightweight")
 
+DETECTOR_NAME: Final = "hand_detector"
+"""The servable that finds hands in whole pictures, whatever the variant that then finds their keypoints."""
+
 INPUT_NAME: Final = "image"
 OUTPUT_NAME: Final = "belief_maps"
+DETECTOR_OUTPUT_NAME: Final = "detections"
 SIGNATURE_NAME: Final = "serving_default"
 
 STABLE_LABEL: Final = "stable"
@@ -79,6 +84,56 @@ class ServedModel:
     @property
     def input_size(self) -> tuple[int, int]:
         """(width, height) of the model's input in pixels."""
+        return self.card.input_size, self.card.input_size
+
+
+class DetectorCard(BaseModel):
+    """What the hand detector says of itself in its `model_card.json`; only what the gateway relies on or shows is read.
+
+    `detections` rows of `columns` values come out of it for each picture; `service.pose.detections` says what they are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: Literal["hand_detector"]
+    version: Annotated[int, Field(ge=1)]
+    columns: tuple[str, ...]
+    detections: Annotated[int, Field(ge=1)]
+    input_size: Annotated[int, Field(ge=32, multiple_of=32)]
+    created: str = ""
+    parameters: int | None = None
+    macs: int | None = None
+    metrics: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _columns_are_ours(self) -> Self:
+        if self.columns != DETECTION_COLUMNS:
+            raise ValueError("the detector's columns differ from this gateway's in number, name or order")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class ServedDetector:
+    """One version of the hand detector that the backend can run now.
+
+    Attributes:
+        version: the version that runs.
+        labels: names that point at this version, such as "stable".
+        card: what the servable says of itself.
+    """
+
+    version: int
+    labels: tuple[str, ...]
+    card: DetectorCard
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(width, height) of the detector's input in pixels."""
         return self.card.input_size, self.card.input_size
 
 

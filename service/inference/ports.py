@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.inference.estimates import Estimate
-from service.inference.models import ModelReference, ServedModel
+from service.inference.models import ModelReference, ServedDetector, ServedModel
 
 Attribute = str | int | float | bool
 
@@ -31,18 +31,23 @@ class Backend(Protocol):
         """The model that a request means. Raises UnknownModelError, or UnavailableError while it is loading."""
         ...
 
+    def detector(self) -> ServedDetector:
+        """The hand detector. Raises UnavailableError while it is loading, and where there is none."""
+        ...
+
     async def predict(
-        self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], *, timeout_s: float
+        self, model: ServedModel | ServedDetector, crops: Sequence[NDArray[np.uint8]], *, timeout_s: float
     ) -> NDArray[np.float32]:
-        """Belief maps for a batch of crops, in the same order.
+        """What a model makes of a batch of crops, in the same order.
 
         Args:
-            model: what `resolve` returned.
+            model: what `resolve` or `detector` returned.
             crops: N inputs, each uint8 RGB [H, W, 3] of the model's input size.
             timeout_s: seconds after which nobody waits for the answer any more.
 
         Returns:
-            float32 [N, H / 8, W / 8, 22].
+            float32: belief maps [N, H / 8, W / 8, 22], or of the detector [N, detections, columns]
+            (`service.pose.detections`).
         """
         ...
 
@@ -77,6 +82,7 @@ class Phase(StrEnum):
     """The parts of a request's time."""
 
     DECODE = "decode"
+    DETECTION = "detection"
     QUEUE = "queue"
     INFERENCE = "inference"
     POSTPROCESS = "postprocess"

@@ -18,10 +18,13 @@ class Region:
     Attributes:
         box_in_image: the box that was asked about: the part of the roi inside the picture, or the whole picture.
         shown_in_image: what the model sees of the picture: the box and some room around it.
+        radians: how far the picture is turned about the middle of what is shown, clockwise on the screen, so that the
+            hand stands upright.
     """
 
     box_in_image: Box
     shown_in_image: Box
+    radians: float = 0.0
 
 
 def regions_to_show(rois: Sequence[Box], image_size: tuple[int, int]) -> list[Region]:

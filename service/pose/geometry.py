@@ -65,6 +65,14 @@ class Box:
         return Box(left, top, right - left, bottom - top)
 
 
+def turn_to_upright(along: FloatArray) -> float:
+    """The turn, in radians clockwise on the screen, after which a direction [2] (x, y) points up.
+
+    In (-pi, pi]; 0 where the direction has no length.
+    """
+    return -math.atan2(float(along[0]), -float(along[1])) if np.any(along) else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Affine:
     """An affine map of the plane, ``(x, y) -> (a x + b y + c, d x + e y + f)``, from one frame to another."""

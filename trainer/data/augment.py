@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from service.pose.geometry import Affine, Box, crop_affine
+from service.pose.geometry import Affine, Box, crop_affine, turn_to_upright
 from service.pose.preprocessing import hand_box_to_crop
 from trainer.data.sample import Handedness, Sample
 
@@ -93,8 +93,8 @@ def upright_turn(sample: Sample) -> float | None:
     """
     if not (sample.labelled[_WRIST] and sample.labelled[_MIDDLE_MCP]):
         return None
-    x, y = sample.keypoints_in_image[_MIDDLE_MCP] - sample.keypoints_in_image[_WRIST]
-    return None if x == y == 0.0 else -math.pi / 2 - math.atan2(y, x)
+    along = sample.keypoints_in_image[_MIDDLE_MCP] - sample.keypoints_in_image[_WRIST]
+    return turn_to_upright(along) if along.any() else None
 
 
 def draw(rng: np.random.Generator, sample: Sample, input_size: tuple[int, int], config: AugmentConfig) -> Augmentation:
