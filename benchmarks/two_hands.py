@@ -63,7 +63,7 @@ def side_by_side(left: CloseCrop, right: CloseCrop) -> tuple[Image.Image, NDArra
     joined = Image.new("RGB", (left.picture.width + right.picture.width, HEIGHT))
     joined.paste(left.picture, (0, 0))
     joined.paste(right.picture, (left.picture.width, 0))
-    return joined, np.stack([left.keypoints, right.keypoints + (left.picture.width, 0)])
+    return joined, np.stack([left.keypoints, right.keypoints + np.array((left.picture.width, 0))])
 
 
 def strays(answer: NDArray[np.float64], hands: NDArray[np.float64]) -> tuple[int, int]:
