@@ -6,7 +6,7 @@ and no metrics library; it speaks to `service.inference.ports` and calls the pur
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import numpy as np
@@ -43,6 +43,9 @@ class Predictor:
         batching: sizes and waits of every model's queue.
         max_rois: regions of interest in one image.
         shadow: sends copies of requests where the router says so; None sends none.
+
+    Attributes:
+        queues: of the models.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Predictor:
         self._decoder = decoder
         self._observer = observer
         self._clock = clock
-        self._queues = ModelQueues(backend, policy=batching, clock=clock, observer=observer)
+        self.queues = ModelQueues(backend, policy=batching, clock=clock, observer=observer)
         self._max_rois = max_rois
         self._shadow = shadow
         self._draining = False
@@ -83,7 +86,7 @@ class Predictor:
                     deadline=request.deadline,
                     longest_side=partial(longest_side, request, model, search),
                 ) as image:
-                    with stopwatch.phase(Phase.DETECTION):
+                    with stopwatch.phase(Phase.DETECTION) if search else nullcontext():
                         regions = await regions_of(image, request, search)
                     crops = await image.crops(regions, model.input_size)
             answer = await place.run([crop.pixels for crop in crops])  # the photo is gone by now
@@ -103,7 +106,7 @@ class Predictor:
         self._draining = True
         if self._shadow is not None:
             await self._shadow.stop()
-        await self._queues.close()
+        await self.queues.close()
 
     def _admit(self, request: EstimateRequest) -> None:
         if self._draining:
@@ -136,7 +139,7 @@ class Predictor:
 
     def _place_for(self, request: EstimateRequest, model: AnyModel) -> AbstractContextManager[ModelPlace]:
         items = request.hands_named if isinstance(model, ServedModel) else 1
-        return self._queues.of(model).place(items=items, deadline=request.deadline, priority=request.priority)
+        return self.queues.of(model).place(items=items, deadline=request.deadline, priority=request.priority)
 
     @contextmanager
     def _search_for(self, request: EstimateRequest) -> Iterator[Search | None]:

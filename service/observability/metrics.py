@@ -152,7 +152,9 @@ class PrometheusObserver(Traces):
     def estimated(self, estimate: Estimate) -> None:
         model, timings = _of(estimate.model), estimate.timings
         for phase in Phase:
-            self._phases.labels(*model, phase.value).observe(getattr(timings, phase.value), exemplar())
+            seconds = getattr(timings, phase.value)
+            if phase is not Phase.DETECTION or seconds:  # not every request looks for hands
+                self._phases.labels(*model, phase.value).observe(seconds, exemplar())
         scores = self._scores.labels(*model)
         for hand in estimate.hands:
             for score in hand.scores.tolist():
