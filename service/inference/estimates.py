@@ -16,6 +16,9 @@ from service.pose.detections import DETECTIONS
 from service.pose.geometry import Box, turn_to_upright
 from service.pose.hand_score import hand_score
 
+DEFAULT_MAX_HANDS: Final = 4
+"""How many hands are looked for, unless a request says otherwise."""
+
 DEFAULT_MIN_SCORE: Final = 0.5
 """Hands that are looked for and score less are left out, unless a request says otherwise."""
 
@@ -53,7 +56,7 @@ class EstimateRequest:
     rois: tuple[Box, ...] = ()
     whole: bool = False
     known_hands: tuple[Region, ...] = ()
-    max_hands: int = 4
+    max_hands: int = DEFAULT_MAX_HANDS
     min_score: float = DEFAULT_MIN_SCORE
     asked_for: str | None = None
     client_id: str | None = None

@@ -79,8 +79,8 @@ class Predictor:
         self._admit(request)
         route, model = self._choose_model(request)
         stopwatch = Stopwatch(self._clock, self._observer)
-        with failures_of(model), self._place_for(request, model) as place, self._search_for(request) as search:
-            with stopwatch.phase(Phase.DECODE):
+        with failures_of(model), self._place_for(request, model) as place:
+            with self._search_for(request) as search, stopwatch.phase(Phase.DECODE):
                 async with self._decoder.open(
                     request.image,
                     deadline=request.deadline,

@@ -12,6 +12,7 @@ from service.inference.errors import ServiceError, UnavailableError, UnknownMode
 from service.inference.models import AnyModel, ModelReference, ServedDetector, ServedModel
 from service.pose.heatmaps import STRIDE, encode
 from service.pose.keypoints import KEYPOINT_COUNT
+from service.pose.preprocessing import CROP_PADDING
 from tests.support.models import DETECTOR_SIZE, served_detector, served_model
 
 Crops = Sequence[NDArray[np.uint8]]
@@ -30,8 +31,8 @@ class Call:
 class FakeBackend:
     """Implements `service.inference.ports.Backend`.
 
-    Without further orders its detector sees one upright hand in the middle of every picture, and its models find the
-    same hand, `spread_keypoints`, in every crop. What it can be told:
+    Without further orders its detector sees one upright hand in every picture, of a size that has the model see all of
+    the picture, and its models find the same hand, `spread_keypoints`, in every crop. What it can be told:
 
     * `detections` are the rows that the detector answers for every picture (`detection` makes one);
 
@@ -112,7 +113,7 @@ class FakeBackend:
 def detection(
     x: float = 0.5,
     y: float = 0.5,
-    size: float = 0.5,
+    size: float = 1 / CROP_PADDING,
     *,
     score: float = 1.0,
     degrees: float = 0.0,
