@@ -82,6 +82,8 @@ async def test_a_request_without_an_id_that_is_fit_for_a_log_gets_one(gateway: G
             grpc.StatusCode.INVALID_ARGUMENT,
             "invalid_roi",
         ),
+        (pb.EstimateRequest(image=PHOTO, max_hands=0), "", grpc.StatusCode.INVALID_ARGUMENT, "invalid_max_hands"),
+        (pb.EstimateRequest(image=PHOTO, min_score=1.1), "", grpc.StatusCode.INVALID_ARGUMENT, "invalid_min_score"),
         (pb.EstimateRequest(image=PHOTO), "enormous", grpc.StatusCode.NOT_FOUND, "unknown_variant"),
         (pb.EstimateRequest(image=PHOTO), "standard@9", grpc.StatusCode.NOT_FOUND, "unknown_version"),
     ],
@@ -96,7 +98,8 @@ async def test_a_wrong_request_is_told_what_was_wrong(
     details = details_of(caught.value)
     assert details.info.metadata["code"] == code
     assert details.info.metadata["request_id"] == "r-1"
-    assert (details.bad_request is not None) == (code == "invalid_roi")
+    named = ("invalid_roi", "invalid_max_hands", "invalid_min_score")
+    assert (details.bad_request is not None) == (code in named)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +123,28 @@ async def test_failures_of_the_model_become_statuses_with_a_time_to_retry(
     assert caught.value.code() == status
     assert (details.retry.retry_delay.ToMilliseconds() / 1000 if details.retry else None) == retry_s
     assert "secret" not in f"{caught.value.details()}{details.status}"
+
+
+@pytest.mark.parametrize("name", ["x-model-varient", "x-model-", "x-request-timeout-ms"])
+async def test_metadata_that_looks_like_ours_and_is_not_read_is_refused_with_what_is(
+    gateway: Gateway, name: str
+) -> None:
+    wrong = ((name, "7"),)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO), metadata=wrong)
+    of_stream = await refusal_of(gateway.stub().EstimateStream(metadata=wrong), message(0))
+
+    for error in (caught.value, of_stream):
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert details_of(error).info.metadata["code"] == "unknown_metadata"
+        assert "x-model-variant, x-client-id, x-request-id" in (error.details() or "")
+
+
+async def test_metadata_of_proxies_is_let_pass(gateway: Gateway) -> None:
+    others = (("x-forwarded-for", "192.0.2.1"), ("x-request-start", "t=1"), ("x-envoy-attempt-count", "1"))
+
+    assert (await gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO), metadata=others)).hands
 
 
 async def test_a_full_queue_answers_at_once_and_says_when_to_retry(workers: ThreadPoolExecutor) -> None:
@@ -372,6 +397,8 @@ async def test_a_stream_that_is_used_wrongly_ends_with_its_code(
         pb.StreamOptions(smoothing=pb.OneEuro(beta=-1)),
         pb.StreamOptions(smoothing=pb.OneEuro(min_cutoff_hz=math.inf)),
         pb.StreamOptions(frame_timeout={"seconds": -1}),
+        pb.StreamOptions(max_hands=17),
+        pb.StreamOptions(min_score=-0.5),
     ],
 )
 async def test_impossible_stream_options_are_refused(gateway: Gateway, options: pb.StreamOptions) -> None:
