@@ -104,9 +104,10 @@ def _add_estimate(parser: argparse.ArgumentParser) -> None:
     roi_help = "a box around a hand in pixels (repeatable, one picture only); without it hands are looked for"
     where.add_argument("--roi", action="append", default=[], type=_box, metavar="X,Y,WIDTH,HEIGHT", help=roi_help)
     where.add_argument("--whole", action="store_true", help="the whole picture, or frame, shows one hand")
-    parser.add_argument("--max-hands", type=_count, metavar="N", help="hands to look for, 1 to 16 (default 4)")
+    hands_help = "hands to look for, 1 to 16 (default 4)"
+    parser.add_argument("--max-hands", type=int, choices=range(1, 17), metavar="N", help=hands_help)
     score_help = "leave out hands that are looked for and score less, 0 to 1 (default: the service's)"
-    parser.add_argument("--min-score", type=float, metavar="S", help=score_help)
+    parser.add_argument("--min-score", type=_score, metavar="S", help=score_help)
     save_help = "draw the hands, and write into a folder or, for a single picture or video, a file"
     save = parser.add_argument("--save", type=Path, metavar="PATH", help=save_help)
     for argument in (files, save):
@@ -163,13 +164,24 @@ def _count(text: str) -> int:
 
 
 def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"a positive number is needed, got {text!r}")
     return value
+
+
+def _score(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"a number from 0 to 1 is needed, got {text!r}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 if __name__ == "__main__":

@@ -136,10 +136,12 @@ def names_of(kind: pa.DataType) -> Any:
 
 
 def names_in(schema: dict[str, Any], defs: dict[str, Any] | None = None) -> Any:
-    """The same of a JSON Schema."""
+    """The same of a JSON Schema; of what may be null, too."""
     defs = schema.get("$defs", {}) if defs is None else defs
     if "$ref" in schema:
         return names_in(defs[schema["$ref"].rpartition("/")[2]], defs)
+    if "anyOf" in schema:
+        return names_in(schema["anyOf"][0], defs)
     if "items" in schema:
         return names_in(schema["items"], defs)
     properties = schema.get("properties")
