@@ -9,7 +9,7 @@ meanwhile move nothing.
 import gzip
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,8 @@ DESCRIPTION: Final = "_job.json"
 LISTING: Final = "_images.json.gz"
 DEFAULT_SHARD_SIZE: Final = 500
 
+_LAYOUT: Final = 2  # of 1, pictures were taken to be one hand each
+
 
 class JobError(Exception):
     """The job cannot be done as asked. The message is one line."""
@@ -33,7 +35,7 @@ class Description(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layout: Literal[2] = 2
+    layout: int = _LAYOUT
     input: str
     model: Annotated[str, Field(description="variant[@version|@label]")]
     max_hands: Annotated[int, Field(ge=1, le=16)] = 4
@@ -128,6 +130,8 @@ class Job:
                 images: list[str] = json.loads(gzip.decompress(output.read(LISTING)))
             except (OSError, ValueError, EOFError) as error:
                 raise JobError(f"{target}: {DESCRIPTION} or {LISTING} is not readable: {one_line(error)}") from error
+            if description.layout != _LAYOUT:
+                raise JobError(f"{target}: holds a job of another version, whose records differ; choose another folder")
             asked = {"input": pictures.text, "model": model, "form": form, "shard_size": shard_size, **search}
             for name, value in asked.items():
                 if value is not None and (has := getattr(description, name)) != value:

@@ -83,7 +83,7 @@ def test_a_job_of_an_earlier_version_is_refused(
     begin(folder, tmp_path / "out", settings)
     description.write_text(description.read_text().replace('"layout": 2', '"layout": 1'))
 
-    with pytest.raises(JobError, match=r"_job\.json.*layout"):
+    with pytest.raises(JobError, match="of another version"):
         begin(folder, tmp_path / "out", settings)
 
 
