@@ -11,7 +11,6 @@ from service.client.transport import BatchResults, EncodedFrame, Headers, Search
 from service.inference.errors import ServiceError
 from service.inference.estimates import Estimate, EstimateRequest, Priority
 from service.inference.models import ServedModel
-from service.inference.requests import check_search
 from service.inference.streaming import Frame, FrameAnswer, StreamOptions
 from service.inference.tracking import TrackedEstimate
 
@@ -48,16 +47,16 @@ class LocalTransport:
                 yield Frame(frame.image, frame.id, frame.time_s, frame.rois)
 
         async def run() -> None:
+            wanted = StreamOptions(
+                asked_for=headers.get("x-model-variant"),
+                tracking=options.tracking,
+                smoothing=options.smoothing,
+                latest_only=options.latest_only,
+                frame_timeout_s=options.frame_timeout_s,
+                **_said_of(options),
+            )
             end: Exception | None = None
             try:
-                wanted = StreamOptions(
-                    asked_for=headers.get("x-model-variant"),
-                    tracking=options.tracking,
-                    smoothing=options.smoothing,
-                    latest_only=options.latest_only,
-                    frame_timeout_s=options.frame_timeout_s,
-                    **_said_of(options),
-                )
                 await self._service.streams.run(wanted, incoming(), outcomes.put)
             except Exception as error:  # noqa: BLE001 -- raised again where the answers are taken
                 end = error
@@ -83,23 +82,22 @@ class LocalTransport:
     async def _estimate(
         self, image: bytes, search: Search, headers: Headers, timeout_s: float, priority: Priority
     ) -> types.Estimate:
+        request = EstimateRequest(
+            image=image,
+            deadline=self._service.clock.time() + timeout_s,
+            rois=search.rois,
+            asked_for=headers.get("x-model-variant"),
+            priority=priority,
+            **_said_of(search),
+        )
         try:
-            request = EstimateRequest(
-                image=image,
-                deadline=self._service.clock.time() + timeout_s,
-                rois=search.rois,
-                asked_for=headers.get("x-model-variant"),
-                priority=priority,
-                **_said_of(search),
-            )
             return _converted(await self._service.predictor.estimate(request))
         except ServiceError as error:
             raise _error(error) from error
 
 
 def _said_of(search: Search | types.StreamOptions) -> dict[str, Any]:
-    """How hands are to be looked for, without what takes its default. Raises InvalidInputError if they cannot be."""
-    check_search(search.max_hands, search.min_score)
+    """How hands are to be looked for, without what takes its default."""
     said = {"max_hands": search.max_hands, "min_score": search.min_score, "whole": search.whole}
     return {name: value for name, value in said.items() if value is not None}
 

@@ -24,7 +24,6 @@ CLIENT_GONE: Final = "client_gone"
 
 _INTERNAL_DETAIL: Final = "something failed inside the service; its log tells more under this request id"
 _LONGEST_CLIENT_ID: Final = 128
-_MOST_HANDS: Final = 16
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
 
 _log = logging.getLogger(__name__)
@@ -218,26 +217,6 @@ def client_id_from(given: str | None, name: str) -> str | None:
         message = f"must be at most {_LONGEST_CLIENT_ID} printable characters"
         raise InvalidInputError(f"{name} {message}", code="invalid_client_id", errors=[FieldError(name, message)])
     return given or None
-
-
-def check_search(max_hands: int | None, min_score: float | None, *, code: str | None = None) -> None:
-    """Checks how hands are to be looked for; what is None takes its default.
-
-    Args:
-        max_hands: how many.
-        min_score: the least score of each.
-        code: of the error; None: "invalid_max_hands" or "invalid_min_score".
-
-    Raises:
-        InvalidInputError: so many cannot be looked for, or no score is as low or as high.
-    """
-    if max_hands is not None and not 1 <= max_hands <= _MOST_HANDS:
-        wrong = FieldError("max_hands", f"must be a whole number from 1 to {_MOST_HANDS}, got {max_hands}")
-    elif min_score is not None and not 0 <= min_score <= 1:
-        wrong = FieldError("min_score", f"must be a number from 0 to 1, got {min_score:g}")
-    else:
-        return
-    raise InvalidInputError(f"{wrong.field} {wrong.message}", code=code or f"invalid_{wrong.field}", errors=[wrong])
 
 
 def _code_of(error: BaseException) -> str:

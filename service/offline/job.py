@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.backends.repository import as_served, newest_servables, resolve
+from service.inference.estimates import DEFAULT_MIN_SCORE, MOST_HANDS
 from service.inference.models import ModelReference
 from service.offline.records import Format
 from service.offline.storage import Place, one_line
@@ -38,8 +39,8 @@ class Description(BaseModel):
     layout: int = _LAYOUT
     input: str
     model: Annotated[str, Field(description="variant[@version|@label]")]
-    max_hands: Annotated[int, Field(ge=1, le=16)] = 4
-    min_score: Annotated[float | None, Field(ge=0, le=1, description="None: the predictor's default")] = None
+    max_hands: Annotated[int, Field(ge=1, le=MOST_HANDS)] = 4
+    min_score: Annotated[float, Field(ge=0, le=1)] = DEFAULT_MIN_SCORE
     whole: bool = False
     form: Format
     shard_size: Annotated[int, Field(ge=1)]

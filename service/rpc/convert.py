@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from service.inference.errors import FieldError, InvalidInputError, ServiceError
-from service.inference.estimates import Estimate, EstimateRequest, Hand, Priority
+from service.inference.estimates import MOST_HANDS, Estimate, EstimateRequest, Hand, Priority
 from service.inference.models import ServedModel
-from service.inference.requests import check_search
 from service.inference.streaming import Frame, FrameAnswer, StreamOptions
 from service.pose.geometry import Box
 from service.pose.keypoints import KEYPOINT_NAMES
@@ -22,7 +21,7 @@ _SEARCH: Final = frozenset({"max_hands", "min_score", "whole"})
 def to_request(
     message: pb.EstimateRequest, *, deadline: float, asked_for: str | None, client_id: str | None, priority: Priority
 ) -> EstimateRequest:
-    """One image. Raises InvalidInputError if it is empty, or its hands cannot be looked for as asked."""
+    """One image. Raises InvalidInputError if it is empty."""
     if not message.image:
         raise InvalidInputError('"image" is empty; send the bytes of an image file', code="empty_image")
     return EstimateRequest(
@@ -36,11 +35,9 @@ def to_request(
     )
 
 
-def _to_search(message: pb.EstimateRequest | pb.StreamOptions, *, code: str | None = None) -> dict[str, Any]:
-    """What is said of how to look for hands; fields that are absent are left out."""
-    given = {field.name: value for field, value in message.ListFields() if field.name in _SEARCH}
-    check_search(given.get("max_hands"), given.get("min_score"), code=code)
-    return given
+def _to_search(message: pb.EstimateRequest | pb.StreamOptions) -> dict[str, Any]:
+    """What is said of how to look for hands; fields that are absent take their defaults."""
+    return {field.name: value for field, value in message.ListFields() if field.name in _SEARCH}
 
 
 def to_boxes(messages: Sequence[pb.Box]) -> tuple[Box, ...]:
@@ -66,6 +63,10 @@ def to_stream_options(message: pb.StreamOptions, asked_for: str | None, client_i
     timeout_s = message.frame_timeout.ToNanoseconds() / 1e9 if message.HasField("frame_timeout") else None
     if timeout_s is not None and timeout_s <= 0:
         raise _wrong("frame_timeout", f"it must be positive, got {timeout_s:g} s")
+    if message.HasField("max_hands") and not 1 <= message.max_hands <= MOST_HANDS:
+        raise _wrong("max_hands", f"must be from 1 to {MOST_HANDS}, got {message.max_hands}")
+    if not 0 <= message.min_score <= 1:
+        raise _wrong("min_score", f"must be from 0 to 1, got {message.min_score}")
     return StreamOptions(
         asked_for=asked_for,
         client_id=client_id,
@@ -73,7 +74,7 @@ def to_stream_options(message: pb.StreamOptions, asked_for: str | None, client_i
         smoothing=_to_one_euro(message.smoothing) if message.HasField("smoothing") else None,
         latest_only=message.latest_only,
         frame_timeout_s=timeout_s,
-        **_to_search(message, code="invalid_options"),
+        **_to_search(message),
     )
 
 

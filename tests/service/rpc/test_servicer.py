@@ -82,8 +82,14 @@ async def test_a_request_without_an_id_that_is_fit_for_a_log_gets_one(gateway: G
             grpc.StatusCode.INVALID_ARGUMENT,
             "invalid_roi",
         ),
-        (pb.EstimateRequest(image=PHOTO, max_hands=0), "", grpc.StatusCode.INVALID_ARGUMENT, "invalid_max_hands"),
-        (pb.EstimateRequest(image=PHOTO, min_score=1.1), "", grpc.StatusCode.INVALID_ARGUMENT, "invalid_min_score"),
+        (pb.EstimateRequest(image=PHOTO, max_hands=0), "", grpc.StatusCode.INVALID_ARGUMENT, "invalid_option"),
+        (pb.EstimateRequest(image=PHOTO, min_score=1.1), "", grpc.StatusCode.INVALID_ARGUMENT, "invalid_option"),
+        (
+            pb.EstimateRequest(image=PHOTO, whole=True, rois=[pb.Box(x=0, y=0, width=60, height=60)]),
+            "",
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "invalid_option",
+        ),
         (pb.EstimateRequest(image=PHOTO), "enormous", grpc.StatusCode.NOT_FOUND, "unknown_variant"),
         (pb.EstimateRequest(image=PHOTO), "standard@9", grpc.StatusCode.NOT_FOUND, "unknown_version"),
     ],
@@ -98,8 +104,7 @@ async def test_a_wrong_request_is_told_what_was_wrong(
     details = details_of(caught.value)
     assert details.info.metadata["code"] == code
     assert details.info.metadata["request_id"] == "r-1"
-    named = ("invalid_roi", "invalid_max_hands", "invalid_min_score")
-    assert (details.bad_request is not None) == (code in named)
+    assert (details.bad_request is not None) == (code in ("invalid_roi", "invalid_option"))
 
 
 @pytest.mark.parametrize(
