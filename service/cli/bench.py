@@ -5,14 +5,14 @@ For load that arrives whether or not the service keeps up, see `benchmarks/`.
 
 import argparse
 import asyncio
-import io
 import json
 import statistics
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
 
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -20,24 +20,29 @@ from service.cli.connection import connected
 from service.cli.errors import CommandError
 from service.client import AsyncHandPoseClient, HandPoseError
 
+_EXAMPLE: Final = Path(__file__).parent.parent / "rest" / "static" / "example.jpg"
+
 
 async def bench(parsed: argparse.Namespace) -> int:
     """Run the subcommand; returns the exit code."""
-    image = parsed.file.read_bytes() if parsed.file is not None else _grey()
+    image = (parsed.file or _EXAMPLE).read_bytes()
     async with connected(parsed) as client:
-        model = (await client.estimate(image)).model  # also warms up
+        first = await client.estimate(image)  # also warms up
+        model = first.model
         print(f"measuring for {parsed.seconds:g} s ...", file=sys.stderr, flush=True)
         concurrency = 1 if parsed.stream else parsed.concurrency
         measure = _stream if parsed.stream else _requests
         seconds, times, failed = await measure(client, image, parsed.seconds, concurrency)
     mode = "stream" if parsed.stream else "requests"
-    figures = {"mode": mode, "model": f"{model.variant}@{model.version}", "concurrency": concurrency}
+    figures = {"mode": mode, "model": f"{model.variant}@{model.version}", "hands": len(first.hands)}
+    figures |= {"concurrency": concurrency}
     figures |= {"seconds": seconds, "answered": len(times), "failed": failed, **_rates(seconds, times)}
     if parsed.json:
         print(json.dumps(figures))
     else:
-        names = ("mode", "model", "concurrency", "images_per_second", "p50_ms", "p95_ms", "p99_ms", "failed")
-        table = Table("mode", "model", "at a time", "images/s", "p50 ms", "p95 ms", "p99 ms", "failed", box=None)
+        names = ("mode", "model", "hands", "concurrency", "images_per_second", "p50_ms", "p95_ms", "p99_ms", "failed")
+        heads = ("mode", "model", "hands", "at a time", "images/s", "p50 ms", "p95 ms", "p99 ms", "failed")
+        table = Table(*heads, box=None)
         table.add_row(*(f"{value:.1f}" if isinstance(value := figures[name], float) else str(value) for name in names))
         Console().print(table)
     return 1 if failed else 0
@@ -93,9 +98,3 @@ def _rates(seconds: float, times: list[float]) -> dict[str, float]:
     cuts = statistics.quantiles(ms, n=100, method="inclusive") if len(ms) > 1 else 99 * ms
     percentiles = {"p50_ms": cuts[49], "p95_ms": cuts[94], "p99_ms": cuts[98], "longest_ms": ms[-1]}
     return {"images_per_second": len(ms) / seconds, **percentiles}
-
-
-def _grey() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (640, 480), (128, 128, 128)).save(buffer, "JPEG")
-    return buffer.getvalue()

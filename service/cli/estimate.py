@@ -19,7 +19,6 @@ from service.cli.errors import CommandError
 from service.cli.output import as_json, as_text, error_as_json
 from service.client import AsyncHandPoseClient, Estimate, Frame, HandPoseError, OneEuro, StreamOptions, draw
 from service.pose.drawing import draw_hand
-from service.pose.geometry import Box
 from service.pose.images import ImageError, UnsupportedImageError, open_image
 
 _BATCH: Final = 8
@@ -39,8 +38,14 @@ async def estimate(parsed: argparse.Namespace) -> int:
             report = _Report(parsed.json, progress)
             if pictures:
                 task = progress.add_task("pictures", total=len(pictures))
-                await _pictures(client, pictures, parsed.roi, overlays, report, task)
-            options = StreamOptions(tracking=not parsed.no_tracking, smoothing=OneEuro() if parsed.smooth else None)
+                await _pictures(client, pictures, parsed, overlays, report, task)
+            options = StreamOptions(
+                tracking=not parsed.no_tracking,
+                smoothing=OneEuro() if parsed.smooth else None,
+                max_hands=parsed.max_hands,
+                min_score=parsed.min_score,
+                whole=parsed.whole,
+            )
             for path, info in infos.items():
                 task = progress.add_task(path.name, total=info.frames or None)
                 target = None if overlays is None else overlays.path_for(path, ".mp4")
@@ -164,13 +169,13 @@ def _looks_like_a_picture(path: Path) -> bool:
 async def _pictures(
     client: AsyncHandPoseClient,
     paths: Sequence[Path],
-    rois: Sequence[Box],
+    parsed: argparse.Namespace,
     overlays: _Overlays | None,
     report: _Report,
     task: TaskID,
 ) -> None:
     remaining = iter(paths)
-    async for outcome in _outcomes(client, paths, rois):
+    async for outcome in _outcomes(client, paths, parsed):
         path = next(remaining)
         report.picture(path, outcome)
         if isinstance(outcome, Estimate) and overlays is not None:
@@ -181,14 +186,15 @@ async def _pictures(
 
 
 async def _outcomes(
-    client: AsyncHandPoseClient, paths: Sequence[Path], rois: Sequence[Box]
+    client: AsyncHandPoseClient, paths: Sequence[Path], parsed: argparse.Namespace
 ) -> AsyncIterator[Estimate | HandPoseError]:
-    if not rois:
-        async for outcome in client.estimate_batch(paths, batch_size=_BATCH):
+    search = {"max_hands": parsed.max_hands, "min_score": parsed.min_score, "whole": parsed.whole}
+    if not parsed.roi:
+        async for outcome in client.estimate_batch(paths, batch_size=_BATCH, **search):
             yield outcome
         return
     try:
-        yield await client.estimate(paths[0], rois=rois)
+        yield await client.estimate(paths[0], rois=parsed.roi, **search)
     except HandPoseError as error:
         yield error
 
@@ -220,7 +226,7 @@ async def _video(
             report.frame(path, answer.frame_id, frame.time_s, answer.tracked, outcome)
             answered += 1
             tracked += answer.tracked
-            found += any(answer.track_ids)
+            found += bool(answer.estimate and answer.estimate.hands)
             if writer is not None:
                 await asyncio.to_thread(writer.write, _drawn(frame.picture, answer.estimate))
             report.advance(task)

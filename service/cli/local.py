@@ -2,17 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from typing import Any
 
 from service.answers import error_values, estimate_values
 from service.bootstrap import LocalService
 from service.client import HandPoseError, answers, types
-from service.client.transport import BatchResults, EncodedFrame, Headers
+from service.client.transport import BatchResults, EncodedFrame, Headers, Search
 from service.inference.errors import ServiceError
 from service.inference.estimates import Estimate, EstimateRequest, Priority
 from service.inference.models import ServedModel
 from service.inference.streaming import Frame, FrameAnswer, StreamOptions
 from service.inference.tracking import TrackedEstimate
-from service.pose.geometry import Box
 
 _ANSWERS_AHEAD = 8
 
@@ -23,13 +23,15 @@ class LocalTransport:
     def __init__(self, service: LocalService) -> None:
         self._service = service
 
-    async def estimate(self, image: bytes, rois: Sequence[Box], headers: Headers, timeout_s: float) -> types.Estimate:
-        return await self._estimate(image, tuple(rois), headers, timeout_s, Priority.INTERACTIVE)
+    async def estimate(self, image: bytes, search: Search, headers: Headers, timeout_s: float) -> types.Estimate:
+        return await self._estimate(image, search, headers, timeout_s, Priority.INTERACTIVE)
 
-    async def estimate_batch(self, images: Sequence[bytes], headers: Headers, timeout_s: float) -> BatchResults:
+    async def estimate_batch(
+        self, images: Sequence[bytes], search: Search, headers: Headers, timeout_s: float
+    ) -> BatchResults:
         async def one(image: bytes) -> types.Estimate | HandPoseError:
             try:
-                return await self._estimate(image, (), headers, timeout_s, Priority.BULK)
+                return await self._estimate(image, search, headers, timeout_s, Priority.BULK)
             except HandPoseError as error:
                 return error
 
@@ -51,6 +53,7 @@ class LocalTransport:
                 smoothing=options.smoothing,
                 latest_only=options.latest_only,
                 frame_timeout_s=options.frame_timeout_s,
+                **_said_of(options),
             )
             end: Exception | None = None
             try:
@@ -77,19 +80,26 @@ class LocalTransport:
         """Nothing is open here."""
 
     async def _estimate(
-        self, image: bytes, rois: tuple[Box, ...], headers: Headers, timeout_s: float, priority: Priority
+        self, image: bytes, search: Search, headers: Headers, timeout_s: float, priority: Priority
     ) -> types.Estimate:
         request = EstimateRequest(
             image=image,
             deadline=self._service.clock.time() + timeout_s,
-            rois=rois,
+            rois=search.rois,
             asked_for=headers.get("x-model-variant"),
             priority=priority,
+            **_said_of(search),
         )
         try:
             return _converted(await self._service.predictor.estimate(request))
         except ServiceError as error:
             raise _error(error) from error
+
+
+def _said_of(search: Search | types.StreamOptions) -> dict[str, Any]:
+    """How hands are to be looked for, without what takes its default."""
+    said = {"max_hands": search.max_hands, "min_score": search.min_score, "whole": search.whole}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _converted(estimate: Estimate) -> types.Estimate:

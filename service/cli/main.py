@@ -100,15 +100,21 @@ def _add_estimate(parser: argparse.ArgumentParser) -> None:
     parser.description = "Finds the hands of pictures; in a video, follows them from frame to frame."
     files = parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a picture, folder or video")
     _add_connection(parser)
-    roi_help = "a box around a hand in pixels (repeatable, one picture only); without it the picture shows one hand"
-    parser.add_argument("--roi", action="append", default=[], type=_box, metavar="X,Y,WIDTH,HEIGHT", help=roi_help)
+    where = parser.add_mutually_exclusive_group()
+    roi_help = "a box around a hand in pixels (repeatable, one picture only); without it hands are looked for"
+    where.add_argument("--roi", action="append", default=[], type=_box, metavar="X,Y,WIDTH,HEIGHT", help=roi_help)
+    where.add_argument("--whole", action="store_true", help="the whole picture, or frame, shows one hand")
+    hands_help = "hands to look for, 1 to 16 (default 4)"
+    parser.add_argument("--max-hands", type=int, choices=range(1, 17), metavar="N", help=hands_help)
+    score_help = "leave out hands that are looked for and score less, 0 to 1 (default: the service's)"
+    parser.add_argument("--min-score", type=_score, metavar="S", help=score_help)
     save_help = "draw the hands, and write into a folder or, for a single picture or video, a file"
     save = parser.add_argument("--save", type=Path, metavar="PATH", help=save_help)
     for argument in (files, save):
         argument.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks
     parser.add_argument("--json", action="store_true", help="print one JSON object a picture or frame, one a line")
     video = parser.add_argument_group("videos")
-    video.add_argument("--no-tracking", action="store_true", help="look at every frame as a whole")
+    video.add_argument("--no-tracking", action="store_true", help="look for hands in every frame anew")
     video.add_argument("--smooth", action="store_true", help="steady the keypoints with a one-euro filter")
 
 
@@ -120,7 +126,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.description = "Asks about one picture again and again (closed loop) and prints how long the answers took."
-    parser.add_argument("file", nargs="?", type=Path, help="the picture (default: a grey one of 640 x 480)")
+    parser.add_argument("file", nargs="?", type=Path, help="the picture (default: an example)")
     _add_connection(parser)
     parser.add_argument("--seconds", type=_positive, default=5.0, help="how long (default 5)")
     parser.add_argument("--concurrency", type=_count, default=4, metavar="N", help="requests at a time (default 4)")
@@ -158,13 +164,24 @@ def _count(text: str) -> int:
 
 
 def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"a positive number is needed, got {text!r}")
     return value
+
+
+def _score(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"a number from 0 to 1 is needed, got {text!r}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 if __name__ == "__main__":

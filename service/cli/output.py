@@ -14,6 +14,9 @@ def as_json(estimate: Estimate) -> dict[str, Any]:
     hands = [asdict(hand) for hand in estimate.hands]
     for hand in hands:
         hand["score"] = round(hand["score"], 4)
+        hand["rotation_degrees"] = round(hand["rotation_degrees"], 2)
+        if hand["handedness"] is not None:
+            hand["handedness"]["score"] = round(hand["handedness"]["score"], 4)
         for point in hand["keypoints"]:
             point |= {name: round(point[name], decimals) for name, decimals in _DECIMALS.items()}
     width, height = estimate.image_size
@@ -33,7 +36,13 @@ def error_as_json(error: HandPoseError) -> dict[str, Any]:
 
 def as_text(name: str, estimate: Estimate) -> str:
     """One line: what was found, by which model, in what time."""
-    hands = ", ".join(f"score {hand.score:.2f}" for hand in estimate.hands)
     model = f"{estimate.model.variant}@{estimate.model.version}"
-    count = f"{len(estimate.hands)} hand{'s' if len(estimate.hands) != 1 else ''}"
-    return f"{name}: {count} ({hands}), {model}, {estimate.timings_ms.total:.0f} ms"
+    return f"{name}: {_hands_as_text(estimate)}, {model}, {estimate.timings_ms.total:.0f} ms"
+
+
+def _hands_as_text(estimate: Estimate) -> str:
+    if not estimate.hands:
+        return "no hand found"
+    sides = [f"{hand.handedness.label}, " if hand.handedness else "" for hand in estimate.hands]
+    said = [f"{side}score {hand.score:.2f}" for side, hand in zip(sides, estimate.hands, strict=True)]
+    return f"{len(said)} hand{'s' if len(said) != 1 else ''} ({'; '.join(said)})"

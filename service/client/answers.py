@@ -1,11 +1,11 @@
 """The service's JSON as values. What a later version of the service adds to it is ignored."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from service.client import errors
-from service.client.types import Estimate, Hand, Keypoint, Model, ModelUsed, StreamAnswer, Timings
+from service.client.types import Estimate, Hand, Handedness, Keypoint, Model, ModelUsed, StreamAnswer, Timings
 from service.pose.geometry import Box
 
 T = TypeVar("T")
@@ -33,8 +33,13 @@ def estimate(answer: dict[str, Any]) -> Estimate:
 
 
 def _hand(answer: dict[str, Any]) -> Hand:
-    keypoints = tuple(_members(Keypoint, each) for each in answer["keypoints"])
-    return Hand(score=answer["score"], box=_members(Box, answer["box"]), keypoints=keypoints)
+    side = answer.get("handedness")
+    parts = {
+        "box": _members(Box, answer["box"]),
+        "keypoints": tuple(_members(Keypoint, each) for each in answer["keypoints"]),
+        "handedness": _members(Handedness, side) if side else None,
+    }
+    return _members(Hand, answer | parts)
 
 
 def batch(answer: dict[str, Any], *, images: int) -> list[Estimate | errors.HandPoseError]:
@@ -92,4 +97,6 @@ def error_class(status: int) -> type[errors.HandPoseError]:
 
 
 def _members(kind: type[T], answer: dict[str, Any]) -> T:
-    return kind(**{each.name: answer[each.name] for each in fields(kind)})  # type: ignore[arg-type]  # a dataclass
+    """What has a default may be missing: an earlier service does not say it."""
+    named = fields(kind)  # type: ignore[arg-type]  # a dataclass
+    return kind(**{each.name: answer[each.name] for each in named if each.name in answer or each.default is MISSING})

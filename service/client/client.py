@@ -27,7 +27,7 @@ from service.client.errors import HandPoseError, RejectedError, TimedOutError, T
 from service.client.images import Encoding, ImageLike, to_file_bytes
 from service.client.retrying import RetryPolicy
 from service.client.tls import Tls
-from service.client.transport import AsyncTransport, EncodedFrame, Headers, Transport
+from service.client.transport import AsyncTransport, EncodedFrame, Headers, Search, Transport
 from service.client.types import Estimate, Frame, Model, StreamAnswer, StreamOptions
 from service.pose.geometry import Box
 
@@ -121,22 +121,29 @@ class HandPoseClient(_Common):
         variant: str | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
+        max_hands: int | None = None,
+        min_score: float | None = None,
+        whole: bool = False,
     ) -> Estimate:
-        """Find the hands of one image.
+        """Find the hands of one image. Without `rois` and `whole` they are looked for; there may be none.
 
         Args:
             image: the picture.
-            rois: a box around each hand, in pixels of the upright image; none: the whole image shows one hand.
+            rois: a box around each hand, in pixels of the upright image, clipped to it; answered in their order.
             variant: the model to ask.
             timeout_s: seconds for the call, repetitions included.
             request_id: names the request in the service's log.
+            max_hands: how many hands to look for, 1 to 16; None: the service's default, 4.
+            min_score: hands that are looked for and score less are left out, in [0, 1]; None: the service's default.
+            whole: the whole image shows one hand, which is not looked for. Not together with `rois`.
 
         Raises:
             HandPoseError: see `service.client.errors`.
             OSError: the image's file cannot be read.
         """
         data, headers = to_file_bytes(image), self._headers(variant, request_id)
-        return self._retried(lambda left_s: self._transport.estimate(data, rois, headers, left_s), timeout_s)
+        search = Search(tuple(rois), max_hands, min_score, whole)
+        return self._retried(lambda left_s: self._transport.estimate(data, search, headers, left_s), timeout_s)
 
     def estimate_batch(
         self,
@@ -145,6 +152,9 @@ class HandPoseClient(_Common):
         variant: str | None = None,
         timeout_s: float | None = None,
         batch_size: int = 16,
+        max_hands: int | None = None,
+        min_score: float | None = None,
+        whole: bool = False,
     ) -> Iterator[Estimate | HandPoseError]:
         """Find the hands of many images; each gets an estimate or an error, in their order, as batches come back.
 
@@ -156,18 +166,20 @@ class HandPoseClient(_Common):
             variant: the model to ask.
             timeout_s: seconds for each batch, repetitions included.
             batch_size: images in one request at the most; fewer where they are large.
+            max_hands, min_score, whole: of each image, as for `estimate`.
 
         Raises:
             HandPoseError: a whole batch failed: the service is away, has no such model, or wants another key.
         """
+        search = Search((), max_hands, min_score, whole)
         for batch in batches(images, batch_size):
-            self._ask(batch, self._headers(variant), timeout_s)
+            self._ask(batch, search, self._headers(variant), timeout_s)
             yield from batch.outcomes()
 
-    def _ask(self, batch: Batch, headers: Headers, timeout_s: float | None) -> None:
+    def _ask(self, batch: Batch, search: Search, headers: Headers, timeout_s: float | None) -> None:
         def attempt(left_s: float) -> None:
             if images := batch.to_send():
-                batch.take(self._transport.estimate_batch(images, headers, left_s))
+                batch.take(self._transport.estimate_batch(images, search, headers, left_s))
 
         try:
             self._retried(attempt, timeout_s)
@@ -178,7 +190,7 @@ class HandPoseClient(_Common):
             if error.code != TOO_LARGE:
                 raise
             for half in batch.split(error):
-                self._ask(half, headers, timeout_s)
+                self._ask(half, search, headers, timeout_s)
 
     def stream(
         self,
@@ -193,7 +205,7 @@ class HandPoseClient(_Common):
 
         Args:
             frames: pictures in order of time; taken when the service has room for them.
-            options: tracking, smoothing, skipping.
+            options: tracking, smoothing, skipping, which hands to look for.
             variant: the model to ask.
             encoding: how arrays and Pillow images travel.
             max_under_way: frames that are sent before the first of them is answered or skipped.
@@ -276,10 +288,14 @@ class AsyncHandPoseClient(_Common):
         variant: str | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
+        max_hands: int | None = None,
+        min_score: float | None = None,
+        whole: bool = False,
     ) -> Estimate:
         """See `HandPoseClient.estimate`. Cancelling it tells the service to stop."""
         data, headers = await asyncio.to_thread(to_file_bytes, image), self._headers(variant, request_id)
-        return await self._retried(lambda left_s: self._transport.estimate(data, rois, headers, left_s), timeout_s)
+        search = Search(tuple(rois), max_hands, min_score, whole)
+        return await self._retried(lambda left_s: self._transport.estimate(data, search, headers, left_s), timeout_s)
 
     async def estimate_batch(
         self,
@@ -288,18 +304,22 @@ class AsyncHandPoseClient(_Common):
         variant: str | None = None,
         timeout_s: float | None = None,
         batch_size: int = 16,
+        max_hands: int | None = None,
+        min_score: float | None = None,
+        whole: bool = False,
     ) -> AsyncIterator[Estimate | HandPoseError]:
         """See `HandPoseClient.estimate_batch`."""
+        search = Search((), max_hands, min_score, whole)
         remaining = batches(images, batch_size)
         while (batch := await asyncio.to_thread(next, remaining, None)) is not None:
-            await self._ask(batch, self._headers(variant), timeout_s)
+            await self._ask(batch, search, self._headers(variant), timeout_s)
             for outcome in batch.outcomes():
                 yield outcome
 
-    async def _ask(self, batch: Batch, headers: Headers, timeout_s: float | None) -> None:
+    async def _ask(self, batch: Batch, search: Search, headers: Headers, timeout_s: float | None) -> None:
         async def attempt(left_s: float) -> None:
             if images := batch.to_send():
-                batch.take(await self._transport.estimate_batch(images, headers, left_s))
+                batch.take(await self._transport.estimate_batch(images, search, headers, left_s))
 
         try:
             await self._retried(attempt, timeout_s)
@@ -310,7 +330,7 @@ class AsyncHandPoseClient(_Common):
             if error.code != TOO_LARGE:
                 raise
             for half in batch.split(error):
-                await self._ask(half, headers, timeout_s)
+                await self._ask(half, search, headers, timeout_s)
 
     async def stream(
         self,

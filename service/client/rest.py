@@ -14,9 +14,8 @@ import httpx
 from service.client import answers
 from service.client.errors import ConnectionFailedError, HandPoseError, ServerFailedError, TimedOutError
 from service.client.tls import Tls
-from service.client.transport import EncodedFrame, Headers
+from service.client.transport import EncodedFrame, Headers, Search
 from service.client.types import StreamAnswer, StreamOptions
-from service.pose.geometry import Box
 
 _ONE: Final = "/v1/hand-pose"
 _BATCH: Final = "/v1/hand-pose:batch"
@@ -44,14 +43,15 @@ class _Calls:
         self._tls = tls.context() if url.startswith("https:") else None
         self._options: dict[str, Any] = {"base_url": self._url, "timeout": _CONNECT_S, "verify": self._tls or True}
 
-    def estimate(self, image: bytes, rois: Sequence[Box], headers: Headers, timeout_s: float) -> Any:
-        query = [("roi", f"{roi.x!r},{roi.y!r},{roi.width!r},{roi.height!r}") for roi in rois]
+    def estimate(self, image: bytes, search: Search, headers: Headers, timeout_s: float) -> Any:
+        query = [("roi", f"{roi.x!r},{roi.y!r},{roi.width!r},{roi.height!r}") for roi in search.rois]
+        query += _search_query(search).items()
         return self._send(answers.estimate, "POST", _ONE, headers, timeout_s, content=image, params=query)
 
-    def estimate_batch(self, images: Sequence[bytes], headers: Headers, timeout_s: float) -> Any:
+    def estimate_batch(self, images: Sequence[bytes], search: Search, headers: Headers, timeout_s: float) -> Any:
         files = [("image", (f"{index}", image, "application/octet-stream")) for index, image in enumerate(images)]
-        read = partial(answers.batch, images=len(images))
-        return self._send(read, "POST", _BATCH, headers, timeout_s, files=files)
+        read, query = partial(answers.batch, images=len(images)), _search_query(search)
+        return self._send(read, "POST", _BATCH, headers, timeout_s, files=files, params=query)
 
     def models(self, headers: Headers, timeout_s: float) -> Any:
         return self._send(answers.models, "GET", _MODELS, headers, timeout_s)
@@ -180,8 +180,14 @@ def _with_timeout(headers: Headers, timeout_s: float) -> dict[str, str]:
     return {**headers, _TIMEOUT_HEADER: str(max(1, round(timeout_s * 1000)))}
 
 
+def _search_query(search: Search | StreamOptions) -> dict[str, str]:
+    query = {"max_hands": search.max_hands, "min_score": search.min_score, "whole": "true" if search.whole else None}
+    return {name: str(value) for name, value in query.items() if value is not None}
+
+
 def _stream_url(url: str, options: StreamOptions) -> str:
     query = {"tracking": str(options.tracking).lower(), "latest_only": str(options.latest_only).lower()}
+    query |= _search_query(options)
     if options.smoothing is not None:
         query |= {"smoothing": "on"} | {name: repr(value) for name, value in asdict(options.smoothing).items()}
     if options.frame_timeout_s is not None:

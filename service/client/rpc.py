@@ -21,8 +21,18 @@ from google.rpc import error_details_pb2, status_pb2
 
 from service.client import errors
 from service.client.tls import Tls
-from service.client.transport import BatchResults, EncodedFrame, Headers
-from service.client.types import Estimate, Hand, Keypoint, Model, ModelUsed, StreamAnswer, StreamOptions, Timings
+from service.client.transport import BatchResults, EncodedFrame, Headers, Search
+from service.client.types import (
+    Estimate,
+    Hand,
+    Handedness,
+    Keypoint,
+    Model,
+    ModelUsed,
+    StreamAnswer,
+    StreamOptions,
+    Timings,
+)
 from service.pose.geometry import Box
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.handpose.v1 import hand_pose_pb2_grpc
@@ -58,12 +68,11 @@ class _Calls:
         self._channel = channel
         self._stub: Any = hand_pose_pb2_grpc.HandPoseServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
 
-    def estimate(self, image: bytes, rois: Sequence[Box], headers: Headers, timeout_s: float) -> Any:
-        request = pb.EstimateRequest(image=image, rois=map(_box_message, rois))
-        return self._call(_estimate, self._stub.Estimate, request, headers, timeout_s)
+    def estimate(self, image: bytes, search: Search, headers: Headers, timeout_s: float) -> Any:
+        return self._call(_estimate, self._stub.Estimate, _request_message(image, search), headers, timeout_s)
 
-    def estimate_batch(self, images: Sequence[bytes], headers: Headers, timeout_s: float) -> Any:
-        request = pb.EstimateBatchRequest(requests=[pb.EstimateRequest(image=image) for image in images])
+    def estimate_batch(self, images: Sequence[bytes], search: Search, headers: Headers, timeout_s: float) -> Any:
+        request = pb.EstimateBatchRequest(requests=[_request_message(image, search) for image in images])
         return self._call(_results, self._stub.EstimateBatch, request, headers, timeout_s)
 
     def models(self, headers: Headers, timeout_s: float) -> Any:
@@ -174,9 +183,20 @@ def _box_message(box: Box) -> pb.Box:
     return pb.Box(x=box.x, y=box.y, width=box.width, height=box.height)
 
 
+def _request_message(image: bytes, search: Search) -> pb.EstimateRequest:
+    return pb.EstimateRequest(image=image, rois=map(_box_message, search.rois), **_search_fields(search))
+
+
+def _search_fields(search: Search | StreamOptions) -> dict[str, Any]:
+    """None leaves an optional field absent."""
+    return {"max_hands": search.max_hands, "min_score": search.min_score, "whole": search.whole}
+
+
 def _options_message(options: StreamOptions) -> pb.EstimateStreamRequest:
     smoothing = None if options.smoothing is None else pb.OneEuro(**asdict(options.smoothing))
-    message = pb.StreamOptions(tracking=options.tracking, latest_only=options.latest_only, smoothing=smoothing)
+    message = pb.StreamOptions(
+        tracking=options.tracking, latest_only=options.latest_only, smoothing=smoothing, **_search_fields(options)
+    )
     if options.frame_timeout_s is not None:
         message.frame_timeout.FromNanoseconds(round(options.frame_timeout_s * 1e9))
     return pb.EstimateStreamRequest(options=message)
@@ -195,11 +215,18 @@ def _estimate(message: pb.EstimateResponse) -> Estimate:
         request_id=message.request_id,
         model=replace(_members(ModelUsed, message.model), label=message.model.label or None),
         image_size=(message.image.width, message.image.height),
-        hands=tuple(
-            Hand(hand.score, _members(Box, hand.box), tuple(_members(Keypoint, each) for each in hand.keypoints))
-            for hand in message.hands
-        ),
+        hands=tuple(map(_hand, message.hands)),
         timings_ms=Timings(*(getattr(message.timings, f"{each.name}_ms") for each in fields(Timings))),
+    )
+
+
+def _hand(message: pb.Hand) -> Hand:
+    return Hand(
+        message.score,
+        _members(Box, message.box),
+        tuple(_members(Keypoint, each) for each in message.keypoints),
+        _members(Handedness, message.handedness) if message.HasField("handedness") else None,
+        message.rotation_degrees,
     )
 
 

@@ -27,12 +27,24 @@ class EncodedFrame:
     rois: tuple[Box, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Which hands of an image are wanted; `HandPoseClient.estimate` says what the fields mean."""
+
+    rois: tuple[Box, ...] = ()
+    max_hands: int | None = None
+    min_score: float | None = None
+    whole: bool = False
+
+
 class Transport(Protocol):
     """A connection that blocks."""
 
-    def estimate(self, image: bytes, rois: Sequence[Box], headers: Headers, timeout_s: float) -> Estimate: ...
+    def estimate(self, image: bytes, search: Search, headers: Headers, timeout_s: float) -> Estimate: ...
 
-    def estimate_batch(self, images: Sequence[bytes], headers: Headers, timeout_s: float) -> BatchResults: ...
+    def estimate_batch(
+        self, images: Sequence[bytes], search: Search, headers: Headers, timeout_s: float
+    ) -> BatchResults: ...
 
     def stream(
         self, frames: Iterable[EncodedFrame], options: StreamOptions, headers: Headers
@@ -46,9 +58,11 @@ class Transport(Protocol):
 class AsyncTransport(Protocol):
     """A connection on an event loop."""
 
-    async def estimate(self, image: bytes, rois: Sequence[Box], headers: Headers, timeout_s: float) -> Estimate: ...
+    async def estimate(self, image: bytes, search: Search, headers: Headers, timeout_s: float) -> Estimate: ...
 
-    async def estimate_batch(self, images: Sequence[bytes], headers: Headers, timeout_s: float) -> BatchResults: ...
+    async def estimate_batch(
+        self, images: Sequence[bytes], search: Search, headers: Headers, timeout_s: float
+    ) -> BatchResults: ...
 
     def stream(
         self, frames: AsyncIterable[EncodedFrame], options: StreamOptions, headers: Headers

@@ -39,12 +39,35 @@ class Keypoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Handedness:
+    """Which hand it is: the anatomical side as literally seen, so that a left hand in a mirror is a right one.
+
+    Attributes:
+        label: "left" or "right".
+        score: in [0.5, 1], how sure that is.
+    """
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Hand:
-    """One hand: its region, and 21 keypoints in the project's order."""
+    """One hand.
+
+    Attributes:
+        score: in [0, 1], how likely a hand is there and all 21 keypoints are this one hand's.
+        box: with a roi the part of it inside the image; with `whole` the image; else a tight box around the keypoints.
+        keypoints: 21 in the project's order.
+        handedness: which hand it is; None where it was not looked for: with rois and with `whole`.
+        rotation_degrees: how far wrist -> middle_mcp is turned from upright, clockwise on the screen, in [-180, 180).
+    """
 
     score: float
     box: Box
     keypoints: tuple[Keypoint, ...]
+    handedness: Handedness | None = None
+    rotation_degrees: float = 0.0
 
     @property
     def points(self) -> NDArray[np.float64]:
@@ -77,14 +100,17 @@ class Timings:
     inference: float
     postprocess: float
     total: float
+    detection: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The hands of one image: one for each roi, in their order; without rois, one in the whole image.
+    """The hands of one image.
 
     Attributes:
         image_size: (width, height) of the upright image in pixels.
+        hands: with rois one for each, in their order; with `whole` one; else those that were found, best first: none,
+            one or several.
     """
 
     request_id: str
@@ -126,12 +152,18 @@ class StreamOptions:
         smoothing: parameters of the one-euro filter; None: keypoints as they are found.
         latest_only: answer only the newest frame that has arrived.
         frame_timeout_s: seconds from a frame's arrival to its answer; None: the server's default.
+        max_hands: how many hands to look for and to follow, 1 to 16; None: the server's default, 4.
+        min_score: hands that are looked for and score less are left out; None: the server's default.
+        whole: every frame without rois shows one hand as a whole.
     """
 
     tracking: bool = True
     smoothing: OneEuro | None = None
     latest_only: bool = False
     frame_timeout_s: float | None = None
+    max_hands: int | None = None
+    min_score: float | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

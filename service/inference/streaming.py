@@ -74,6 +74,9 @@ class StreamOptions:
         smoothing: parameters of the one-euro filter; None leaves keypoints as they are found.
         latest_only: whether to skip frames that a newer one overtook.
         frame_timeout_s: seconds from a frame's arrival to its answer; None or more than the limit means the limit.
+        max_hands: how many hands to look for and to follow.
+        min_score: hands that are looked for and score less are left out; None: the service's default.
+        whole: whether every frame without rois shows one hand as a whole.
     """
 
     asked_for: str | None = None
@@ -82,6 +85,9 @@ class StreamOptions:
     smoothing: OneEuro | None = None
     latest_only: bool = False
     frame_timeout_s: float | None = None
+    max_hands: int = 4
+    min_score: float | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

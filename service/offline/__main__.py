@@ -83,17 +83,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--out", required=True, metavar="DIR", help="folder or URL for the records; goes on where it was")
     add("--variant", metavar="NAME", help="standard or lightweight, perhaps with @version or @label")
+    add("--max-hands", type=_number_from(int, 1, 16), metavar="N", help="hands to look for in a picture (default 4)")
+    score_help = "leave out hands that score less, 0 to 1 (default: the predictor's)"
+    add("--min-score", type=_number_from(float, 0.0, 1.0), metavar="S", help=score_help)
+    whole_help = "each picture shows one hand as a whole; none is looked for"
+    add("--whole", action="store_true", default=None, help=whole_help)
     add("--format", choices=("jsonl", "parquet"), default="jsonl", help="of the records (default jsonl)")
     shard_help = "pictures in one file of the output (default 500)"
-    add("--shard-size", type=_at_least(int, 1), metavar="N", help=shard_help)
+    add("--shard-size", type=_number_from(int, 1), metavar="N", help=shard_help)
     address_help = "local starts Ray on this machine (default); auto or host:port join a cluster from within"
     add("--address", default="local", type=_address, help=address_help)
     workers_help = "models at work at the same time (default: all that fit)"
-    add("--workers", type=_at_least(int, 1), metavar="N", help=workers_help)
+    add("--workers", type=_number_from(int, 1), metavar="N", help=workers_help)
     cores, cores_help = min(2, os.cpu_count() or 1), "processor cores for each (default %(default)s)"
-    add("--cpus-per-worker", type=_at_least(int, 1), default=cores, metavar="N", help=cores_help)
+    add("--cpus-per-worker", type=_number_from(int, 1), default=cores, metavar="N", help=cores_help)
     gpus_help = "graphics processors for each; a fraction shares one (default 0)"
-    add("--gpus-per-worker", type=_at_least(float, 0.0), default=0.0, metavar="X", help=gpus_help)
+    add("--gpus-per-worker", type=_number_from(float, 0.0), default=0.0, metavar="X", help=gpus_help)
     add("--model-repo", type=Path, metavar="DIR", help="folder of servables, the same on every machine")
     return parser
 
@@ -107,14 +112,15 @@ def _address(text: str) -> str:
     return text
 
 
-def _at_least(kind: Callable[[str], T], least: T) -> Callable[[str], T]:
+def _number_from(kind: Callable[[str], T], least: T, most: float = sys.float_info.max) -> Callable[[str], T]:
     def parse(text: str) -> T:
         try:
             value = kind(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"a number is needed, got {text!r}") from error
-        if not least <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+        if not least <= value <= most:
+            up_to = f" and at most {most:g}" if most < sys.float_info.max else ""
+            raise argparse.ArgumentTypeError(f"must be at least {least}{up_to}, got {text}")
         return value
 
     return parse

@@ -31,6 +31,9 @@ def run(parsed: argparse.Namespace, settings: Settings) -> int:
             model=pinned(parsed.variant or settings.default_model, settings),
             form=parsed.format,
             shard_size=parsed.shard_size,
+            max_hands=parsed.max_hands,
+            min_score=parsed.min_score,
+            whole=parsed.whole,
         )
         _say(summary(job))
         if not job.to_do:
@@ -59,8 +62,10 @@ def summary(job: Job) -> str:
 def _verdict(job: Job, progress: engine.Progress) -> int:
     seconds = time.monotonic() - progress.began
     _say(f"{progress.worked} pictures in {seconds:.1f} s with {len(progress.processes)} worker processes")
+    if progress.without_hands:
+        _say(f"{progress.without_hands} show no hand")
     if progress.failed:
-        _say("without keypoints: " + ", ".join(f"{count} {code}" for code, count in sorted(progress.failed.items())))
+        _say("with a problem: " + ", ".join(f"{count} {code}" for code, count in sorted(progress.failed.items())))
     missing = progress.images - progress.done
     _say(f"{progress.done} of {progress.images} pictures have their record, in {job.work.output}")
     if missing:
@@ -82,7 +87,7 @@ class ProgressLines:
         self._printed = now
         failed, line = sum(progress.failed.values()), f"{progress.done} of {progress.images} pictures"
         if failed:
-            line += f", {failed} without keypoints"
+            line += f", {failed} with a problem"
         if progress.worked:
             rate = progress.worked / max(now - progress.began, 1e-9)
             line += f", {rate:.1f} a second, {(progress.images - progress.done) / rate:.0f} s left"

@@ -52,7 +52,8 @@ class Progress:
         images: of the job.
         done: those with a record, from earlier runs too.
         worked: those that this run has done.
-        failed: codes of those of this run that got no keypoints.
+        without_hands: those of this run on which no hand was found.
+        failed: codes of those of this run that got a problem.
         shards: numbers of the shards that this run has done.
         processes: how many shards each worker process did, by its id.
         began: when this run began to work, on `time.monotonic`.
@@ -61,6 +62,7 @@ class Progress:
     images: int
     done: int
     worked: int = 0
+    without_hands: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     shards: set[int] = field(default_factory=set)
     processes: Counter[int] = field(default_factory=Counter)
@@ -73,6 +75,7 @@ class Progress:
         self.shards.add(int(row["shard"]))
         self.done += int(row["images"])
         self.worked += int(row["images"])
+        self.without_hands += int(row["without_hands"])
         self.failed.update(str(code) for code in row["failed"])
         self.processes[int(row["process"])] += 1
 

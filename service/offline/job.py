@@ -9,11 +9,12 @@ meanwhile move nothing.
 import gzip
 import json
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.backends.repository import as_served, newest_servables, resolve
+from service.inference.estimates import DEFAULT_MIN_SCORE, MOST_HANDS
 from service.inference.models import ModelReference
 from service.offline.records import Format
 from service.offline.storage import Place, one_line
@@ -22,6 +23,8 @@ from service.settings import Settings
 DESCRIPTION: Final = "_job.json"
 LISTING: Final = "_images.json.gz"
 DEFAULT_SHARD_SIZE: Final = 500
+
+_LAYOUT: Final = 2  # of 1, pictures were taken to be one hand each
 
 
 class JobError(Exception):
@@ -33,9 +36,12 @@ class Description(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layout: Literal[1] = 1
+    layout: int = _LAYOUT
     input: str
     model: Annotated[str, Field(description="variant[@version|@label]")]
+    max_hands: Annotated[int, Field(ge=1, le=MOST_HANDS)] = 4
+    min_score: Annotated[float, Field(ge=0, le=1)] = DEFAULT_MIN_SCORE
+    whole: bool = False
     form: Format
     shard_size: Annotated[int, Field(ge=1)]
     images: Annotated[int, Field(ge=1)]
@@ -87,7 +93,17 @@ class Job:
 
     @classmethod
     def begin(
-        cls, source: str, target: str, settings: Settings, *, model: str, form: Format, shard_size: int | None = None
+        cls,
+        source: str,
+        target: str,
+        settings: Settings,
+        *,
+        model: str,
+        form: Format,
+        shard_size: int | None = None,
+        max_hands: int | None = None,
+        min_score: float | None = None,
+        whole: bool | None = None,
     ) -> Self:
         """Go on with the job that is written down in the target; if there is none, write one down.
 
@@ -97,13 +113,17 @@ class Job:
             settings: of the predictor.
             model: what answers.
             form: of the shards' files.
-            shard_size: pictures in a shard; None: as the job has it, or the default.
+            shard_size: pictures in a shard. As for what follows, None is: as the job has it, or the default.
+            max_hands: hands to look for in a picture.
+            min_score: hands that score less are left out.
+            whole: whether each picture shows one hand as a whole.
 
         Raises:
             JobError: no pictures, or the target holds another job.
             StorageError: a place cannot be used.
         """
         pictures, output = Place.at(source), Place.at(target)
+        search: dict[str, Any] = {"max_hands": max_hands, "min_score": min_score, "whole": whole}
         there, left_out = output.names(), list[str]()
         if DESCRIPTION in there:
             try:
@@ -111,7 +131,9 @@ class Job:
                 images: list[str] = json.loads(gzip.decompress(output.read(LISTING)))
             except (OSError, ValueError, EOFError) as error:
                 raise JobError(f"{target}: {DESCRIPTION} or {LISTING} is not readable: {one_line(error)}") from error
-            asked = {"input": pictures.text, "model": model, "form": form, "shard_size": shard_size}
+            if description.layout != _LAYOUT:
+                raise JobError(f"{target}: holds a job of another version, whose records differ; choose another folder")
+            asked = {"input": pictures.text, "model": model, "form": form, "shard_size": shard_size, **search}
             for name, value in asked.items():
                 if value is not None and (has := getattr(description, name)) != value:
                     raise JobError(
@@ -130,6 +152,7 @@ class Job:
                 form=form,
                 shard_size=shard_size or DEFAULT_SHARD_SIZE,
                 images=len(images),
+                **{name: value for name, value in search.items() if value is not None},
             )
             output.files.create_dir(output.folder, recursive=True)
             output.write(LISTING, gzip.compress(json.dumps(images).encode(), mtime=0))

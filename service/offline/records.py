@@ -23,7 +23,7 @@ Record = dict[str, Any]
 
 
 def answered(image: str, request_id: str, estimate: Estimate) -> Record:
-    """The record of a picture with its keypoints."""
+    """The record of a picture with the keypoints of its hands, of which there may be none."""
     return {"image": image, "status": 200, "result": estimate_values(estimate, request_id)}
 
 
@@ -58,12 +58,19 @@ def _struct(**members: pa.DataType) -> pa.DataType:
 
 _BOX = _struct(x=_REAL, y=_REAL, width=_REAL, height=_REAL)
 _KEYPOINT = _struct(id=_WHOLE, name=_TEXT, x=_REAL, y=_REAL, x_norm=_REAL, y_norm=_REAL, score=_REAL, sigma=_REAL)
+_HAND = _struct(
+    score=_REAL,
+    handedness=_struct(label=_TEXT, score=_REAL),
+    box=_BOX,
+    rotation_degrees=_REAL,
+    keypoints=pa.list_(_KEYPOINT),
+)
 _RESULT = _struct(
     request_id=_TEXT,
     model=_struct(name=_TEXT, variant=_TEXT, version=_WHOLE, label=_TEXT, routed_by=_TEXT),
     image=_struct(width=_WHOLE, height=_WHOLE),
-    hands=pa.list_(_struct(score=_REAL, box=_BOX, keypoints=pa.list_(_KEYPOINT))),
-    timings_ms=_struct(decode=_REAL, queue=_REAL, inference=_REAL, postprocess=_REAL, total=_REAL),
+    hands=pa.list_(_HAND),
+    timings_ms=_struct(decode=_REAL, detection=_REAL, queue=_REAL, inference=_REAL, postprocess=_REAL, total=_REAL),
 )
 _PROBLEM = _struct(
     type=_TEXT,

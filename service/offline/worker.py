@@ -70,7 +70,8 @@ class ShardWorker:
             row: number of the shard, place of its first picture in the job, names of its pictures.
 
         Returns:
-            The shard's number, how many pictures it has, the codes of those that got no keypoints, and the process.
+            The shard's number, how many pictures it has, how many of them show no hand, the codes of those that failed,
+            and the process.
 
         Raises:
             ShardError: the model or the store failed, and not the pictures; nothing was written.
@@ -87,7 +88,9 @@ class ShardWorker:
             raise
         attempts.done()
         codes = [record["problem"]["code"] for record in records if "problem" in record]
-        return {"shard": number, "images": len(images), "failed": codes, "process": os.getpid()}
+        without_hands = sum("result" in record and not record["result"]["hands"] for record in records)
+        counts = {"images": len(images), "without_hands": without_hands}
+        return {"shard": number, **counts, "failed": codes, "process": os.getpid()}
 
     def close(self) -> None:
         self._runner.run(self._resources.aclose())
@@ -161,6 +164,9 @@ class ShardWorker:
             EstimateRequest(
                 image=content,
                 deadline=self._service.clock.time() + _DEADLINE_S,
+                max_hands=self._work.description.max_hands,
+                min_score=self._work.description.min_score,
+                whole=self._work.description.whole,
                 asked_for=self._work.description.model,
                 priority=Priority.BULK,
             )

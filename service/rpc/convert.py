@@ -3,9 +3,10 @@
 import json
 import math
 from collections.abc import Sequence
+from typing import Any, Final
 
 from service.inference.errors import FieldError, InvalidInputError, ServiceError
-from service.inference.estimates import Estimate, Hand
+from service.inference.estimates import MOST_HANDS, Estimate, EstimateRequest, Hand, Priority
 from service.inference.models import ServedModel
 from service.inference.streaming import Frame, FrameAnswer, StreamOptions
 from service.pose.geometry import Box
@@ -13,6 +14,30 @@ from service.pose.keypoints import KEYPOINT_NAMES
 from service.pose.tracking import OneEuro
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.status import problem_of
+
+_SEARCH: Final = frozenset({"max_hands", "min_score", "whole"})
+
+
+def to_request(
+    message: pb.EstimateRequest, *, deadline: float, asked_for: str | None, client_id: str | None, priority: Priority
+) -> EstimateRequest:
+    """One image. Raises InvalidInputError if it is empty."""
+    if not message.image:
+        raise InvalidInputError('"image" is empty; send the bytes of an image file', code="empty_image")
+    return EstimateRequest(
+        image=message.image,
+        deadline=deadline,
+        rois=to_boxes(message.rois),
+        asked_for=asked_for,
+        client_id=client_id,
+        priority=priority,
+        **_to_search(message),
+    )
+
+
+def _to_search(message: pb.EstimateRequest | pb.StreamOptions) -> dict[str, Any]:
+    """What is said of how to look for hands; fields that are absent take their defaults."""
+    return {field.name: value for field, value in message.ListFields() if field.name in _SEARCH}
 
 
 def to_boxes(messages: Sequence[pb.Box]) -> tuple[Box, ...]:
@@ -34,10 +59,14 @@ def to_frame(message: pb.Frame) -> Frame:
 
 
 def to_stream_options(message: pb.StreamOptions, asked_for: str | None, client_id: str | None = None) -> StreamOptions:
-    """Raises InvalidInputError if a filter parameter or the time-out is impossible."""
+    """Raises InvalidInputError if a filter parameter, the time-out, or a number of hands or a score is impossible."""
     timeout_s = message.frame_timeout.ToNanoseconds() / 1e9 if message.HasField("frame_timeout") else None
     if timeout_s is not None and timeout_s <= 0:
         raise _wrong("frame_timeout", f"it must be positive, got {timeout_s:g} s")
+    if message.HasField("max_hands") and not 1 <= message.max_hands <= MOST_HANDS:
+        raise _wrong("max_hands", f"must be from 1 to {MOST_HANDS}, got {message.max_hands}")
+    if not 0 <= message.min_score <= 1:
+        raise _wrong("min_score", f"must be from 0 to 1, got {message.min_score}")
     return StreamOptions(
         asked_for=asked_for,
         client_id=client_id,
@@ -45,6 +74,7 @@ def to_stream_options(message: pb.StreamOptions, asked_for: str | None, client_i
         smoothing=_to_one_euro(message.smoothing) if message.HasField("smoothing") else None,
         latest_only=message.latest_only,
         frame_timeout_s=timeout_s,
+        **_to_search(message),
     )
 
 
@@ -79,14 +109,17 @@ def from_estimate(estimate: Estimate, request_id: str) -> pb.EstimateResponse:
             inference_ms=1000 * estimate.timings.inference,
             postprocess_ms=1000 * estimate.timings.postprocess,
             total_ms=1000 * estimate.timings.total,
+            detection_ms=1000 * estimate.timings.detection,
         ),
     )
 
 
 def _from_hand(hand: Hand, width: int, height: int) -> pb.Hand:
-    box = hand.box_in_image
+    box, side = hand.box_in_image, hand.handedness
     return pb.Hand(
         score=hand.score,
+        handedness=None if side is None else pb.Handedness(label=side.label, score=side.score),
+        rotation_degrees=hand.rotation_degrees,
         box=pb.Box(x=box.x, y=box.y, width=box.width, height=box.height),
         keypoints=[
             pb.Keypoint(id=index, name=name, x=x, y=y, x_norm=x / width, y_norm=y / height, score=score, sigma=sigma)

@@ -25,7 +25,7 @@ from service.inference.access import Doorkeeper, asked_by
 from service.inference.byte_budget import ByteBudget
 from service.inference.errors import InvalidInputError, ServiceError, TooLargeError, TooSlowError
 from service.inference.requests import RequestObserver, request_id_from
-from service.rpc.metadata import REQUEST_ID, Context, host_of, key_in, metadata_of
+from service.rpc.metadata import REQUEST_ID, Context, check_names, host_of, key_in, metadata_of
 from service.rpc.status import Ending, ending_of
 from service.rpc.turns import NewestFirst, Slots, turn
 
@@ -128,6 +128,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 if method.endswith(_COSTS_AN_IMAGE):
                     caller.take()
                 held.enter_context(asked_by(caller))
+            check_names(metadata)
             if handler.request_streaming:
                 await held.enter_async_context(self._streams)
                 return _ParsedStream(context, lambda data: self._parse(handler, data))

@@ -17,7 +17,7 @@ import grpc
 from service.inference.access import charge
 from service.inference.errors import OUR_FAULT, InvalidInputError, ServiceError, TooLargeError
 from service.inference.estimates import Estimate as ImageEstimate
-from service.inference.estimates import EstimateRequest, Estimator, Priority
+from service.inference.estimates import Estimator, Priority
 from service.inference.models import ServedModel
 from service.inference.ports import Clock
 from service.inference.requests import (
@@ -155,13 +155,10 @@ class HandPoseServicer(hand_pose_pb2_grpc.HandPoseServiceServicer):
     async def _one(self, request: pb.EstimateRequest, call: "_Call", priority: Priority) -> ImageEstimate:
         call.counted = True
         with observed_image(self._observer, self._clock, since=self._clock.time(), asked_for=call.asked_for) as outcome:
-            if not request.image:
-                raise InvalidInputError('"image" is empty; send the bytes of an image file', code="empty_image")
             estimate = await self._estimate(
-                EstimateRequest(
-                    image=request.image,
+                convert.to_request(
+                    request,
                     deadline=call.deadline,
-                    rois=convert.to_boxes(request.rois),
                     asked_for=call.asked_for,
                     client_id=call.client_id,
                     priority=priority,

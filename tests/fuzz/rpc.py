@@ -160,7 +160,14 @@ def _message(method: str, reader: Reader) -> bytes:
 
 
 def _estimate(reader: Reader) -> pb.EstimateRequest:
-    return pb.EstimateRequest(image=_image(reader), rois=_boxes(reader))
+    return pb.EstimateRequest(image=_image(reader), rois=_boxes(reader), **_search(reader))
+
+
+def _search(reader: Reader) -> dict[str, Any]:
+    if reader.number() % 2 == 0:
+        return {}
+    (max_hands,) = struct.unpack("<i", reader.take(4).ljust(4, b"\0"))
+    return {"max_hands": max_hands, "min_score": _float(reader), "whole": bool(reader.number() % 2)}
 
 
 def _stream_request(reader: Reader) -> pb.EstimateStreamRequest:
@@ -175,6 +182,7 @@ def _stream_request(reader: Reader) -> pb.EstimateStreamRequest:
         if reader.number() % 2:
             seconds, nanoseconds = struct.unpack("<qi", reader.take(12).ljust(12, b"\0"))
             options.frame_timeout.CopyFrom(duration_pb2.Duration(seconds=seconds, nanos=nanoseconds))
+        options.MergeFrom(pb.StreamOptions(**_search(reader)))
         return pb.EstimateStreamRequest(options=options)
     frame = pb.Frame(image=_image(reader), rois=_boxes(reader))
     if reader.number() % 2:

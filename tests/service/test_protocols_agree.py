@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 import grpc
 import httpx
@@ -52,6 +53,15 @@ class Payload:
     image: bytes
     roi: tuple[float, float, float, float] | None = None
     variant: str | None = None
+    max_hands: int | None = None
+    min_score: float | None = None
+    whole: bool | None = None
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """What is said of the hands to look for."""
+        said = {"max_hands": self.max_hands, "min_score": self.min_score, "whole": self.whole}
+        return {name: value for name, value in said.items() if value is not None}
 
 
 # One function a door. HTTP doors report HTTP's status, gRPC doors gRPC's.
@@ -82,14 +92,16 @@ def _headers(payload: Payload) -> dict[str, str]:
     return {"x-model-variant": payload.variant} if payload.variant else {}
 
 
-def _query(payload: Payload) -> dict[str, str]:
-    return {"roi": ",".join(map(str, payload.roi))} if payload.roi else {}
+def _texts(payload: Payload) -> dict[str, str]:
+    """As a query or a form says it."""
+    roi = {"roi": ",".join(map(str, payload.roi))} if payload.roi else {}
+    return roi | {name: str(value).lower() for name, value in payload.search.items()}
 
 
 async def raw(gateway: Gateway, payload: Payload) -> Outcome:
     async with httpx.AsyncClient(base_url=gateway.rest_url) as client:
         answer = await client.post(
-            "/v1/hand-pose", content=payload.image, headers=_headers(payload) | JPEG, params=_query(payload)
+            "/v1/hand-pose", content=payload.image, headers=_headers(payload) | JPEG, params=_texts(payload)
         )
     return _of_json(answer.json())
 
@@ -100,13 +112,13 @@ async def multipart(gateway: Gateway, payload: Payload) -> Outcome:
             "/v1/hand-pose",
             files={"image": ("hand.jpg", payload.image)},
             headers=_headers(payload),
-            params=_query(payload),
+            data=_texts(payload),
         )
     return _of_json(answer.json())
 
 
 async def json_body(gateway: Gateway, payload: Payload) -> Outcome:
-    body: dict[str, Any] = {"image": base64.b64encode(payload.image).decode()}
+    body: dict[str, Any] = {"image": base64.b64encode(payload.image).decode(), **payload.search}
     if payload.roi:
         body["rois"] = [dict(zip(("x", "y", "width", "height"), payload.roi, strict=True))]
     async with httpx.AsyncClient(base_url=gateway.rest_url) as client:
@@ -117,14 +129,18 @@ async def json_body(gateway: Gateway, payload: Payload) -> Outcome:
 async def rest_batch(gateway: Gateway, payload: Payload) -> Outcome:
     async with httpx.AsyncClient(base_url=gateway.rest_url) as client:
         answer = await client.post(
-            "/v1/hand-pose:batch", files=[("image", ("hand.jpg", payload.image))], headers=_headers(payload)
+            "/v1/hand-pose:batch",
+            files=[("image", ("hand.jpg", payload.image))],
+            headers=_headers(payload),
+            params=_texts(payload),
         )
     (item,) = answer.json()["results"]
     return _of_json(item.get("result") or item["problem"])
 
 
 async def websocket(gateway: Gateway, payload: Payload) -> Outcome:
-    url = gateway.rest_url.replace("http", "ws") + "/v1/hand-pose/stream?tracking=false"
+    query = {name: text for name, text in _texts(payload).items() if name != "roi"} | {"tracking": "false"}
+    url = gateway.rest_url.replace("http", "ws") + f"/v1/hand-pose/stream?{urlencode(query)}"
     async with connect(url, additional_headers=_headers(payload)) as socket:
         if payload.roi:
             roi = dict(zip(("x", "y", "width", "height"), payload.roi, strict=True))
@@ -136,7 +152,7 @@ async def websocket(gateway: Gateway, payload: Payload) -> Outcome:
 
 def _request(payload: Payload) -> pb.EstimateRequest:
     rois = [pb.Box(**dict(zip(("x", "y", "width", "height"), payload.roi, strict=True)))] if payload.roi else []
-    return pb.EstimateRequest(image=payload.image, rois=rois)
+    return pb.EstimateRequest(image=payload.image, rois=rois, **payload.search)
 
 
 def _of_rpc_error(error: grpc.aio.AioRpcError) -> Outcome:
@@ -165,7 +181,7 @@ async def rpc_batch(gateway: Gateway, payload: Payload) -> Outcome:
 
 async def stream(gateway: Gateway, payload: Payload) -> Outcome:
     call = gateway.stub().EstimateStream(metadata=tuple(_headers(payload).items()))
-    await call.write(pb.EstimateStreamRequest(options=pb.StreamOptions(tracking=False)))
+    await call.write(pb.EstimateStreamRequest(options=pb.StreamOptions(tracking=False, **payload.search)))
     request = _request(payload)
     await call.write(pb.EstimateStreamRequest(frame=pb.Frame(image=request.image, rois=request.rois)))
     try:

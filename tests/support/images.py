@@ -1,11 +1,26 @@
 """Image files made on the spot."""
 
 import io
+from typing import Any, Final
 
+import numpy as np
 from PIL import ExifTags, Image
 
 RED = (255, 0, 0)
 WHITE = (255, 255, 255)
+
+PNG_MODES: Final = (
+    "1",
+    "L",
+    "LA",
+    "P",
+    "P with transparent colours",
+    "RGB",
+    "RGB with a transparent colour",
+    "RGBA",
+    "I;16",
+)
+"""The kinds of pixels that a PNG may have."""
 
 
 def picture(width: int = 80, height: int = 60, colour: tuple[int, int, int] = (120, 90, 60)) -> Image.Image:
@@ -33,6 +48,37 @@ def image_bytes(image: Image.Image | None = None, kind: str = "PNG", *, orientat
         exif[ExifTags.Base.Orientation] = orientation
         image.save(buffer, kind, exif=exif)
     return buffer.getvalue()
+
+
+def noise(mode: str, size: tuple[int, int], seed: int) -> Image.Image:
+    """A picture of random pixels, transparent in places if its mode can be."""
+    random = np.random.default_rng(seed)
+    if mode == "I;16":
+        return Image.fromarray(random.integers(0, 65_536, size[::-1], np.uint16))
+    picture = Image.fromarray(random.integers(0, 256, (*size[::-1], 3), np.uint8)).convert(
+        mode.split(" ", maxsplit=1)[0]
+    )
+    if mode in ("LA", "RGBA"):
+        picture.putalpha(Image.fromarray(random.integers(0, 256, size[::-1], np.uint8)))
+    return picture
+
+
+def as_file(picture: Image.Image, kind: str, orientation: int = 1, **options: Any) -> bytes:
+    """A file of this kind, with an orientation in EXIF; `options` are Pillow's."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, exif=exif, **options)
+    return buffer.getvalue()
+
+
+def as_png(mode: str, size: tuple[int, int], seed: int, orientation: int) -> bytes:
+    """A PNG of random pixels of one of `PNG_MODES`."""
+    transparent: dict[str, dict[str, Any]] = {
+        "P with transparent colours": {"transparency": bytes(range(255, -1, -1))},
+        "RGB with a transparent colour": {"transparency": (1, 2, 3)},
+    }
+    return as_file(noise(mode, size, seed), "PNG", orientation, **transparent.get(mode, {}))
 
 
 def jpeg_in_scans(image: Image.Image, number: int) -> bytes:

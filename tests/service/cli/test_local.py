@@ -1,8 +1,10 @@
 """The model in the command's own process gives the answers of a service, behind the client's interface."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +12,12 @@ from numpy.typing import NDArray
 
 from service.backends.embedded import Run
 from service.backends.repository import Servable
-from service.bootstrap import StartError, local_service
+from service.bootstrap import LocalService, StartError, local_service
 from service.cli.local import LocalTransport
 from service.client import AsyncHandPoseClient, Box, Estimate, RejectedError, ServerFailedError, StreamOptions
 from service.settings import Settings
-from tests.support.backend import same_hand_everywhere, spread_keypoints
+from tests.support.backend import detection, same_hand_everywhere, spread_keypoints
+from tests.support.gateway import Gateway
 from tests.support.images import image_bytes, picture
 from tests.support.models import INPUT_SIZE
 from tests.support.servables import write_card
@@ -22,29 +25,23 @@ from tests.support.servables import write_card
 PHOTO = image_bytes(picture(INPUT_SIZE, INPUT_SIZE))
 
 
-def open_as_function(servable: Servable) -> Run:
-    def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if len(crops) and crops[0].max() == 0:  # a black picture breaks this model
-            raise RuntimeError("secret")
-        return same_hand_everywhere(list(crops))
-
-    return run
-
-
-@asynccontextmanager
-async def client_of(repository: Path) -> AsyncIterator[AsyncHandPoseClient]:
-    # One look: this model finds the same hand in every crop.
-    given = {"HANDPOSE_MODEL_REPO": str(repository), "HANDPOSE_SECOND_LOOK": "false"}
-    async with local_service(Settings.from_environment(given), open_servable=open_as_function) as service:
-        yield AsyncHandPoseClient(transport=LocalTransport(service))
+@pytest.fixture
+def workers() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
 
 
 @pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[AsyncHandPoseClient]:
-    for variant in ("standard", "lightweight"):
-        write_card(tmp_path, variant, version=1)
-    async with client_of(tmp_path) as client:
-        yield client
+async def gateway(workers: ThreadPoolExecutor) -> Gateway:
+    """The use case on a fake backend; its doors stay shut."""
+    return Gateway(workers)
+
+
+@pytest.fixture
+async def client(gateway: Gateway) -> AsyncHandPoseClient:
+    clock = asyncio.get_running_loop()
+    service = LocalService(gateway.predictor, gateway.streams, gateway.backend, clock)
+    return AsyncHandPoseClient(transport=LocalTransport(service))
 
 
 async def photos(number: int) -> AsyncIterator[bytes]:
@@ -52,18 +49,66 @@ async def photos(number: int) -> AsyncIterator[bytes]:
         yield PHOTO
 
 
-async def test_a_picture_gets_its_keypoints(client: AsyncHandPoseClient) -> None:
-    estimate = await client.estimate(PHOTO, variant="standard")
+def open_as_function(_servable: Servable) -> Run:
+    def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return same_hand_everywhere(list(crops))
+
+    return run
+
+
+async def test_the_models_of_a_repository_answer(tmp_path: Path) -> None:
+    for variant in ("standard", "lightweight"):
+        write_card(tmp_path, variant, version=1)
+    settings = Settings.from_environment({"HANDPOSE_MODEL_REPO": str(tmp_path)})
+    async with local_service(settings, open_servable=open_as_function) as service:
+        client = AsyncHandPoseClient(transport=LocalTransport(service))
+        estimate = await client.estimate(PHOTO, variant="standard", whole=True)
 
     assert (estimate.model.variant, estimate.image_size) == ("standard", (INPUT_SIZE, INPUT_SIZE))
     np.testing.assert_allclose(estimate.hands[0].points, spread_keypoints(INPUT_SIZE), atol=0.1)
 
 
-async def test_mistakes_and_failures_are_the_clients_errors(client: AsyncHandPoseClient) -> None:
+@pytest.mark.parametrize(
+    ("asked", "sides"),
+    [
+        ({}, ["right", "left"]),
+        ({"max_hands": 1}, ["right"]),
+        ({"min_score": 0.95}, ["right"]),
+        ({"min_score": 1.0}, []),
+        ({"whole": True}, [None]),
+        ({"rois": [Box(0, 0, 60, 60)]}, [None]),
+    ],
+    ids=str,
+)
+async def test_hands_are_looked_for_as_asked(
+    client: AsyncHandPoseClient, gateway: Gateway, asked: dict[str, Any], sides: list[str | None]
+) -> None:
+    gateway.backend.detections = (
+        detection(0.25, 0.25, 0.2, right=1.0),
+        detection(0.75, 0.75, 0.2, right=0.0, score=0.81),
+    )
+
+    estimate = await client.estimate(PHOTO, **asked)
+    of_batch = [] if "rois" in asked else [each async for each in client.estimate_batch([PHOTO], **asked)]
+
+    for found in (estimate, *of_batch):
+        assert isinstance(found, Estimate)
+        assert [hand.handedness and hand.handedness.label for hand in found.hands] == sides
+
+
+async def test_a_number_of_hands_that_cannot_be_looked_for_is_rejected(client: AsyncHandPoseClient) -> None:
+    with pytest.raises(RejectedError) as caught:
+        await client.estimate(PHOTO, max_hands=17)
+
+    assert (caught.value.code, caught.value.errors[0].field) == ("invalid_option", "max_hands")
+
+
+async def test_mistakes_and_failures_are_the_clients_errors(client: AsyncHandPoseClient, gateway: Gateway) -> None:
     with pytest.raises(RejectedError) as rejected:
         await client.estimate(PHOTO, rois=[Box(1000, 0, 60, 60)])
+    gateway.backend.failure = RuntimeError("secret")
     with pytest.raises(ServerFailedError) as failed:
-        await client.estimate(image_bytes(picture(INPUT_SIZE, INPUT_SIZE, (0, 0, 0))))
+        await client.estimate(PHOTO)
 
     assert (rejected.value.code, rejected.value.errors[0].field) == ("invalid_roi", "roi[0]")
     assert failed.value.code == "internal"
@@ -121,6 +166,7 @@ async def test_models_are_listed(client: AsyncHandPoseClient) -> None:
 
 
 async def test_an_empty_repository_is_a_start_error(tmp_path: Path) -> None:
+    settings = Settings.from_environment({"HANDPOSE_MODEL_REPO": str(tmp_path)})
     with pytest.raises(StartError):
-        async with client_of(tmp_path):
+        async with local_service(settings, open_servable=open_as_function):
             pass

@@ -32,7 +32,8 @@ def test_a_picture_gets_a_line_of_text(url: str, photo: Path, capsys: pytest.Cap
     assert main(["estimate", str(photo), "--url", url, "--variant", "standard"]) == 0
 
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{photo}: 1 hand (score ")
+    assert line.startswith(f"{photo}: 1 hand (")
+    assert "score 0.9" in line
     assert "standard@1" in line
 
 
@@ -116,6 +117,22 @@ def test_a_roi_is_asked_about(url: str, photo: Path, capsys: pytest.CaptureFixtu
     assert hand["box"] == {"x": 10, "y": 20, "width": 60, "height": 50}
 
 
+def test_a_picture_without_a_hand_is_answered_in_words(
+    service: Service, url: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.do(lambda gateway: setattr(gateway.backend, "detections", ()))
+
+    assert main(["estimate", str(photo), "--url", url, "--save", str(tmp_path / "out.png")]) == 0
+    text = capsys.readouterr().out
+    assert main(["estimate", str(photo), "--url", url, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+
+    assert text.startswith(f"{photo}: no hand found, lightweight@1")
+    assert answer["hands"] == []
+    with Image.open(tmp_path / "out.png") as overlay, Image.open(photo) as drawn_on:
+        assert overlay.convert("RGB").tobytes() == drawn_on.convert("RGB").tobytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -157,6 +174,11 @@ def test_an_unknown_model_fails_each_picture(url: str, photo: Path, capsys: pyte
         ["estimate"],
         ["dance"],
         ["estimate", "hand.jpg", "--roi", "1,2,3"],
+        ["estimate", "hand.jpg", "--roi", "1,2,3,4", "--whole"],
+        ["estimate", "hand.jpg", "--max-hands", "17"],
+        ["estimate", "hand.jpg", "--max-hands", "two"],
+        ["estimate", "hand.jpg", "--min-score", "1.5"],
+        ["estimate", "hand.jpg", "--min-score", "high"],
         ["bench", "--seconds", "-1"],
         ["bench", "--seconds", "soon"],
         ["bench", "--concurrency", "0"],

@@ -30,16 +30,20 @@ from service.client import (
     draw,
 )
 from service.inference.errors import OverloadedError
+from service.pose.images import decode_image
 from service.pose.keypoints import KEYPOINT_NAMES
+from service.pose.preprocessing import CROP_PADDING
 from tests.support.backend import spread_keypoints
 from tests.support.gateway import Gateway
-from tests.support.images import image_bytes, picture
+from tests.support.images import PNG_MODES, as_png, image_bytes, picture
 from tests.support.models import INPUT_SIZE
 from tests.support.running_service import Service
 
 PICTURE = picture(INPUT_SIZE, INPUT_SIZE)
 PHOTO = image_bytes(PICTURE)
 ONCE = RetryPolicy(attempts=1)
+KEYPOINTS = INPUT_SIZE / 2 + CROP_PADDING / 2 * (spread_keypoints(INPUT_SIZE) - INPUT_SIZE / 2)
+"""In the picture: the detector sees a hand in its middle, half as large."""
 
 both = pytest.mark.parametrize("protocol", ["rest", "grpc"])
 
@@ -73,9 +77,30 @@ def test_whatever_holds_a_picture_gets_its_keypoints(client: HandPoseClient, kin
 
     (hand,) = estimate.hands
     assert [point.name for point in hand.keypoints] == list(KEYPOINT_NAMES)
-    np.testing.assert_allclose(hand.points, spread_keypoints(INPUT_SIZE), atol=0.1)
+    np.testing.assert_allclose(hand.points, KEYPOINTS, atol=0.2)
     assert hand.scores.shape == (21,)
     assert (estimate.image_size, estimate.model.name) == ((INPUT_SIZE, INPUT_SIZE), "cpm_lightweight")
+
+
+@both
+@pytest.mark.parametrize("mode", PNG_MODES)
+def test_a_picture_is_the_same_to_the_model_however_it_is_handed_over(
+    service: Service, client: HandPoseClient, mode: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "hand.png"
+    for orientation in range(1, 9):
+        path.write_bytes(as_png(mode, (40, 24), orientation, orientation))
+        upright = decode_image(path.read_bytes()).pixels
+        with Image.open(path) as opened:
+            doors: list[ImageLike] = [path, str(path), path.read_bytes(), opened, upright, np.asarray(upright)]
+            service.do(lambda gateway: gateway.backend.calls.clear())
+            results = [client.estimate(path, whole=True), *client.estimate_batch(doors, whole=True)]
+        crops = service.do(lambda gateway: [crop for call in gateway.backend.calls for crop in call.crops])
+
+        assert [each.image_size for each in results if isinstance(each, Estimate)] == 7 * [upright.size]
+        assert len(crops) == 7
+        for crop in crops[1:]:
+            np.testing.assert_array_equal(crop, crops[0])
 
 
 @both

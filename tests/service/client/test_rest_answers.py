@@ -33,7 +33,7 @@ ANSWER: dict[str, Any] = {
                     "z": 4,
                 }
             ],
-            "side": "left",
+            "grip": "open",
         }
     ],
     "timings_ms": {"decode": 1, "queue": 1, "inference": 1, "postprocess": 1, "total": 4, "render": 2},
@@ -80,6 +80,14 @@ def test_what_a_later_service_adds_is_ignored(serve: Serve) -> None:
         (hand,) = client.estimate(b"photo").hands
 
     assert (hand.keypoints[0].x, hand.box.width) == (1, 20)
+
+
+def test_what_an_earlier_service_does_not_say_of_a_hand_is_unknown(serve: Serve) -> None:
+    with HandPoseClient(serve(ANSWER)) as client:
+        estimate = client.estimate(b"photo")
+
+    assert estimate.hands[0].handedness is None
+    assert estimate.timings_ms.detection == 0
 
 
 @pytest.mark.parametrize(

@@ -16,20 +16,20 @@ def test_progress_is_told_at_the_beginning_and_at_the_end(capsys: pytest.Capture
     progress, lines = Progress(images=6, done=2), ProgressLines()
 
     lines.show(progress)
-    progress.add({"shard": 1, "images": 2, "failed": [], "process": 7})
+    progress.add({"shard": 1, "images": 2, "without_hands": 1, "failed": [], "process": 7})
     lines.show(progress)  # too soon after the first line
-    progress.add({"shard": 2, "images": 2, "failed": ["body_too_large"], "process": 8})
+    progress.add({"shard": 2, "images": 2, "without_hands": 1, "failed": ["body_too_large"], "process": 8})
     lines.show(progress)
 
     first, last = capsys.readouterr().err.splitlines()
     assert first == "2 of 6 pictures"
-    assert last.startswith("6 of 6 pictures, 1 without keypoints, ")
+    assert last.startswith("6 of 6 pictures, 1 with a problem, ")
     assert last.endswith(" a second, 0 s left")
 
 
 def test_a_shard_that_was_done_twice_counts_once() -> None:
     progress = Progress(images=6, done=2)
-    row = {"shard": 1, "images": 2, "failed": ["too_many_pixels"], "process": 7}
+    row = {"shard": 1, "images": 2, "without_hands": 1, "failed": ["too_many_pixels"], "process": 7}
 
     progress.add(row)
     progress.add({**row, "process": 8})

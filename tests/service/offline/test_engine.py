@@ -26,7 +26,8 @@ def ray_here() -> Iterator[None]:
 
 
 def begin(folder: Path, target: Path, settings: Settings) -> Job:
-    return Job.begin(str(folder), str(target), settings, model="lightweight@1", form="jsonl", shard_size=3)
+    source, output = str(folder), str(target)
+    return Job.begin(source, output, settings, model="lightweight@1", form="jsonl", shard_size=3, whole=True)
 
 
 def statuses(target: Path) -> list[tuple[str, int]]:

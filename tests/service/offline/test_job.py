@@ -44,7 +44,16 @@ def test_a_job_goes_on_with_the_shards_that_are_not_there(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"model": "standard@1"}, {"form": "parquet"}, {"shard_size": 5}], ids=lambda each: next(iter(each))
+    "changes",
+    [
+        {"model": "standard@1"},
+        {"form": "parquet"},
+        {"shard_size": 5},
+        {"max_hands": 1},
+        {"min_score": 0.0},
+        {"whole": True},
+    ],
+    ids=lambda each: next(iter(each)),
 )
 def test_another_job_in_the_same_place_is_refused_by_what_differs(
     pictures: Callable[[int], Path], tmp_path: Path, settings: Settings, changes: dict[str, Any]
@@ -54,6 +63,28 @@ def test_another_job_in_the_same_place_is_refused_by_what_differs(
 
     with pytest.raises(JobError, match=next(iter(changes))):
         begin(folder, tmp_path / "out", settings, **changes)
+
+
+def test_what_is_not_said_of_the_hands_to_look_for_is_as_the_job_has_it(
+    pictures: Callable[[int], Path], tmp_path: Path, settings: Settings
+) -> None:
+    folder = pictures(1)
+    begin(folder, tmp_path / "out", settings, max_hands=2, min_score=0.25)
+
+    about = begin(folder, tmp_path / "out", settings).work.description
+
+    assert (about.max_hands, about.min_score, about.whole) == (2, 0.25, False)
+
+
+def test_a_job_of_an_earlier_version_is_refused(
+    pictures: Callable[[int], Path], tmp_path: Path, settings: Settings
+) -> None:
+    folder, description = pictures(1), tmp_path / "out" / "_job.json"
+    begin(folder, tmp_path / "out", settings)
+    description.write_text(description.read_text().replace('"layout": 2', '"layout": 1'))
+
+    with pytest.raises(JobError, match="of another version"):
+        begin(folder, tmp_path / "out", settings)
 
 
 def test_a_folder_of_something_else_is_left_alone(

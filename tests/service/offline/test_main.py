@@ -27,8 +27,10 @@ def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         ["in", "--out", "o", "--workers", "0"],
         ["in", "--out", "o", "--format", "csv"],
         ["in", "--out", "o", "--address", "ray://head:10001"],
+        ["in", "--out", "o", "--max-hands", "17"],
+        ["in", "--out", "o", "--min-score", "1.01"],
     ],
-    ids=["nothing", "no --out", "no workers", "no such format", "Ray's client"],
+    ids=["nothing", "no --out", "no workers", "no such format", "Ray's client", "too many hands", "no such score"],
 )
 def test_wrong_words_end_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -33,7 +33,7 @@ def start(tmp_path: Path, settings: Settings) -> Iterator[Start]:
     workers: list[ShardWorker] = []
 
     def begin(folder: Path, form: Format = "jsonl") -> tuple[ShardWorker, list[dict[str, Any]]]:
-        job = Job.begin(str(folder), str(tmp_path / "out"), settings, model="lightweight@1", form=form)
+        job = Job.begin(str(folder), str(tmp_path / "out"), settings, model="lightweight@1", form=form, whole=True)
         rows = [{"shard": each.number, "first": each.first, "images": list(each.images)} for each in job.shards]
         workers.append(ShardWorker(job.work, Model(tmp_path), pause_s=0.0))
         return workers[0], rows
@@ -57,6 +57,7 @@ def test_a_worker_without_models_does_not_start(
         ShardWorker(nowhere, Model(tmp_path))
 
 
+@pytest.mark.xfail(reason="REST does not read `whole` yet", strict=True)
 def test_records_hold_what_the_api_answers(
     pictures: Callable[[int], Path], start: Start, tmp_path: Path, service: Service
 ) -> None:
@@ -72,6 +73,7 @@ def test_records_hold_what_the_api_answers(
         answer = httpx.post(
             f"{service.urls['rest']}/v1/hand-pose",
             content=(folder / record["image"]).read_bytes(),
+            params={"whole": "true"},
             headers={"Content-Type": "image/png", "X-Model-Variant": "lightweight"},
         ).json()
         its_own = {"request_id", "timings_ms"}
@@ -123,7 +125,12 @@ def test_parquet_holds_the_same_records(pictures: Callable[[int], Path], start: 
     assert second["problem"]["code"] == "unsupported_image_format"
 
 
-@pytest.mark.parametrize(("kind", "schema"), [("result", HandPose), ("problem", Problem)])
+of_the_api_to_come = pytest.mark.xfail(reason="REST's schema has no side and no rotation yet", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "schema"), [pytest.param("result", HandPose, marks=of_the_api_to_come), ("problem", Problem)]
+)
 def test_parquet_has_the_fields_of_the_api(kind: str, schema: type[BaseModel]) -> None:
     assert names_of(SCHEMA.field(kind).type) == names_in(schema.model_json_schema())
 
@@ -136,10 +143,12 @@ def names_of(kind: pa.DataType) -> Any:
 
 
 def names_in(schema: dict[str, Any], defs: dict[str, Any] | None = None) -> Any:
-    """The same of a JSON Schema."""
+    """The same of a JSON Schema; of what may be null, too."""
     defs = schema.get("$defs", {}) if defs is None else defs
     if "$ref" in schema:
         return names_in(defs[schema["$ref"].rpartition("/")[2]], defs)
+    if "anyOf" in schema:
+        return names_in(schema["anyOf"][0], defs)
     if "items" in schema:
         return names_in(schema["items"], defs)
     properties = schema.get("properties")

@@ -12,41 +12,12 @@ from PIL import Image
 
 from service.client.images import to_file_bytes
 from service.pose.images import UnsupportedImageError, decode_image, from_array, from_pillow
+from tests.support.images import PNG_MODES, as_file, as_png, noise
 
 ORIENTATIONS = st.integers(1, 8)
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 SEEDS = st.integers(0, 2**32 - 1)
-AS_PNG = ("1", "L", "LA", "P", "P with transparent colours", "RGB", "RGB with a transparent colour", "RGBA", "I;16")
 EXAMPLES = settings(max_examples=120, deadline=None)
-
-
-def noise(mode: str, size: tuple[int, int], seed: int) -> Image.Image:
-    """A picture of random pixels, transparent in places if its mode can be."""
-    random = np.random.default_rng(seed)
-    if mode == "I;16":
-        return Image.fromarray(random.integers(0, 65_536, size[::-1], np.uint16))
-    picture = Image.fromarray(random.integers(0, 256, (*size[::-1], 3), np.uint8)).convert(
-        mode.split(" ", maxsplit=1)[0]
-    )
-    if mode in ("LA", "RGBA"):
-        picture.putalpha(Image.fromarray(random.integers(0, 256, size[::-1], np.uint8)))
-    return picture
-
-
-def as_file(picture: Image.Image, kind: str, orientation: int = 1, **options: Any) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, exif=exif, **options)
-    return buffer.getvalue()
-
-
-def as_png(mode: str, size: tuple[int, int], seed: int, orientation: int) -> bytes:
-    transparent: dict[str, dict[str, Any]] = {
-        "P with transparent colours": {"transparency": bytes(range(255, -1, -1))},
-        "RGB with a transparent colour": {"transparency": (1, 2, 3)},
-    }
-    return as_file(noise(mode, size, seed), "PNG", orientation, **transparent.get(mode, {}))
 
 
 def assert_same(picture: Image.Image, expected: Image.Image) -> None:
@@ -55,7 +26,7 @@ def assert_same(picture: Image.Image, expected: Image.Image) -> None:
 
 
 @EXAMPLES
-@given(st.sampled_from(AS_PNG), SIZES, SEEDS, ORIENTATIONS)
+@given(st.sampled_from(PNG_MODES), SIZES, SEEDS, ORIENTATIONS)
 def test_a_pillow_image_is_what_its_file_gives(mode: str, size: tuple[int, int], seed: int, orientation: int) -> None:
     data = as_png(mode, size, seed, orientation)
     from_file = decode_image(data).pixels

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import numpy as np
@@ -15,7 +16,7 @@ from service.inference.ports import DropReason
 from service.pose.keypoints import KEYPOINT_NAMES
 from service.rpc.handpose.v1 import hand_pose_pb2 as pb
 from service.rpc.servicer import RpcPolicy
-from tests.support.backend import spread_keypoints
+from tests.support.backend import detection, spread_keypoints
 from tests.support.gateway import Gateway, details_of, refusal_of
 from tests.support.images import image_bytes, picture
 from tests.support.models import INPUT_SIZE
@@ -28,8 +29,8 @@ def numbers(response: pb.EstimateResponse) -> list[tuple[float, float]]:
     return [(point.x, point.y) for point in response.hands[0].keypoints]
 
 
-async def test_an_image_gets_its_named_keypoints(gateway: Gateway) -> None:
-    answer = await gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO))
+async def test_a_picture_that_is_one_hand_gets_its_named_keypoints(gateway: Gateway) -> None:
+    answer = await gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO, whole=True))
 
     (hand,) = answer.hands
     assert [point.name for point in hand.keypoints] == list(KEYPOINT_NAMES)
@@ -39,6 +40,83 @@ async def test_an_image_gets_its_named_keypoints(gateway: Gateway) -> None:
     assert (answer.model.name, answer.model.version, answer.model.routed_by) == ("cpm_lightweight", 1, "default")
     assert answer.timings.total_ms > 0
     assert hand.score == pytest.approx(1.0, abs=0.1)
+    assert hand.box == pb.Box(width=INPUT_SIZE, height=INPUT_SIZE)
+    assert not hand.HasField("handedness")
+    assert not gateway.backend.searches
+
+
+async def test_hands_that_are_found_come_best_first_with_side_rotation_and_a_tight_box(gateway: Gateway) -> None:
+    gateway.backend.detections = (
+        detection(0.25, 0.25, 0.2, score=0.81, right=0.25),
+        detection(0.75, 0.75, 0.2, right=0.875),
+    )
+
+    answer = await gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO))
+
+    assert [each.handedness.label for each in answer.hands] == ["right", "left"]
+    assert [each.handedness.score for each in answer.hands] == pytest.approx([0.875, 0.75])
+    assert [each.score for each in answer.hands] == pytest.approx([1.0, 0.9], abs=0.05)
+    for hand in answer.hands:
+        xs, ys = ([getattr(point, axis) for point in hand.keypoints] for axis in "xy")
+        assert (hand.box.x, hand.box.width) == pytest.approx((min(xs), max(xs) - min(xs)))
+        assert (hand.box.y, hand.box.height) == pytest.approx((min(ys), max(ys) - min(ys)))
+        wrist, middle_mcp = hand.keypoints[0], hand.keypoints[9]
+        turn = math.degrees(math.atan2(middle_mcp.x - wrist.x, wrist.y - middle_mcp.y))
+        assert hand.rotation_degrees == pytest.approx(turn)
+    assert answer.timings.detection_ms > 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "scores"),
+    [
+        ({}, [0.9, 0.8, 0.7, 0.6]),
+        ({"max_hands": 16}, [0.9, 0.8, 0.7, 0.6, 0.5]),
+        ({"max_hands": 1}, [0.9]),
+        ({"min_score": 0.75}, [0.9, 0.8]),
+        ({"min_score": 1.0}, []),
+        ({"max_hands": 16, "min_score": 0.0}, [0.9, 0.8, 0.7, 0.6, 0.5, 0.35]),
+    ],
+    ids=str,
+)
+async def test_as_many_hands_as_asked_for_are_found_that_score_enough(
+    gateway: Gateway, asked: dict[str, Any], scores: list[float]
+) -> None:
+    # The keypoints of every hand score nearly 1.
+    places = [(0.2, 0.2), (0.5, 0.2), (0.8, 0.2), (0.2, 0.8), (0.5, 0.8), (0.8, 0.8)]
+    wanted = (0.9, 0.8, 0.7, 0.6, 0.52, 0.36)
+    gateway.backend.detections = [
+        detection(x, y, 0.15, score=score**2) for (x, y), score in zip(places, wanted, strict=True)
+    ]
+
+    answer = await gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO, **asked))
+
+    assert [each.score for each in answer.hands] == pytest.approx(scores, abs=0.04)
+
+
+async def test_a_picture_without_a_hand_is_answered_with_none(gateway: Gateway) -> None:
+    gateway.backend.detections = ()
+
+    answer = await gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO))
+    batch = await gateway.stub().EstimateBatch(
+        pb.EstimateBatchRequest(requests=[pb.EstimateRequest(image=PHOTO), pb.EstimateRequest(image=PHOTO, whole=True)])
+    )
+
+    assert (len(answer.hands), answer.model.name, answer.image.width) == (0, "cpm_lightweight", INPUT_SIZE)
+    assert [len(each.estimate.hands) for each in batch.results] == [0, 1]
+
+
+async def test_without_a_detector_rois_and_whole_pictures_are_answered_all_the_same(gateway: Gateway) -> None:
+    gateway.backend.without_detector = True
+    roi = pb.Box(width=60, height=60)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO))
+    whole = await gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO, whole=True))
+    of_roi = await gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO, rois=[roi]))
+
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert details_of(caught.value).info.metadata["code"] == "no_detector"
+    assert (len(whole.hands), len(of_roi.hands)) == (1, 1)
 
 
 async def test_rois_are_answered_in_their_order(gateway: Gateway) -> None:
@@ -82,6 +160,14 @@ async def test_a_request_without_an_id_that_is_fit_for_a_log_gets_one(gateway: G
             grpc.StatusCode.INVALID_ARGUMENT,
             "invalid_roi",
         ),
+        (pb.EstimateRequest(image=PHOTO, max_hands=0), "", grpc.StatusCode.INVALID_ARGUMENT, "invalid_option"),
+        (pb.EstimateRequest(image=PHOTO, min_score=1.1), "", grpc.StatusCode.INVALID_ARGUMENT, "invalid_option"),
+        (
+            pb.EstimateRequest(image=PHOTO, whole=True, rois=[pb.Box(x=0, y=0, width=60, height=60)]),
+            "",
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "invalid_option",
+        ),
         (pb.EstimateRequest(image=PHOTO), "enormous", grpc.StatusCode.NOT_FOUND, "unknown_variant"),
         (pb.EstimateRequest(image=PHOTO), "standard@9", grpc.StatusCode.NOT_FOUND, "unknown_version"),
     ],
@@ -96,7 +182,7 @@ async def test_a_wrong_request_is_told_what_was_wrong(
     details = details_of(caught.value)
     assert details.info.metadata["code"] == code
     assert details.info.metadata["request_id"] == "r-1"
-    assert (details.bad_request is not None) == (code == "invalid_roi")
+    assert (details.bad_request is not None) == (code in ("invalid_roi", "invalid_option"))
 
 
 @pytest.mark.parametrize(
@@ -120,6 +206,28 @@ async def test_failures_of_the_model_become_statuses_with_a_time_to_retry(
     assert caught.value.code() == status
     assert (details.retry.retry_delay.ToMilliseconds() / 1000 if details.retry else None) == retry_s
     assert "secret" not in f"{caught.value.details()}{details.status}"
+
+
+@pytest.mark.parametrize("name", ["x-model-varient", "x-model-", "x-request-timeout-ms"])
+async def test_metadata_that_looks_like_ours_and_is_not_read_is_refused_with_what_is(
+    gateway: Gateway, name: str
+) -> None:
+    wrong = ((name, "7"),)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO), metadata=wrong)
+    of_stream = await refusal_of(gateway.stub().EstimateStream(metadata=wrong))
+
+    for error in (caught.value, of_stream):
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert details_of(error).info.metadata["code"] == "unknown_metadata"
+        assert "x-model-variant, x-client-id, x-request-id" in (error.details() or "")
+
+
+async def test_metadata_of_proxies_is_let_pass(gateway: Gateway) -> None:
+    others = (("x-forwarded-for", "192.0.2.1"), ("x-request-start", "t=1"), ("x-envoy-attempt-count", "1"))
+
+    assert (await gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO), metadata=others)).hands
 
 
 async def test_a_full_queue_answers_at_once_and_says_when_to_retry(workers: ThreadPoolExecutor) -> None:
@@ -321,8 +429,6 @@ async def test_a_stream_follows_the_hand_that_it_found(gateway: Gateway) -> None
     first, second = [answer async for answer in gateway.stub().EstimateStream(frames(2))]
 
     assert (first.tracked, second.tracked) == (False, True)
-    assert first.estimate.hands[0].box.width == INPUT_SIZE
-    assert second.estimate.hands[0].box.width < INPUT_SIZE
     assert list(first.track_ids) == list(second.track_ids) == [1]
 
 
@@ -372,6 +478,8 @@ async def test_a_stream_that_is_used_wrongly_ends_with_its_code(
         pb.StreamOptions(smoothing=pb.OneEuro(beta=-1)),
         pb.StreamOptions(smoothing=pb.OneEuro(min_cutoff_hz=math.inf)),
         pb.StreamOptions(frame_timeout={"seconds": -1}),
+        pb.StreamOptions(max_hands=17),
+        pb.StreamOptions(min_score=-0.5),
     ],
 )
 async def test_impossible_stream_options_are_refused(gateway: Gateway, options: pb.StreamOptions) -> None:

@@ -22,12 +22,18 @@ class Box(_message.Message):
     def __init__(self, x: _Optional[float] = ..., y: _Optional[float] = ..., width: _Optional[float] = ..., height: _Optional[float] = ...) -> None: ...
 
 class EstimateRequest(_message.Message):
-    __slots__ = ("image", "rois")
+    __slots__ = ("image", "rois", "max_hands", "min_score", "whole")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     ROIS_FIELD_NUMBER: _ClassVar[int]
+    MAX_HANDS_FIELD_NUMBER: _ClassVar[int]
+    MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
     image: bytes
     rois: _containers.RepeatedCompositeFieldContainer[Box]
-    def __init__(self, image: _Optional[bytes] = ..., rois: _Optional[_Iterable[_Union[Box, _Mapping]]] = ...) -> None: ...
+    max_hands: int
+    min_score: float
+    whole: bool
+    def __init__(self, image: _Optional[bytes] = ..., rois: _Optional[_Iterable[_Union[Box, _Mapping]]] = ..., max_hands: _Optional[int] = ..., min_score: _Optional[float] = ..., whole: _Optional[bool] = ...) -> None: ...
 
 class Keypoint(_message.Message):
     __slots__ = ("id", "name", "x", "y", "x_norm", "y_norm", "score", "sigma")
@@ -49,15 +55,27 @@ class Keypoint(_message.Message):
     sigma: float
     def __init__(self, id: _Optional[int] = ..., name: _Optional[str] = ..., x: _Optional[float] = ..., y: _Optional[float] = ..., x_norm: _Optional[float] = ..., y_norm: _Optional[float] = ..., score: _Optional[float] = ..., sigma: _Optional[float] = ...) -> None: ...
 
+class Handedness(_message.Message):
+    __slots__ = ("label", "score")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    score: float
+    def __init__(self, label: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
+
 class Hand(_message.Message):
-    __slots__ = ("score", "box", "keypoints")
+    __slots__ = ("score", "box", "keypoints", "handedness", "rotation_degrees")
     SCORE_FIELD_NUMBER: _ClassVar[int]
     BOX_FIELD_NUMBER: _ClassVar[int]
     KEYPOINTS_FIELD_NUMBER: _ClassVar[int]
+    HANDEDNESS_FIELD_NUMBER: _ClassVar[int]
+    ROTATION_DEGREES_FIELD_NUMBER: _ClassVar[int]
     score: float
     box: Box
     keypoints: _containers.RepeatedCompositeFieldContainer[Keypoint]
-    def __init__(self, score: _Optional[float] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., keypoints: _Optional[_Iterable[_Union[Keypoint, _Mapping]]] = ...) -> None: ...
+    handedness: Handedness
+    rotation_degrees: float
+    def __init__(self, score: _Optional[float] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., keypoints: _Optional[_Iterable[_Union[Keypoint, _Mapping]]] = ..., handedness: _Optional[_Union[Handedness, _Mapping]] = ..., rotation_degrees: _Optional[float] = ...) -> None: ...
 
 class ModelUsed(_message.Message):
     __slots__ = ("name", "variant", "version", "label", "routed_by")
@@ -82,18 +100,20 @@ class ImageSize(_message.Message):
     def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
 class Timings(_message.Message):
-    __slots__ = ("decode_ms", "queue_ms", "inference_ms", "postprocess_ms", "total_ms")
+    __slots__ = ("decode_ms", "queue_ms", "inference_ms", "postprocess_ms", "total_ms", "detection_ms")
     DECODE_MS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
     INFERENCE_MS_FIELD_NUMBER: _ClassVar[int]
     POSTPROCESS_MS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_MS_FIELD_NUMBER: _ClassVar[int]
+    DETECTION_MS_FIELD_NUMBER: _ClassVar[int]
     decode_ms: float
     queue_ms: float
     inference_ms: float
     postprocess_ms: float
     total_ms: float
-    def __init__(self, decode_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., inference_ms: _Optional[float] = ..., postprocess_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
+    detection_ms: float
+    def __init__(self, decode_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., inference_ms: _Optional[float] = ..., postprocess_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., detection_ms: _Optional[float] = ...) -> None: ...
 
 class EstimateResponse(_message.Message):
     __slots__ = ("request_id", "model", "image", "hands", "timings")
@@ -160,16 +180,22 @@ class EstimateStreamRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[StreamOptions, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ...) -> None: ...
 
 class StreamOptions(_message.Message):
-    __slots__ = ("tracking", "smoothing", "latest_only", "frame_timeout")
+    __slots__ = ("tracking", "smoothing", "latest_only", "frame_timeout", "max_hands", "min_score", "whole")
     TRACKING_FIELD_NUMBER: _ClassVar[int]
     SMOOTHING_FIELD_NUMBER: _ClassVar[int]
     LATEST_ONLY_FIELD_NUMBER: _ClassVar[int]
     FRAME_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    MAX_HANDS_FIELD_NUMBER: _ClassVar[int]
+    MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
     tracking: bool
     smoothing: OneEuro
     latest_only: bool
     frame_timeout: _duration_pb2.Duration
-    def __init__(self, tracking: _Optional[bool] = ..., smoothing: _Optional[_Union[OneEuro, _Mapping]] = ..., latest_only: _Optional[bool] = ..., frame_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    max_hands: int
+    min_score: float
+    whole: bool
+    def __init__(self, tracking: _Optional[bool] = ..., smoothing: _Optional[_Union[OneEuro, _Mapping]] = ..., latest_only: _Optional[bool] = ..., frame_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_hands: _Optional[int] = ..., min_score: _Optional[float] = ..., whole: _Optional[bool] = ...) -> None: ...
 
 class OneEuro(_message.Message):
     __slots__ = ("min_cutoff_hz", "beta", "derivative_cutoff_hz")
