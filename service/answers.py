@@ -6,7 +6,7 @@ of a ServiceError is in its problem, and of an internal one not even that.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -69,6 +69,7 @@ def estimate_values(estimate: Estimate, request_id: str) -> dict[str, Any]:
 
 def _hand_values(hand: Hand, width: int, height: int) -> dict[str, Any]:
     box, side = hand.box_in_image, hand.handedness
+    named = hand.detection_score is None  # the box is the sender's own
     table = np.empty((len(KEYPOINT_NAMES), len(_STEPS)))
     table[:, 0:2] = hand.keypoints_in_image
     table[:, 2:4] = hand.keypoints_in_image / (width, height)
@@ -80,12 +81,7 @@ def _hand_values(hand: Hand, width: int, height: int) -> dict[str, Any]:
     return {
         "score": round(hand.score, 4),
         "handedness": None if side is None else {"label": side.label, "score": round(side.score, 4)},
-        "box": {
-            "x": round(box.x, 2),
-            "y": round(box.y, 2),
-            "width": round(box.width, 2),
-            "height": round(box.height, 2),
-        },
+        "box": {name: edge if named else round(edge, 2) for name, edge in asdict(box).items()},
         "rotation_degrees": round(hand.rotation_degrees, 2),
         "keypoints": [
             {

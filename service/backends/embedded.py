@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from service.backends.repository import Servable, as_served, resolve
+from service.backends.repository import Servable, as_served, detector_among, resolve, variants_among
 from service.inference.errors import (
     DeadlineExceededError,
     InternalError,
@@ -22,7 +22,7 @@ from service.inference.errors import (
     UnavailableError,
     UnknownModelError,
 )
-from service.inference.models import ModelReference, ServedModel
+from service.inference.models import DETECTOR_NAME, AnyModel, ModelReference, ServedDetector, ServedModel
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Key = tuple[str, int]
@@ -39,8 +39,8 @@ class EmbeddedBackend:
     is being done. `load` may be called again, with other versions, while requests are being answered.
 
     Args:
-        open_servable: loads a servable; what it returns maps crops uint8 [N, H, W, 3] to belief maps float32
-            [N, H / 8, W / 8, 22], blocking, and raises ServiceErrors only.
+        open_servable: loads a servable; what it returns maps crops uint8 [N, H, W, 3] to what `Backend.predict`
+            answers, blocking, and raises ServiceErrors only.
         inference: the threads that models run in, one for each batch that may run at the same time.
         warm_up_sizes: batch sizes that are run once before a model counts as loaded, because the first run of a size
             is slower.
@@ -63,7 +63,7 @@ class EmbeddedBackend:
         self._loading = loading or inference
         self._linger_s = linger_s
         self._runs: dict[Key, Run] = {}
-        self._models: tuple[ServedModel, ...] = ()
+        self._models: tuple[AnyModel, ...] = ()
         self._state: str | None = "no model has been loaded yet"
 
     async def load(self, servables: Sequence[Servable]) -> None:
@@ -95,22 +95,26 @@ class EmbeddedBackend:
         self._state = None
 
     def models(self) -> Sequence[ServedModel]:
-        return self._models
+        return variants_among(self._models)
 
     def resolve(self, reference: ModelReference) -> ServedModel:
         try:
-            return resolve(self._models, reference)
+            return resolve(self.models(), reference)
         except UnknownModelError as error:
             if self._state is None:
                 raise
-            raise UnavailableError(
-                f"the model {reference} is not there yet: the service is starting",
-                code="loading",
-                retry_after_s=_RETRY_WHILE_LOADING_S,
-            ) from error
+            raise _loading(f"the model {reference}") from error
+
+    def detector(self) -> ServedDetector:
+        try:
+            return detector_among(self._models)
+        except UnavailableError as error:
+            if self._state is None:
+                raise
+            raise _loading("the hand detector") from error
 
     async def predict(
-        self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], *, timeout_s: float
+        self, model: AnyModel, crops: Sequence[NDArray[np.uint8]], *, timeout_s: float
     ) -> NDArray[np.float32]:
         if (run := self._runs.get(_key(model))) is None:
             # It was when the request was routed: the same request will be routed elsewhere.
@@ -124,6 +128,8 @@ class EmbeddedBackend:
             raise DeadlineExceededError("the request's time was up while the model ran") from error
 
     async def not_ready(self) -> str | None:
+        if self._state is None and not any(isinstance(each, ServedDetector) for each in self._models):
+            return f"there is no {DETECTOR_NAME} to look for hands with; export it with: make models"
         return self._state
 
     def _let_go_of(self, key: Key) -> None:
@@ -151,5 +157,11 @@ def _run(run: Run, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         raise InternalError("the model failed to run") from error
 
 
-def _key(model: ServedModel) -> Key:
+def _loading(what: str) -> UnavailableError:
+    return UnavailableError(
+        f"{what} is not there yet: the service is starting", code="loading", retry_after_s=_RETRY_WHILE_LOADING_S
+    )
+
+
+def _key(model: AnyModel) -> Key:
     return model.name, model.version

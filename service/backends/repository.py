@@ -5,15 +5,26 @@ no model is loaded, and TensorFlow is not needed.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from service.inference.errors import UnknownModelError
-from service.inference.models import STABLE_LABEL, ModelCard, ModelReference, ServedModel
+from service.inference.errors import UnavailableError, UnknownModelError
+from service.inference.models import (
+    DETECTOR_NAME,
+    STABLE_LABEL,
+    AnyCard,
+    AnyModel,
+    DetectorCard,
+    ModelCard,
+    ModelReference,
+    ServedDetector,
+    ServedModel,
+    served,
+)
 
 CARD_NAME: Final = "model_card.json"
 
@@ -29,7 +40,7 @@ class Servable:
     """One version of one model on disk."""
 
     folder: Path
-    card: ModelCard
+    card: AnyCard
 
     def __str__(self) -> str:
         return f"{self.card.name} version {self.card.version}"
@@ -71,13 +82,26 @@ def resolve(models: Sequence[ServedModel], reference: ModelReference) -> ServedM
     )
 
 
-def as_served(servables: Sequence[Servable]) -> tuple[ServedModel, ...]:
+def as_served(servables: Sequence[Servable]) -> tuple[AnyModel, ...]:
     """The servables as models that can be asked; of each model the newest version is labelled "stable"."""
     cards = [each.card for each in servables]
     newest = {card.name: card.version for card in sorted(cards, key=lambda card: card.version)}
-    return tuple(
-        ServedModel(card.version, (STABLE_LABEL,) if newest[card.name] == card.version else (), card) for card in cards
-    )
+    return tuple(served(card, (STABLE_LABEL,) if newest[card.name] == card.version else ()) for card in cards)
+
+
+def variants_among(models: Iterable[AnyModel]) -> tuple[ServedModel, ...]:
+    """Those that find keypoints."""
+    return tuple(each for each in models if isinstance(each, ServedModel))
+
+
+def detector_among(models: Iterable[AnyModel]) -> ServedDetector:
+    """The hand detector: the version labelled "stable", else the newest. Raises UnavailableError if there is none."""
+    found = [each for each in models if isinstance(each, ServedDetector)]
+    if not found:
+        raise UnavailableError(
+            f"there is no {DETECTOR_NAME} to look for hands with; give rois, or whole=true", code="no_detector"
+        )
+    return max(found, key=lambda each: (STABLE_LABEL in each.labels, each.version))
 
 
 def read_servable(folder: Path) -> Servable:
@@ -86,7 +110,8 @@ def read_servable(folder: Path) -> Servable:
     Raises:
         ServableError: if its card cannot be read, does not fit this gateway, or is that of another servable.
     """
-    card = read_card(folder, ModelCard)
+    card: AnyCard
+    card = read_card(folder, DetectorCard) if folder.parent.name == DETECTOR_NAME else read_card(folder, ModelCard)
     if (card.name, str(card.version)) != (folder.parent.name, folder.name):
         path = folder / CARD_NAME
         raise ServableError(f"{path} is the card of {card.name}/{card.version}, not the folder it lies in")

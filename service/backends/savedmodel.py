@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.backends.repository import Servable, ServableError
 from service.inference.errors import InternalError, UnavailableError
-from service.inference.models import INPUT_NAME, OUTPUT_NAME, SIGNATURE_NAME
+from service.inference.models import DETECTOR_OUTPUT_NAME, INPUT_NAME, OUTPUT_NAME, SIGNATURE_NAME, DetectorCard
 from service.pose.keypoints import CHANNEL_COUNT
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -72,8 +72,8 @@ def open_servable(servable: Servable) -> Run:
     """Load a SavedModel and check that it is what its card says.
 
     Returns:
-        A function from crops, uint8 [N, H, W, 3], to belief maps, float32 [N, H / 8, W / 8, 22]. It may be called from
-        any thread, and raises ServiceErrors only.
+        A function from crops, uint8 [N, H, W, 3], to what `Backend.predict` answers. It may be called from any thread,
+        and raises ServiceErrors only.
 
     Raises:
         ServableError: if it does not load or has another signature.
@@ -89,9 +89,11 @@ def open_servable(servable: Servable) -> Run:
     # Called as it is. Measured on two CPU cores with the lightweight model: with its variables frozen into constants it
     # takes as long (1.0) and 1.4 times the memory, compiled by XLA more than five times as long.
 
+    output_name = _output_of(servable)[0]
+
     def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         try:
-            result: NDArray[np.float32] = signature(**{INPUT_NAME: tf.constant(crops)})[OUTPUT_NAME].numpy()
+            result: NDArray[np.float32] = signature(**{INPUT_NAME: tf.constant(crops)})[output_name].numpy()
         except tf.errors.ResourceExhaustedError as error:
             raise UnavailableError("the model ran out of memory; try again", retry_after_s=1.0) from error
         except (tf.errors.OpError, ValueError, TypeError) as error:
@@ -101,15 +103,23 @@ def open_servable(servable: Servable) -> Run:
     return run
 
 
+def _output_of(servable: Servable) -> tuple[str, Any]:
+    """Name and TensorSpec of what comes out of a servable."""
+    if isinstance(servable.card, DetectorCard):
+        shape = [None, servable.card.detections, len(servable.card.columns)]
+        return DETECTOR_OUTPUT_NAME, tf.TensorSpec(shape, tf.float32)
+    return OUTPUT_NAME, tf.TensorSpec([None, None, None, CHANNEL_COUNT], tf.float32)
+
+
 def _check(servable: Servable, signature: Any) -> None:
     """Names, types and shapes of the signature are those that the gateway calls it with."""
     inputs: dict[str, Any] = signature.structured_input_signature[1]
     outputs: dict[str, Any] = signature.structured_outputs
     expected_input = tf.TensorSpec([None, None, None, 3], tf.uint8)
-    expected_output = tf.TensorSpec([None, None, None, CHANNEL_COUNT], tf.float32)
+    output_name, expected_output = _output_of(servable)
     for kind, specs, name, expected in (
         ("input", inputs, INPUT_NAME, expected_input),
-        ("output", outputs, OUTPUT_NAME, expected_output),
+        ("output", outputs, output_name, expected_output),
     ):
         if set(specs) != {name}:
             raise ServableError(f"{servable.folder}: its {kind}s are {sorted(specs)}, expected only {name}")

@@ -14,6 +14,11 @@ Variant = Literal["standard", "lightweight"]
 
 VARIANTS: Final[tuple[Variant, ...]] = ("standard", "lightweight")
 
+Kind = Literal["standard", "lightweight", "detector"]
+"""What a backend runs, as metrics, traces and the model servers' operators call it: a variant, or the hand detector."""
+
+DETECTOR: Final = "detector"
+
 DETECTOR_NAME: Final = "hand_detector"
 """The servable that finds hands in whole pictures, whatever the variant that then finds their keypoints."""
 
@@ -87,9 +92,14 @@ class ServedModel:
         return self.card.input_size, self.card.input_size
 
     @property
-    def kind(self) -> str:
-        """What metrics and traces call it: its variant."""
+    def kind(self) -> Kind:
+        """Its variant."""
         return self.variant
+
+    @property
+    def output_name(self) -> str:
+        """Of the signature's output."""
+        return OUTPUT_NAME
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -148,9 +158,14 @@ class ServedDetector:
         return self.card.input_size, self.card.input_size
 
     @property
-    def kind(self) -> str:
-        """What metrics and traces call it, in place of a variant."""
-        return "detector"
+    def kind(self) -> Kind:
+        """What it is called where models are called by their variant."""
+        return DETECTOR
+
+    @property
+    def output_name(self) -> str:
+        """Of the signature's output."""
+        return DETECTOR_OUTPUT_NAME
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -161,12 +176,22 @@ class ServedDetector:
 AnyModel = ServedModel | ServedDetector
 """Whatever a backend runs."""
 
+AnyCard = ModelCard | DetectorCard
+"""The card of whatever a backend runs."""
+
+
+def served(card: AnyCard, labels: tuple[str, ...]) -> AnyModel:
+    """The version that a card describes, as a model that runs."""
+    if isinstance(card, DetectorCard):
+        return ServedDetector(card.version, labels, card)
+    return ServedModel(card.version, labels, card)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelReference:
-    """How a request names a model: a variant, and perhaps one version or one label of it."""
+    """How a model is named: its kind, and perhaps one version or one label of it. Requests name variants only."""
 
-    variant: Variant
+    variant: Kind
     version: int | None = None
     label: str | None = None
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.backends.repository import as_served, newest_servables, resolve
+from service.backends.repository import as_served, newest_servables, resolve, variants_among
 from service.inference.estimates import DEFAULT_MIN_SCORE, MOST_HANDS
 from service.inference.models import ModelReference
 from service.offline.records import Format
@@ -193,5 +193,5 @@ def pinned(text: str, settings: Settings) -> str:
     reference = ModelReference.parse(text)
     if settings.backend != "embedded":
         return str(reference)
-    models = as_served(newest_servables(settings.model_repo, settings.versions_in_memory))
+    models = variants_among(as_served(newest_servables(settings.model_repo, settings.versions_in_memory)))
     return f"{reference.variant}@{resolve(models, reference).version}"

@@ -10,6 +10,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from service.backends.repository import variants_among
 from service.backends.tensorflow_serving.catalogue import Catalogue, PollPolicy
 from service.backends.tensorflow_serving.client import Endpoint, RetryPolicy
 from service.backends.tensorflow_serving.config_file import (
@@ -24,17 +25,26 @@ from service.backends.tensorflow_serving.wire import serving_pb2 as wire
 from service.inference.errors import DeadlineExceededError, InternalError, UnavailableError
 from service.inference.models import (
     CANARY_LABEL,
-    OUTPUT_NAME,
+    DETECTOR,
+    DETECTOR_NAME,
     STABLE_LABEL,
     VARIANTS,
+    AnyModel,
+    Kind,
     ModelReference,
+    ServedDetector,
     ServedModel,
-    Variant,
 )
 from service.inference.ports import Clock
 
 # The names of the servables, as `python -m trainer export` gives them.
-MODEL_NAMES: Final[Mapping[Variant, str]] = {variant: f"cpm_{variant}" for variant in VARIANTS}
+MODEL_NAMES: Final[Mapping[Kind, str]] = {
+    **{variant: f"cpm_{variant}" for variant in VARIANTS},
+    DETECTOR: DETECTOR_NAME,
+}
+    **{variant: f"cpm_{variant}" for variant in VARIANTS},
+    DETECTOR: DETECTOR_NAME,
+}
 
 _LOOK_EVERY_S: Final = 0.05
 
@@ -65,7 +75,7 @@ class TensorFlowServingBackend:
         *,
         repository: Path,
         clock: Clock,
-        names: Mapping[Variant, str] = MODEL_NAMES,
+        names: Mapping[Kind, str] = MODEL_NAMES,
         labels: Sequence[str] = (STABLE_LABEL, CANARY_LABEL),
         poll: PollPolicy | None = None,
         retry: RetryPolicy | None = None,
@@ -119,10 +129,17 @@ class TensorFlowServingBackend:
         await self.stop()
 
     def models(self) -> Sequence[ServedModel]:
-        return self._catalogue.models()
+        return variants_among(self._catalogue.models())
 
     def resolve(self, reference: ModelReference) -> ServedModel:
-        return self._catalogue.resolve(reference)
+        model = self._catalogue.resolve(reference)
+        assert isinstance(model, ServedModel)
+        return model
+
+    def detector(self) -> ServedDetector:
+        model = self._catalogue.resolve(ModelReference(DETECTOR))
+        assert isinstance(model, ServedDetector)
+        return model
 
     def refusal(self, reference: ModelReference) -> str | None:
         """Why a version that a model server has loaded, or has failed to load, is not served; None if nothing is."""
@@ -131,11 +148,11 @@ class TensorFlowServingBackend:
     async def not_ready(self) -> str | None:
         return self._catalogue.not_ready()
 
-    async def unavailable(self) -> set[tuple[Variant, int | None, str]]:
+    async def unavailable(self) -> set[tuple[Kind, int | None, str]]:
         """The versions that a server should have, and that cannot be asked there; see `Catalogue.unavailable`."""
         return self._catalogue.unavailable(await asyncio.to_thread(self._configured))
 
-    def _configured(self) -> dict[Variant, set[int]]:
+    def _configured(self) -> dict[Kind, set[int]]:
         if self._config_file is None:
             return {}
         try:
@@ -146,7 +163,7 @@ class TensorFlowServingBackend:
             return {}
 
     async def predict(
-        self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], *, timeout_s: float
+        self, model: AnyModel, crops: Sequence[NDArray[np.uint8]], *, timeout_s: float
     ) -> NDArray[np.float32]:
         deadline = self._clock.time() + timeout_s
         size = self._largest_batch or len(crops)
@@ -162,14 +179,14 @@ class TensorFlowServingBackend:
         return maps[0] if len(maps) == 1 else np.concatenate(maps)
 
     async def _predict(
-        self, model: ServedModel, crops: Sequence[NDArray[np.uint8]], deadline: float
+        self, model: AnyModel, crops: Sequence[NDArray[np.uint8]], deadline: float
     ) -> NDArray[np.float32]:
-        """Belief maps for a batch, sent as one. Raises _BatchTooLargeError if a smaller one may be taken."""
+        """The answer to a batch, sent as one. Raises _BatchTooLargeError if a smaller one may be taken."""
         if self._clock.time() >= deadline:
             raise DeadlineExceededError("the request's time was up before it could be sent to the model server")
         name = f"{model.name} version {model.version}"
         try:
-            request = predict_request(model.name, model.version, crops)
+            request = predict_request(model, crops)
             reply = await self._send(model, request, deadline)
         except CallError as error:
             if error.meaning is Meaning.BATCH_TOO_LARGE and len(crops) > 1:
@@ -180,16 +197,16 @@ class TensorFlowServingBackend:
                 self._catalogue.poll_now()
                 raise UnavailableError(f"{name} has just been unloaded", retry_after_s=0.5) from error
             raise translate(error, name) from error
-        if OUTPUT_NAME not in reply.outputs:
-            raise InternalError(f"{name} returned no {OUTPUT_NAME}")
+        if model.output_name not in reply.outputs:
+            raise InternalError(f"{name} returned no {model.output_name}")
         if reply.model_spec.version.value != model.version:
             raise InternalError(f"{name} was asked, but version {reply.model_spec.version.value} answered")
         try:
-            return from_tensor(reply.outputs[OUTPUT_NAME])
+            return from_tensor(reply.outputs[model.output_name])
         except ValueError as error:
-            raise InternalError(f"{name} returned belief maps that cannot be read: {error}") from error
+            raise InternalError(f"{name} returned {model.output_name} that cannot be read: {error}") from error
 
-    async def _send(self, model: ServedModel, request: wire.PredictRequest, deadline: float) -> wire.PredictResponse:
+    async def _send(self, model: AnyModel, request: wire.PredictRequest, deadline: float) -> wire.PredictResponse:
         """The reply of a server that has the version. If it is unreachable or busy, the next one is asked after a wait.
 
         Raises:

@@ -18,7 +18,7 @@ from service.backends.tensorflow_serving.failures import CallError, Meaning, one
 from service.backends.tensorflow_serving.version_check import check_version
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
 from service.inference.errors import UnavailableError, UnknownModelError
-from service.inference.models import STABLE_LABEL, ModelCard, ModelReference, ServedModel, Variant
+from service.inference.models import STABLE_LABEL, AnyCard, AnyModel, Kind, ModelReference, served
 from service.inference.ports import Clock
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class ModelState:
 
     states: Mapping[int, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
-    cards: dict[int, ModelCard] = field(default_factory=dict)
+    cards: dict[int, AnyCard] = field(default_factory=dict)
     refusals: dict[int, str] = field(default_factory=dict)
     checks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
 
@@ -97,7 +97,7 @@ class ServerState:
         trouble: what is wrong with it, for the operator.
     """
 
-    models: dict[Variant, ModelState]
+    models: dict[Kind, ModelState]
     answered_at: float | None = None
     failed_polls: int = 0
     trouble: str | None = "has not answered yet"
@@ -119,7 +119,7 @@ class Catalogue:
         self,
         endpoints: Sequence[Endpoint],
         *,
-        names: Mapping[Variant, str],
+        names: Mapping[Kind, str],
         repository: Path,
         labels: Sequence[str],
         clock: Clock,
@@ -132,14 +132,14 @@ class Catalogue:
         self._policy = policy
         self._servers = {endpoint: ServerState(self._nothing_known()) for endpoint in endpoints}
         self._poll_now = asyncio.Event()
-        self._models: tuple[ServedModel, ...] = ()
+        self._models: tuple[AnyModel, ...] = ()
 
     # What requests read
 
-    def models(self) -> Sequence[ServedModel]:
+    def models(self) -> Sequence[AnyModel]:
         return self._models
 
-    def resolve(self, reference: ModelReference) -> ServedModel:
+    def resolve(self, reference: ModelReference) -> AnyModel:
         """The version that a request means.
 
         Raises:
@@ -159,12 +159,12 @@ class Catalogue:
             code="unknown_label" if reference.label is not None else "unknown_version",
         )
 
-    def holders(self, model: ServedModel) -> list[Endpoint]:
+    def holders(self, model: AnyModel) -> list[Endpoint]:
         """The servers on which this version can run, by what they last said."""
         return [
             endpoint
             for endpoint, server in self._servers.items()
-            if self._is_fresh(server) and model.version in server.models[model.variant].ready()
+            if self._is_fresh(server) and model.version in server.models[model.kind].ready()
         ]
 
     def refusal(self, reference: ModelReference) -> str | None:
@@ -172,7 +172,7 @@ class Catalogue:
         models = (server.models[reference.variant] for server in self._servers.values())
         return next((why for model in models if (why := model.refusals.get(reference.version or 0)) is not None), None)
 
-    def unavailable(self, configured: Mapping[Variant, Collection[int]]) -> set[tuple[Variant, int | None, str]]:
+    def unavailable(self, configured: Mapping[Kind, Collection[int]]) -> set[tuple[Kind, int | None, str]]:
         """The versions that some server should have, and that cannot be asked there.
 
         Args:
@@ -182,7 +182,7 @@ class Catalogue:
             (variant, version, why). The version is None where nothing is known of any; why is "load_failed" or
             "not_available", which is normal while a version is being loaded and checked.
         """
-        found: set[tuple[Variant, int | None, str]] = set()
+        found: set[tuple[Kind, int | None, str]] = set()
         for variant in self._names:
             for server in self._servers.values():
                 model = server.models[variant]
@@ -282,7 +282,7 @@ class Catalogue:
                     model.forget(version)
             server.models = self._nothing_known()
 
-    async def _ask_for_versions(self, endpoint: Endpoint, variant: Variant, model: ModelState) -> None:
+    async def _ask_for_versions(self, endpoint: Endpoint, variant: Kind, model: ModelState) -> None:
         statuses = await endpoint.version_statuses(self._names[variant], self._policy.timeout_s)
         before, model.states = model.states, {version: each.state for version, each in statuses.items()}
         for version in before:
@@ -295,7 +295,7 @@ class Catalogue:
                 check = self._check(endpoint, variant, version, model)
                 model.checks[version] = asyncio.create_task(check, name=f"check of {variant}@{version}")
 
-    async def _ask_for_labels(self, endpoint: Endpoint, variant: Variant, model: ModelState) -> None:
+    async def _ask_for_labels(self, endpoint: Endpoint, variant: Kind, model: ModelState) -> None:
         name = self._names[variant]
         versions = await asyncio.gather(*(self._version_of(endpoint, name, label) for label in self._labels))
         labels = {label: at for label, at in zip(self._labels, versions, strict=True) if at is not None}
@@ -316,7 +316,7 @@ class Catalogue:
                 return None
             raise
 
-    async def _check(self, endpoint: Endpoint, variant: Variant, version: int, model: ModelState) -> None:
+    async def _check(self, endpoint: Endpoint, variant: Kind, version: int, model: ModelState) -> None:
         """Check a version until it can be served: its card may lag behind, its server be out of memory or time."""
         name = self._names[variant]
         folder = self._repository / name / str(version)
@@ -351,15 +351,15 @@ class Catalogue:
             # While a change of labels goes round, a label stands for what the first server says.
             labels = {label: at for state in reversed(states) for label, at in state.labels.items()}
             models += [
-                ServedModel(version, tuple(each for each in self._labels if labels.get(each) == version), card)
-                for version, card in sorted(cards.items())
+                served(card, tuple(each for each in self._labels if labels.get(each) == card.version))
+                for _, card in sorted(cards.items())
             ]
         if tuple(models) != self._models:
             names = (f"{each.name} version {each.version} {' '.join(each.labels)}".rstrip() for each in models)
             _log.info("models that can be asked: %s", ", ".join(names) or "none")
         self._models = tuple(models)
 
-    def _nothing_known(self) -> dict[Variant, ModelState]:
+    def _nothing_known(self) -> dict[Kind, ModelState]:
         return {variant: ModelState() for variant in self._names}
 
     def _is_fresh(self, server: ServerState) -> bool:
@@ -371,10 +371,10 @@ class Catalogue:
             return f"has not answered for more than {self._policy.stale_after_s:g} s"
         return server.trouble
 
-    def _candidates(self, variant: Variant) -> list[ServedModel]:
-        return [model for model in self._models if model.variant == variant]
+    def _candidates(self, variant: Kind) -> list[AnyModel]:
+        return [model for model in self._models if model.kind == variant]
 
-    def _chosen(self, reference: ModelReference) -> ServedModel | None:
+    def _chosen(self, reference: ModelReference) -> AnyModel | None:
         candidates = self._candidates(reference.variant)
         if reference.version is not None:
             return next((model for model in candidates if model.version == reference.version), None)

@@ -8,13 +8,15 @@ from google.protobuf.wrappers_pb2 import Int64Value
 from numpy.typing import NDArray
 
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
-from service.inference.models import INPUT_NAME, OUTPUT_NAME, SIGNATURE_NAME
+from service.inference.models import INPUT_NAME, SIGNATURE_NAME, AnyModel
 
 
-def predict_request(name: str, version: int, crops: Sequence[NDArray[np.uint8]]) -> wire.PredictRequest:
-    """The request for belief maps of a batch from exactly this version."""
+def predict_request(model: AnyModel, crops: Sequence[NDArray[np.uint8]]) -> wire.PredictRequest:
+    """The request for what exactly this version makes of a batch."""
     return wire.PredictRequest(
-        model_spec=version_spec(name, version), inputs={INPUT_NAME: to_tensor(crops)}, output_filter=[OUTPUT_NAME]
+        model_spec=version_spec(model.name, model.version),
+        inputs={INPUT_NAME: to_tensor(crops)},
+        output_filter=[model.output_name],
     )
 
 

@@ -42,8 +42,8 @@ from tests.support.running_service import Service
 PICTURE = picture(INPUT_SIZE, INPUT_SIZE)
 PHOTO = image_bytes(PICTURE)
 ONCE = RetryPolicy(attempts=1)
-KEYPOINTS = INPUT_SIZE / 2 + CROP_PADDING / 2 * (spread_keypoints(INPUT_SIZE) - INPUT_SIZE / 2)
-"""In the picture: the detector sees a hand in its middle, half as large."""
+KEYPOINTS = spread_keypoints(INPUT_SIZE)
+"""In the picture, all of which is shown to the model."""
 
 both = pytest.mark.parametrize("protocol", ["rest", "grpc"])
 

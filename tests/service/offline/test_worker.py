@@ -57,7 +57,6 @@ def test_a_worker_without_models_does_not_start(
         ShardWorker(nowhere, Model(tmp_path))
 
 
-@pytest.mark.xfail(reason="REST does not read `whole` yet", strict=True)
 def test_records_hold_what_the_api_answers(
     pictures: Callable[[int], Path], start: Start, tmp_path: Path, service: Service
 ) -> None:
