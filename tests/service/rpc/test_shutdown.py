@@ -26,7 +26,8 @@ from tests.support.images import image_bytes
 from tests.support.servables import write_card
 
 PHOTO = image_bytes()
-FRAME = pb.EstimateStreamRequest(frame=pb.Frame(image=PHOTO, id=7))
+ROI = {"x": 10, "y": 10, "width": 40, "height": 40}
+FRAME = pb.EstimateStreamRequest(frame=pb.Frame(image=PHOTO, id=7, rois=[pb.Box(**ROI)]))
 
 
 class GatedModels:
@@ -61,6 +62,7 @@ async def test_sigterm_answers_the_frames_it_has_and_ends_every_stream_cleanly(t
         stub = hand_pose_pb2_grpc.HandPoseServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
         call = stub.EstimateStream()
         await call.write(FRAME)
+        await socket.send(json.dumps({"rois": [ROI]}))
         await socket.send(PHOTO)
         assert (await call.read()).frame_id == 7
         assert "result" in json.loads(await socket.recv())
