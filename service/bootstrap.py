@@ -33,7 +33,7 @@ from service.inference.access import ApiKey, Doorkeeper
 from service.inference.byte_budget import ByteBudget
 from service.inference.decoding import ImageDecoder
 from service.inference.errors import ServiceError
-from service.inference.models import Variant
+from service.inference.models import Kind
 from service.inference.ports import Backend, Clock
 from service.inference.predictor import Predictor
 from service.inference.routing import Router, RoutingRules
@@ -257,8 +257,8 @@ def managed_servers(
 ) -> ManagedServers:
     """What `python -m service models` lists, promotes and rolls back; the arguments are those of `ManagedServers`."""
 
-    def backend_on(address: str, variant: Variant) -> TensorFlowServingBackend:
-        names, clock = {variant: MODEL_NAMES[variant]}, asyncio.get_running_loop()
+    def backend_on(address: str, kind: Kind) -> TensorFlowServingBackend:
+        names, clock = {kind: MODEL_NAMES[kind]}, asyncio.get_running_loop()
         return TensorFlowServingBackend([address], repository=repository, clock=clock, names=names, labels=())
 
     return ManagedServers(addresses, config_file, repository, backend_on, patience_s)

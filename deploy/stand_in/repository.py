@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from service.inference.models import ModelCard, Variant
+from service.inference.models import DETECTOR_NAME, AnyCard, DetectorCard, Kind, ModelCard, Variant
+from service.pose.detections import DETECTION_COLUMNS, DETECTIONS
 from service.pose.keypoints import KEYPOINT_NAMES
 
 INPUT_SIZE: Final = 128
 """Side of the input in pixels: 16 x 16 cells."""
+
+DETECTOR_INPUT_SIZE: Final = 64
 
 
 def model_card(variant: Variant = "lightweight", *, version: int = 1, input_size: int = INPUT_SIZE) -> ModelCard:
@@ -24,9 +27,24 @@ def model_card(variant: Variant = "lightweight", *, version: int = 1, input_size
     )
 
 
-def add_version(repository: Path, variant: Variant, version: int, *, input_size: int = INPUT_SIZE) -> Path:
+def detector_card(*, version: int = 1) -> DetectorCard:
+    """The card of a hand detector without measurements."""
+    return DetectorCard(
+        name=DETECTOR_NAME,
+        version=version,
+        columns=DETECTION_COLUMNS,
+        detections=DETECTIONS,
+        input_size=DETECTOR_INPUT_SIZE,
+    )
+
+
+def add_version(repository: Path, kind: Kind, version: int, *, input_size: int = INPUT_SIZE) -> Path:
     """A version folder that appears whole, as exporting makes it, with a card and no model."""
-    card = model_card(variant, version=version, input_size=input_size)
+    card: AnyCard
+    if kind == "detector":
+        card = detector_card(version=version)
+    else:
+        card = model_card(kind, version=version, input_size=input_size)
     folder = repository / card.name
     unfinished = folder / f".export-{version}"
     unfinished.mkdir(parents=True)
@@ -34,14 +52,15 @@ def add_version(repository: Path, variant: Variant, version: int, *, input_size:
     return unfinished.rename(folder / str(version))
 
 
-def config_text(repository: Path, models: Mapping[Variant, tuple[Sequence[int], Mapping[str, int]]]) -> str:
-    """A model server's configuration: for each variant its versions and its labels."""
+def config_text(repository: Path, models: Mapping[Kind, tuple[Sequence[int], Mapping[str, int]]]) -> str:
+    """A model server's configuration: for each model its versions and its labels."""
     text = ""
-    for variant, (versions, labels) in models.items():
+    for kind, (versions, labels) in models.items():
+        name = DETECTOR_NAME if kind == "detector" else f"cpm_{kind}"
         specific = " ".join(f"versions: {version}" for version in versions)
         labelled = " ".join(f'version_labels {{ key: "{key}" value: {value} }}' for key, value in labels.items())
         text += (
-            f'config {{ name: "cpm_{variant}" base_path: "{repository / f"cpm_{variant}"}" model_platform: "tensorflow"'
+            f'config {{ name: "{name}" base_path: "{repository / name}" model_platform: "tensorflow"'
             f" model_version_policy {{ specific {{ {specific} }} }} {labelled} }}\n"
         )
     return f"model_config_list {{\n{text}}}\n"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from service.inference.models import CANARY_LABEL, ModelReference, Variant
+from service.inference.models import CANARY_LABEL, Kind, ModelReference, Variant
 
 RoutedBy = Literal["header", "client", "weights", "canary", "default"]
 
@@ -60,7 +60,7 @@ class RoutingRules:
 
     default: ModelReference | None = None
     weights: Sequence[tuple[ModelReference, float]] = ()
-    canary: Mapping[Variant, float] = field(default_factory=lambda: MappingProxyType({}))
+    canary: Mapping[Kind, float] = field(default_factory=lambda: MappingProxyType({}))
     shadow: Sequence[ShadowRule] = ()
 
     def __post_init__(self) -> None:
@@ -137,7 +137,7 @@ class Router:
             return _weighted(rules.weights, drawn), "client" if client_id else "weights"
         return rules.default or self._default, "default"
 
-    def _shadow_of(self, rules: RoutingRules, variant: Variant) -> ModelReference | None:
+    def _shadow_of(self, rules: RoutingRules, variant: Kind) -> ModelReference | None:
         for rule in rules.shadow:
             if rule.source in (None, variant) and self._chance() < rule.share:
                 return rule.target

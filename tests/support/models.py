@@ -1,12 +1,10 @@
 """Model cards and served models for tests; the input is small, but no map of it is all border."""
 
-from deploy.stand_in.repository import INPUT_SIZE, model_card
-from service.inference.models import DetectorCard, ServedDetector, ServedModel, Variant
-from service.pose.detections import DETECTION_COLUMNS, DETECTIONS
+from deploy.stand_in.repository import DETECTOR_INPUT_SIZE as DETECTOR_SIZE
+from deploy.stand_in.repository import INPUT_SIZE, detector_card, model_card
+from service.inference.models import ServedDetector, ServedModel, Variant
 
 __all__ = ["DETECTOR_SIZE", "INPUT_SIZE", "model_card", "served_detector", "served_model"]
-
-DETECTOR_SIZE = 64
 
 
 def served_model(
@@ -20,11 +18,4 @@ def served_model(
 
 
 def served_detector(*, version: int = 1, labels: tuple[str, ...] = ("stable",)) -> ServedDetector:
-    card = DetectorCard(
-        name="hand_detector",
-        version=version,
-        columns=DETECTION_COLUMNS,
-        detections=DETECTIONS,
-        input_size=DETECTOR_SIZE,
-    )
-    return ServedDetector(version, labels, card)
+    return ServedDetector(version, labels, detector_card(version=version))

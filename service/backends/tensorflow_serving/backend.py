@@ -132,14 +132,22 @@ class TensorFlowServingBackend:
         return variants_among(self._catalogue.models())
 
     def resolve(self, reference: ModelReference) -> ServedModel:
-        model = self._catalogue.resolve(reference)
+        model = self.model(reference)
         assert isinstance(model, ServedModel)
         return model
 
     def detector(self) -> ServedDetector:
-        model = self._catalogue.resolve(ModelReference(DETECTOR))
+        model = self.model(ModelReference(DETECTOR))
         assert isinstance(model, ServedDetector)
         return model
+
+    def model(self, reference: ModelReference) -> AnyModel:
+        """Whatever a reference means; otherwise as `resolve`."""
+        return self._catalogue.resolve(reference)
+
+    def versions(self) -> set[int]:
+        """The versions, of any model, that can be asked now."""
+        return {model.version for model in self._catalogue.models()}
 
     def refusal(self, reference: ModelReference) -> str | None:
         """Why a version that a model server has loaded, or has failed to load, is not served; None if nothing is."""

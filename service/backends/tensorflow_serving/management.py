@@ -36,7 +36,7 @@ from service.backends.tensorflow_serving.golden import Golden, check_golden, gol
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
 from service.files import FileError
 from service.inference.errors import ServiceError
-from service.inference.models import CANARY_LABEL, STABLE_LABEL, ModelReference, Variant
+from service.inference.models import CANARY_LABEL, DETECTOR, STABLE_LABEL, Kind, ModelReference
 
 Report = Callable[[str], None]
 Versions = dict[int, wire.ModelVersionStatus]
@@ -61,14 +61,14 @@ class ManagedServers:
         addresses: "host:port" of every single server.
         config_file: their --model_config_file, as seen from here.
         repository: their models, as seen from here.
-        backend_on: a backend for one variant on one server.
+        backend_on: a backend for one model on one server.
         patience_s: how long loading a version may take.
     """
 
     addresses: tuple[str, ...]
     config_file: Path
     repository: Path
-    backend_on: Callable[[str, Variant], TensorFlowServingBackend]
+    backend_on: Callable[[str, Kind], TensorFlowServingBackend]
     patience_s: float = 300.0
 
 
@@ -245,7 +245,7 @@ async def _check(
     async with servers.backend_on(address, candidate.variant) as backend:
         try:
             async with asyncio.timeout(servers.patience_s):
-                while candidate.version not in {model.version for model in backend.models()}:
+                while candidate.version not in backend.versions():
                     if (reason := backend.refusal(candidate)) is not None:
                         raise ManagementError(f"{candidate} on {address} cannot be served: {reason}")
                     await asyncio.sleep(_POLL_S)
@@ -307,12 +307,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="versions, states and labels on every model server")
     promoting = commands.add_parser("promote", help="load a version, check it, and move a label to it")
-    promoting.add_argument("model", metavar="VARIANT@VERSION", help="for example lightweight@3")
+    promoting.add_argument("model", metavar="MODEL@VERSION", help="for example lightweight@3, or detector@2")
     promoting.add_argument(
         "--without-check", action="store_true", help="do not compare its answers with its card's golden ones"
     )
     rolling = commands.add_parser("rollback", help="move a label back to the version it stood for before")
-    rolling.add_argument("model", metavar="VARIANT", help="standard or lightweight")
+    rolling.add_argument("model", metavar="MODEL", help="standard, lightweight or detector")
     rolling.add_argument(
         "--in-file",
         action="store_true",
@@ -342,12 +342,24 @@ async def _run(arguments: argparse.Namespace, servers: ManagedServers) -> None:
         case "list":
             report(_table(await list_versions(servers)))
         case "promote":
-            reference = ModelReference.parse(arguments.model)
+            reference = _named(arguments.model)
             await promote(servers, reference, arguments.label, check=not arguments.without_check, report=report)
         case "rollback" if arguments.in_file:
-            roll_back_in_file(servers, ModelReference.parse(arguments.model), arguments.label, report=report)
+            roll_back_in_file(servers, _named(arguments.model), arguments.label, report=report)
         case "rollback":
-            await roll_back(servers, ModelReference.parse(arguments.model), arguments.label, report=report)
+            await roll_back(servers, _named(arguments.model), arguments.label, report=report)
+
+
+def _named(text: str) -> ModelReference:
+    """What an operator names: as in requests, or the detector with a version."""
+    name, _, version = text.strip().partition("@")
+    if name != DETECTOR:
+        return ModelReference.parse(text)
+    if not version:
+        return ModelReference(DETECTOR)
+    if not (version.isascii() and version.isdigit()):
+        raise ManagementError(f"name the version to promote: {DETECTOR}@3")
+    return ModelReference(DETECTOR, version=int(version))
 
 
 def _table(rows: Sequence[dict[str, str]]) -> str:

@@ -32,7 +32,6 @@ from service.client import (
 from service.inference.errors import OverloadedError
 from service.pose.images import decode_image
 from service.pose.keypoints import KEYPOINT_NAMES
-from service.pose.preprocessing import CROP_PADDING
 from tests.support.backend import spread_keypoints
 from tests.support.gateway import Gateway
 from tests.support.images import PNG_MODES, as_png, image_bytes, picture
