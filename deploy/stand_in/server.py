@@ -39,8 +39,11 @@ import numpy as np
 from google.protobuf import text_format
 from numpy.typing import NDArray
 
+from service.inference.models import DETECTOR_NAME
+from service.pose.detections import DETECTION_COLUMNS, DETECTIONS
 from service.pose.heatmaps import STRIDE, encode
 from service.pose.keypoints import CHANNEL_COUNT, KEYPOINT_COUNT
+from service.pose.preprocessing import CROP_PADDING
 
 Images = NDArray[np.uint8]
 Maps = NDArray[np.float32]
@@ -96,6 +99,9 @@ class MarkedModel:
 
     Keypoints 0 to 19 lie at (red / 256, green / 256) of the input, by the mean colour of its middle. Keypoint 20 tells
     the version: (version % 8 + 1) tenths from the left, half-way down.
+
+    A version of the hand detector answers with one upright right hand, of a size that has the other models see all of
+    the picture.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -105,6 +111,7 @@ class MarkedModel:
                 " the directory exists and that you have the right permissions for accessing it."
             )
         self.version = int(folder.name)
+        self._detects = folder.parent.name == DETECTOR_NAME
 
     def signatures(self) -> Any:
         from tensorflow_serving.apis import get_model_metadata_pb2
@@ -112,17 +119,25 @@ class MarkedModel:
         found = get_model_metadata_pb2.SignatureDefMap()
         signature = found.signature_def[SIGNATURE]
         signature.method_name = "tensorflow/serving/predict"
-        for tensors, name, dtype, channels in (
-            (signature.inputs, "image", 4, 3),
-            (signature.outputs, "belief_maps", 1, CHANNEL_COUNT),
+        answers: tuple[str, tuple[int, ...]] = ("belief_maps", (-1, -1, -1, CHANNEL_COUNT))
+        if self._detects:
+            answers = ("detections", (-1, DETECTIONS, len(DETECTION_COLUMNS)))
+        for tensors, dtype, (name, shape) in (
+            (signature.inputs, 4, ("image", (-1, -1, -1, 3))),
+            (signature.outputs, 1, answers),
         ):
             tensors[name].name = f"{name}:0"
             tensors[name].dtype = dtype
-            for size in (-1, -1, -1, channels):
+            for size in shape:
                 tensors[name].tensor_shape.dim.add(size=size)
         return found
 
     def run(self, images: Images) -> Maps:
+        if self._detects:
+            side = images.shape[1]
+            rows = np.zeros((len(images), DETECTIONS, len(DETECTION_COLUMNS)), np.float32)
+            rows[:, 0] = (1.0, side / 2, side / 2, side / CROP_PADDING, 0.0, -1.0, 1.0)
+            return rows
         height, width = images.shape[1:3]
         middle = images[:, height // 4 : -height // 4, width // 4 : -width // 4]
         colours = middle.mean(axis=(1, 2)) / 256
@@ -155,7 +170,8 @@ class SavedModel:
         return found
 
     def run(self, images: Images) -> Maps:
-        maps: Maps = self._function(image=self._constant(images))["belief_maps"].numpy()
+        (answer,) = self._function(image=self._constant(images)).values()
+        maps: Maps = answer.numpy()
         return maps
 
 
@@ -612,7 +628,8 @@ class Server:
         reply.model_spec.name = request.model_spec.name
         reply.model_spec.version.value = version
         reply.model_spec.signature_name = SIGNATURE
-        output = reply.outputs["belief_maps"]
+        (name,) = signature.outputs
+        output = reply.outputs[name]
         output.dtype = 1
         for size in maps.shape:
             output.tensor_shape.dim.add(size=size)

@@ -60,7 +60,7 @@ class RoutingRules:
 
     default: ModelReference | None = None
     weights: Sequence[tuple[ModelReference, float]] = ()
-    canary: Mapping[Kind, float] = field(default_factory=lambda: MappingProxyType({}))
+    canary: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     shadow: Sequence[ShadowRule] = ()
 
     def __post_init__(self) -> None:

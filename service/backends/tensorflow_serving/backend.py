@@ -42,9 +42,6 @@ MODEL_NAMES: Final[Mapping[Kind, str]] = {
     **{variant: f"cpm_{variant}" for variant in VARIANTS},
     DETECTOR: DETECTOR_NAME,
 }
-    **{variant: f"cpm_{variant}" for variant in VARIANTS},
-    DETECTOR: DETECTOR_NAME,
-}
 
 _LOOK_EVERY_S: Final = 0.05
 

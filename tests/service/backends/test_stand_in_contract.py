@@ -17,7 +17,7 @@ from service.backends.tensorflow_serving.client import Endpoint
 from service.backends.tensorflow_serving.failures import CallError
 from service.backends.tensorflow_serving.tensors import from_tensor, predict_request
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
-from tests.support.models import INPUT_SIZE
+from tests.support.models import INPUT_SIZE, served_model
 from tests.support.waiting import until
 
 LIGHTWEIGHT = "cpm_lightweight"
@@ -50,7 +50,7 @@ async def endpoint(stand_in: StandIn) -> AsyncIterator[Endpoint]:
 
 
 def request(images: int = 1, size: int = INPUT_SIZE) -> wire.PredictRequest:
-    made = predict_request(LIGHTWEIGHT, 1, [np.full((size, size, 3), 90, np.uint8)] * max(images, 1))
+    made = predict_request(served_model(), [np.full((size, size, 3), 90, np.uint8)] * max(images, 1))
     if not images:
         made.inputs["image"].tensor_content = b""
         made.inputs["image"].tensor_shape.dim[0].size = 0

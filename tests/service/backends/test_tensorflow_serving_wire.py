@@ -13,6 +13,7 @@ from google.protobuf.wrappers_pb2 import Int64Value
 from deploy.stand_in.process import ROOT
 from service.backends.tensorflow_serving.tensors import from_tensor, predict_request, to_tensor
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
+from tests.support.models import served_model
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,9 @@ def test_a_prediction_is_read_by_the_official_messages_and_the_answer_by_ours(of
 
     images = [np.random.default_rng(seed).integers(0, 256, (128, 128, 3), np.uint8) for seed in range(3)]
 
-    asked = official["PredictRequest"].FromString(predict_request("cpm_standard", 4, images).SerializeToString())
+    asked = official["PredictRequest"].FromString(
+        predict_request(served_model("standard", version=4), images).SerializeToString()
+    )
 
     assert (asked.model_spec.name, asked.model_spec.version.value) == ("cpm_standard", 4)
     assert asked.model_spec.signature_name == "serving_default"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,8 +49,8 @@ def predictor(backend: FakeBackend, workers: ThreadPoolExecutor) -> Predictor:
     return make_predictor(backend, workers=workers)
 
 
-async def look(predictor: Predictor, image: bytes = SQUARE, **options: object) -> Estimate:
-    return await predictor.estimate(EstimateRequest(image, FAR, **options))  # type: ignore[arg-type]
+async def look(predictor: Predictor, image: bytes = SQUARE, **options: Any) -> Estimate:
+    return await predictor.estimate(EstimateRequest(image, FAR, **options))
 
 
 async def test_a_picture_without_hands_has_none(predictor: Predictor, backend: FakeBackend) -> None:
@@ -170,7 +171,7 @@ async def test_hands_known_from_before_are_looked_at_where_they_were(
     ],
 )
 async def test_options_out_of_range_are_refused_by_name(
-    options: dict[str, object], field: str, predictor: Predictor
+    options: dict[str, Any], field: str, predictor: Predictor
 ) -> None:
     with pytest.raises(InvalidInputError) as caught:
         await look(predictor, **options)

@@ -155,9 +155,9 @@ async def test_a_batch_never_mixes_two_models(workers: ThreadPoolExecutor) -> No
     await asyncio.gather(
         *(kitchen.predictor.estimate(EstimateRequest(image_bytes(), FAR, asked_for=wish)) for wish in wishes)
     )
-    per_variant = {"standard": 0, "lightweight": 0}
+    per_variant: dict[str, int] = {"standard": 0, "lightweight": 0}
     for call in kitchen.backend.calls:
-        per_variant[call.model.variant] += len(call.crops)
+        per_variant[call.model.kind] += len(call.crops)
     assert per_variant == {"standard": 6, "lightweight": 6}
 
 

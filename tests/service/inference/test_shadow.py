@@ -109,7 +109,7 @@ async def test_the_copy_starts_only_after_the_answer_is_given(workers: ThreadPoo
     lab = Lab(workers, TwoMinds())
     await lab.ask()
     await settle()
-    assert [call.model.variant for call in lab.backend.calls] == ["lightweight"]
+    assert [call.model.kind for call in lab.backend.calls] == ["lightweight"]
     assert lab.notes.compared == []
 
     lab.clock.advance(0.5)

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from service.inference.errors import UnavailableError
 from service.inference.estimates import Estimate, Timings
 from service.inference.model_queue import BatchingPolicy
-from service.inference.models import ServedModel
+from service.inference.models import AnyModel
 from service.observability.metrics import PrometheusObserver
 from service.observability.otlp import OtlpExport
 from service.observability.tracing import Traces, exemplar, trace_id, traceparent
@@ -45,7 +45,7 @@ class ForwardingBackend(FakeBackend):
         super().__init__()
         self.traceparents: list[str | None] = []
 
-    async def predict(self, model: ServedModel, crops: Crops, *, timeout_s: float) -> Maps:
+    async def predict(self, model: AnyModel, crops: Crops, *, timeout_s: float) -> Maps:
         self.traceparents.append(traceparent())
         return await super().predict(model, crops, timeout_s=timeout_s)
 
