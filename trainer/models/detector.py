@@ -68,7 +68,7 @@ def build_detector(
     for level, features in ((4, sixteenth), (3, eighth)):
         lateral = _convolution(features, f"lateral{level}", widths.grid, kernel_size=1, batch_norm=batch_norm)
         up = keras.layers.Add(name=f"merge{level}")(
-            [lateral, keras.layers.UpSampling2D(2, interpolation="bilinear", name=f"up{level}")(up)]
+            [lateral, keras.layers.UpSampling2D(2, name=f"up{level}")(up)]
         )
         up = _convolution(up, f"smooth{level}", widths.grid, batch_norm=batch_norm)
     grid = keras.layers.Conv2D(
