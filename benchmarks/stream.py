@@ -108,7 +108,7 @@ class KnownHand:
                 raise InvalidInputError("the roi lies outside the image", code="invalid_roi")
         shown = [(roi, hand_box_to_crop(roi)) for roi in request.rois] or [(whole, whole)]
         hands = tuple(self._hand(points, box, crop) for box, crop in shown)
-        return Estimate(self._model, "default", (WIDTH, HEIGHT), hands, Timings(0.0, 0.0, 0.0, 0.0, 0.0))
+        return Estimate(self._model, "default", (WIDTH, HEIGHT), hands, Timings(0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
 
     def _hand(self, points: NDArray[np.float64], box: Box, crop: Box) -> Hand:
         low, high = (crop.x, crop.y), (crop.x + crop.width, crop.y + crop.height)

@@ -62,13 +62,13 @@ def estimate_values(estimate: Estimate, request_id: str) -> dict[str, Any]:
         "hands": [_hand_values(each, width, height) for each in estimate.hands],
         "timings_ms": {
             each: round(max(getattr(timings, each), 0.0) * 1000, 2)
-            for each in ("decode", "queue", "inference", "postprocess", "total")
+            for each in ("decode", "detection", "queue", "inference", "postprocess", "total")
         },
     }
 
 
 def _hand_values(hand: Hand, width: int, height: int) -> dict[str, Any]:
-    box = hand.box_in_image
+    box, side = hand.box_in_image, hand.handedness
     table = np.empty((len(KEYPOINT_NAMES), len(_STEPS)))
     table[:, 0:2] = hand.keypoints_in_image
     table[:, 2:4] = hand.keypoints_in_image / (width, height)
@@ -79,7 +79,14 @@ def _hand_values(hand: Hand, width: int, height: int) -> dict[str, Any]:
     table /= _STEPS
     return {
         "score": round(hand.score, 4),
-        "box": {"x": box.x, "y": box.y, "width": box.width, "height": box.height},
+        "handedness": None if side is None else {"label": side.label, "score": round(side.score, 4)},
+        "box": {
+            "x": round(box.x, 2),
+            "y": round(box.y, 2),
+            "width": round(box.width, 2),
+            "height": round(box.height, 2),
+        },
+        "rotation_degrees": round(hand.rotation_degrees, 2),
         "keypoints": [
             {
                 "id": index,

@@ -326,7 +326,6 @@ def _build(
         batching=settings.batching(),
         max_rois=settings.max_rois,
         shadow=Shadow(observer, clock),
-        second_look=settings.second_look,
     )
     readiness = Readiness(backend)
     app = create_app(

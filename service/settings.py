@@ -88,12 +88,6 @@ class Settings(BaseModel):
         "lightweight", description="model of requests that name none: variant[@version|@label]"
     )
 
-    second_look: bool = Field(
-        True,
-        description="look again, in a crop of its own, at a hand that was found in a whole picture; costs a second"
-        " inference where the hand does not fill the picture and there is time",
-    )
-
     max_batch_size: int = Field(8, ge=1, le=256, description="crops in one micro-batch at the most")
     max_wait_ms: float = Field(
         5.0,

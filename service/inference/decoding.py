@@ -28,7 +28,6 @@ from service.pose.images import (
     open_image,
 )
 from service.pose.preprocessing import Crop, crop
-from service.pose.second_look import small_copy
 
 T = TypeVar("T")
 
@@ -167,10 +166,6 @@ class UprightImage:
         """Each region as a model of this input size, (width, height) in pixels, sees it."""
         return await self.apply(_crops, regions, input_size)
 
-    async def small_copy(self, longest_side: int) -> DecodedImage:
-        """A copy of at most 1.5 times so many pixels along its longer side, which may outlive the block."""
-        return await self.apply(small_copy, longest_side)
-
     def close(self) -> None:
         """Let go of the picture."""
         self._opened = self._decoded = None
@@ -184,7 +179,7 @@ class UprightImage:
 
 
 def _crops(image: DecodedImage, regions: Sequence[Region], input_size: tuple[int, int]) -> list[Crop]:
-    return [crop(image, region.shown_in_image, input_size) for region in regions]
+    return [crop(image, region.shown_in_image, input_size, radians=region.radians) for region in regions]
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,18 @@ from numpy.typing import NDArray
 from service.inference.models import ModelReference, ServedModel
 from service.inference.regions import Region
 from service.inference.routing import RoutedBy
+from service.pose.detections import DETECTIONS
 from service.pose.geometry import Box, turn_to_upright
 from service.pose.hand_score import hand_score
+
+DEFAULT_MAX_HANDS: Final = 4
+"""How many hands are looked for, unless a request says otherwise."""
+
+DEFAULT_MIN_SCORE: Final = 0.5
+"""Hands that are looked for and score less are left out, unless a request says otherwise."""
+
+MOST_HANDS: Final = DETECTIONS
+"""How many hands a request may ask to look for."""
 
 
 class Priority(IntEnum):
@@ -34,7 +44,7 @@ class EstimateRequest:
         whole: whether the whole image shows one hand, as in the paper's protocol.
         known_hands: where hands were a moment ago, in a stream; they are looked for there and nowhere else.
         max_hands: how many hands to look for, where neither rois, nor `whole`, nor known hands say where they are.
-        min_score: hands that are looked for and score less are left out; None: the service's default.
+        min_score: hands that are looked for and score less are left out.
         asked_for: the model that the request names, such as "lightweight" or "standard@2".
         client_id: the sender, if known; all requests of a client take the same route.
         priority: whether a person waits for the answer.
@@ -46,12 +56,22 @@ class EstimateRequest:
     rois: tuple[Box, ...] = ()
     whole: bool = False
     known_hands: tuple[Region, ...] = ()
-    max_hands: int = 4
-    min_score: float | None = None
+    max_hands: int = DEFAULT_MAX_HANDS
+    min_score: float = DEFAULT_MIN_SCORE
     asked_for: str | None = None
     client_id: str | None = None
     priority: Priority = Priority.INTERACTIVE
     copy_to: ModelReference | None = None
+
+    @property
+    def searches(self) -> bool:
+        """Whether hands have to be looked for: nothing says where they are."""
+        return not (self.rois or self.whole or self.known_hands)
+
+    @property
+    def hands_named(self) -> int:
+        """How many hands are asked about; 1 where they have to be looked for, as most pictures hold one."""
+        return len(self.rois) or len(self.known_hands) or 1
 
 
 @dataclass(frozen=True, slots=True)

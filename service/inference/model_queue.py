@@ -26,7 +26,11 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from service.inference.errors import (
     DeadlineExceededError,
@@ -36,8 +40,8 @@ from service.inference.errors import (
     UnavailableError,
 )
 from service.inference.estimates import Priority
-from service.inference.models import ServedModel
-from service.inference.ports import Clock, DropReason, Observer, RejectReason, ReleaseReason
+from service.inference.models import AnyModel
+from service.inference.ports import Backend, Clock, DropReason, Observer, RejectReason, ReleaseReason
 
 _SMOOTHING: Final = 0.2  # weight of the newest batch in the running estimate of the service time
 _LEAST_RETRY_S: Final = 0.05
@@ -105,7 +109,7 @@ class ModelQueue(Generic[Item, Result]):
 
     def __init__(
         self,
-        model: ServedModel,
+        model: AnyModel,
         run: Run[Item, Result],
         *,
         policy: BatchingPolicy,
@@ -198,6 +202,8 @@ class ModelQueue(Generic[Item, Result]):
 
     async def submit(self, items: Sequence[Item], deadline: float, priority: Priority) -> Answer[Result]:
         """See `Place.run`."""
+        if not items:
+            return Answer([], 0.0, 0.0)
         now = self._clock.time()
         if now >= deadline:
             for _ in items:
@@ -336,6 +342,45 @@ class ModelQueue(Generic[Item, Result]):
         self._items_seen += items
         weight = max(_SMOOTHING * items / self._policy.max_batch_size, items / self._items_seen)
         self._seconds_per_item += weight * (seconds / items - self._seconds_per_item)
+
+
+class ModelQueues:
+    """The queues of all models that a backend runs, each made when its model is first asked.
+
+    Items are crops' pixels, uint8 RGB [H, W, 3]; results what the model makes of one, float32.
+
+    Args:
+        backend: runs the batches.
+        policy, clock, observer: as for each `ModelQueue`.
+    """
+
+    def __init__(self, backend: Backend, *, policy: BatchingPolicy, clock: Clock, observer: Observer) -> None:
+        self._backend = backend
+        self._policy = policy
+        self._clock = clock
+        self._observer = observer
+        self._queues: dict[tuple[str, int], ModelQueue[NDArray[np.uint8], NDArray[np.float32]]] = {}
+
+    def of(self, model: AnyModel) -> ModelQueue[NDArray[np.uint8], NDArray[np.float32]]:
+        """The queue of this version of this model."""
+        key = (model.name, model.version)
+        if key not in self._queues:
+            self._queues[key] = ModelQueue(
+                model, partial(self._run, model), policy=self._policy, clock=self._clock, observer=self._observer
+            )
+        return self._queues[key]
+
+    async def close(self) -> None:
+        """As `ModelQueue.close`, for all of them."""
+        await asyncio.gather(*(queue.close() for queue in self._queues.values()))
+
+    async def _run(
+        self, model: AnyModel, crops: Sequence[NDArray[np.uint8]], deadline: float
+    ) -> Sequence[NDArray[np.float32]]:
+        answer = await self._backend.predict(model, crops, timeout_s=deadline - self._clock.time())
+        if answer.shape != (expected := (len(crops), *model.output_shape)):
+            raise InternalError(f"{model.name} answered with shape {answer.shape}, expected {expected}")
+        return list(answer)
 
 
 class Place(Generic[Item, Result]):

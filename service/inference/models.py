@@ -86,6 +86,17 @@ class ServedModel:
         """(width, height) of the model's input in pixels."""
         return self.card.input_size, self.card.input_size
 
+    @property
+    def kind(self) -> str:
+        """What metrics and traces call it: its variant."""
+        return self.variant
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of one crop's belief maps: (height, width, channels)."""
+        cells = self.card.input_size // self.card.stride
+        return cells, cells, self.card.channels
+
 
 class DetectorCard(BaseModel):
     """What the hand detector says of itself in its `model_card.json`; only what the gateway relies on or shows is read.
@@ -135,6 +146,20 @@ class ServedDetector:
     def input_size(self) -> tuple[int, int]:
         """(width, height) of the detector's input in pixels."""
         return self.card.input_size, self.card.input_size
+
+    @property
+    def kind(self) -> str:
+        """What metrics and traces call it, in place of a variant."""
+        return "detector"
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of one picture's detections: (rows, columns)."""
+        return self.card.detections, len(self.card.columns)
+
+
+AnyModel = ServedModel | ServedDetector
+"""Whatever a backend runs."""
 
 
 @dataclass(frozen=True, slots=True)

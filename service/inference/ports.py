@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.inference.estimates import Estimate
-from service.inference.models import ModelReference, ServedDetector, ServedModel
+from service.inference.models import AnyModel, ModelReference, ServedDetector, ServedModel
 
 Attribute = str | int | float | bool
 
@@ -36,7 +36,7 @@ class Backend(Protocol):
         ...
 
     async def predict(
-        self, model: ServedModel | ServedDetector, crops: Sequence[NDArray[np.uint8]], *, timeout_s: float
+        self, model: AnyModel, crops: Sequence[NDArray[np.uint8]], *, timeout_s: float
     ) -> NDArray[np.float32]:
         """What a model makes of a batch of crops, in the same order.
 
@@ -100,7 +100,7 @@ class Observer(Protocol):
         ...
 
     def batch(
-        self, model: ServedModel, requests: Sequence[tuple[Context, float]], size: int
+        self, model: AnyModel, requests: Sequence[tuple[Context, float]], size: int
     ) -> AbstractContextManager[None]:
         """The block runs a batch.
 
@@ -115,13 +115,13 @@ class Observer(Protocol):
         """The current request has its answer."""
         ...
 
-    def batch_released(self, model: ServedModel, size: int, reason: ReleaseReason) -> None: ...
+    def batch_released(self, model: AnyModel, size: int, reason: ReleaseReason) -> None: ...
 
-    def queue_changed(self, model: ServedModel, depth: int) -> None: ...
+    def queue_changed(self, model: AnyModel, depth: int) -> None: ...
 
-    def request_dropped(self, model: ServedModel, reason: DropReason) -> None: ...
+    def request_dropped(self, model: AnyModel, reason: DropReason) -> None: ...
 
-    def request_rejected(self, model: ServedModel, reason: RejectReason) -> None: ...
+    def request_rejected(self, model: AnyModel, reason: RejectReason) -> None: ...
 
 
 class Clock(Protocol):

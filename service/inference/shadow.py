@@ -6,6 +6,7 @@ its failures are only counted, and there is a bound on how many there are at a t
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -112,8 +113,24 @@ class Shadow:
             self._observer.shadow_failed(target, "internal")
             return
         seconds = answered.timings.total, shadow.timings.total
-        for ours, theirs in zip(answered.hands, shadow.hands, strict=True):
+        for ours, theirs in _pairs(answered, shadow, in_order=not request.searches):
             self._observer.shadow_compared(answered.model, shadow.model, _distance(ours, theirs), *seconds)
+
+
+def _pairs(answered: Estimate, shadow: Estimate, *, in_order: bool) -> Iterator[tuple[Hand, Hand]]:
+    """The hands that are compared: in their order where the request named them, else each with the nearest one.
+
+    A hand that the other answer lacks is compared with none.
+    """
+    if in_order:
+        yield from zip(answered.hands, shadow.hands, strict=True)
+        return
+    left = list(shadow.hands)
+    for ours in answered.hands:
+        if left:
+            nearest = min(range(len(left)), key=lambda index: _distance(ours, left[index]))
+            if _distance(ours, left[nearest]) < 1.0:
+                yield ours, left.pop(nearest)
 
 
 def _distance(ours: Hand, theirs: Hand) -> float:

@@ -21,7 +21,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from service.inference.errors import RoutedTo
 from service.inference.estimates import Estimate
-from service.inference.models import VARIANTS, ModelReference, ServedModel
+from service.inference.models import VARIANTS, AnyModel, ModelReference, ServedModel
 from service.inference.ports import DropReason, Phase, RejectReason, ReleaseReason
 from service.inference.requests import OK
 from service.observability.tracing import Traces, annotate, exemplar
@@ -152,7 +152,9 @@ class PrometheusObserver(Traces):
     def estimated(self, estimate: Estimate) -> None:
         model, timings = _of(estimate.model), estimate.timings
         for phase in Phase:
-            self._phases.labels(*model, phase.value).observe(getattr(timings, phase.value), exemplar())
+            seconds = getattr(timings, phase.value)
+            if phase is not Phase.DETECTION or seconds:  # not every request looks for hands
+                self._phases.labels(*model, phase.value).observe(seconds, exemplar())
         scores = self._scores.labels(*model)
         for hand in estimate.hands:
             for score in hand.scores.tolist():
@@ -160,17 +162,17 @@ class PrometheusObserver(Traces):
         width, height = estimate.image_size
         annotate(routed_by=estimate.routed_by, image_width=width, image_height=height)
 
-    def batch_released(self, model: ServedModel, size: int, reason: ReleaseReason) -> None:
+    def batch_released(self, model: AnyModel, size: int, reason: ReleaseReason) -> None:
         self._batch_sizes.labels(*_of(model)).observe(size)
         self._releases.labels(*_of(model), reason.value).inc()
 
-    def queue_changed(self, model: ServedModel, depth: int) -> None:
+    def queue_changed(self, model: AnyModel, depth: int) -> None:
         self._depths.labels(*_of(model)).set(depth)
 
-    def request_dropped(self, model: ServedModel, reason: DropReason) -> None:
+    def request_dropped(self, model: AnyModel, reason: DropReason) -> None:
         self._drops.labels(*_of(model), reason.value).inc()
 
-    def request_rejected(self, model: ServedModel, reason: RejectReason) -> None:
+    def request_rejected(self, model: AnyModel, reason: RejectReason) -> None:
         self._rejections.labels(*_of(model), reason.value).inc()
 
     # What the shadow reports
@@ -303,8 +305,8 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _of(model: ServedModel) -> tuple[str, str]:
-    return model.variant, str(model.version)
+def _of(model: AnyModel) -> tuple[str, str]:
+    return model.kind, str(model.version)
 
 
 def _variant_in(asked_for: str | None) -> str:

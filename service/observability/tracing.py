@@ -4,7 +4,7 @@ The API alone carries the caller's trace on to the model server and the log; spa
 them (`service.observability.otlp`). OpenTelemetry's global provider is left alone.
 
     POST /v1/hand-pose                     one per request, a child of the caller's span
-    ├── decode, postprocess, second_look   parts of it
+    ├── decode, detection, postprocess     parts of it
     ├── queue                              from the first item's arrival to its batch's departure
     └── inference                          one per request in the batch; the model server sees one of them as its parent
 """
@@ -21,7 +21,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, Statu
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from service.inference.errors import OUR_FAULT, ServiceError
-from service.inference.models import ServedModel
+from service.inference.models import AnyModel
 from service.inference.ports import Attribute
 
 _PREFIX: Final = "handpose."
@@ -83,10 +83,10 @@ class Traces:
             yield
 
     @contextmanager
-    def batch(self, model: ServedModel, requests: Sequence[tuple[Context, float]], size: int) -> Iterator[None]:
+    def batch(self, model: AnyModel, requests: Sequence[tuple[Context, float]], size: int) -> Iterator[None]:
         """For each request, the end of its wait and its inference; one that is kept becomes the current span."""
         now = time.time_ns()
-        attributes = _named({"variant": model.variant, "version": model.version, "batch_size": size})
+        attributes = _named({"variant": model.kind, "version": model.version, "batch_size": size})
         spans = []
         for context, queued_s in requests:
             parent = trace.set_span_in_context(context.run(trace.get_current_span))

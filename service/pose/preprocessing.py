@@ -51,15 +51,16 @@ class Crop:
         return 1 / self.image_to_input.scale
 
 
-def crop(image: DecodedImage, region_in_image: Box, input_size: tuple[int, int]) -> Crop:
+def crop(image: DecodedImage, region_in_image: Box, input_size: tuple[int, int], *, radians: float = 0.0) -> Crop:
     """Letterbox a region of the picture into the model's input.
 
     Args:
         image: the picture.
         region_in_image: what to show, in pixels of the full picture; it may reach over the edges.
         input_size: (width, height) of the input in pixels.
+        radians: how far the picture is turned about the region's middle, clockwise on the screen.
     """
-    image_to_input = crop_affine(region_in_image, input_size)
+    image_to_input = crop_affine(region_in_image, input_size, radians=radians)
     return Crop(show(image, image_to_input, input_size), image_to_input)
 
 
@@ -71,8 +72,8 @@ def show(image: DecodedImage, image_to_input: Affine, input_size: tuple[int, int
 def warp(pixels: Image.Image, pixels_to_input: Affine, input_size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resample a picture through an affine map, bilinearly, after averaging whole pixels where it shrinks a lot.
 
-    A map that neither turns nor mirrors, as every crop in serving is, is resampled by rows and then by columns, which
-    is quicker.
+    A map that neither turns nor mirrors, such as that of a roi, is resampled by rows and then by columns, which is
+    quicker.
 
     Args:
         pixels: RGB picture.

@@ -13,6 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from service.answers import PROBLEM_TYPES
 from service.inference.errors import ErrorKind
+from service.inference.estimates import DEFAULT_MAX_HANDS, DEFAULT_MIN_SCORE, MOST_HANDS
 from service.pose.images import FORMATS
 from service.rest.access import OPEN_PATHS
 from service.rest.problems import MEDIA_TYPE
@@ -97,12 +98,38 @@ _PARAMETERS: Final = [
 _ROI_PARAMETER: Final = _parameter(
     "roi",
     "a box around one hand, x,y,width,height in pixels of the upright image; repeat it for several hands. Without it, "
-    "the whole image shows one hand.",
+    "hands are looked for.",
     _TEXTS,
     place="query",
     one_hand=["120,80,300,300"],
     two_hands=["0,0,200,200", "220,10,180,190"],
 )
+_SEARCH_SCHEMAS: Final[dict[str, Document]] = {
+    "max_hands": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": MOST_HANDS,
+        "default": DEFAULT_MAX_HANDS,
+        "description": "how many hands to look for at the most",
+    },
+    "min_score": {
+        "type": "number",
+        "minimum": 0,
+        "maximum": 1,
+        "default": DEFAULT_MIN_SCORE,
+        "description": "hands that are looked for and score less are left out",
+    },
+    "whole": {
+        "type": "boolean",
+        "default": False,
+        "description": "the whole image is one hand, as in the paper's protocol; nothing is looked for",
+    },
+}
+_SEARCH_PARAMETERS: Final = [
+    _parameter("max_hands", "how many hands to look for at the most", _SEARCH_SCHEMAS["max_hands"], place="query"),
+    _parameter("min_score", "leaves out hands that score less", _SEARCH_SCHEMAS["min_score"], place="query"),
+    _parameter("whole", "the whole image is one hand", _SEARCH_SCHEMAS["whole"], place="query"),
+]
 
 
 def _problem(description: str, *, waits: bool = False) -> Document:
@@ -164,7 +191,7 @@ HAND_POSE: Final[Document] = {
     "`image/jpeg` the answer is the picture with the skeleton drawn on it.",
     "responses": {
         200: {
-            "description": "One hand for each roi, in their order; without rois, one in the whole image",
+            "description": "The hands that were found, best first: none, one or several. With rois one for each",
             "headers": {
                 **_ID_HEADER,
                 "X-Model-Variant": _header(
@@ -178,12 +205,16 @@ HAND_POSE: Final[Document] = {
         406: _problem("The Accept header wants none of the types that are answered"),
     },
     "openapi_extra": {
-        "parameters": [_ROI_PARAMETER, *_PARAMETERS],
+        "parameters": [_ROI_PARAMETER, *_SEARCH_PARAMETERS, *_PARAMETERS],
         "requestBody": {
             "required": True,
             "content": {
                 **{each: {"schema": _BINARY} for each in _IMAGE_TYPES},
-                **_form({**_BINARY, "description": "the image file"}, roi={**_TEXTS, "description": "as in the query"}),
+                **_form(
+                    {**_BINARY, "description": "the image file"},
+                    roi={**_TEXTS, "description": "as in the query"},
+                    **_SEARCH_SCHEMAS,
+                ),
                 "application/json": {"schema": {"$ref": _SCHEMA_REF.format(model="HandPoseRequest")}},
             },
         },
@@ -196,7 +227,7 @@ HAND_POSE_BATCH: Final = _call(
     ErrorKind.INTERNAL,
     description="Each image gets a result or a problem of its own. Batches wait behind single images.",
     openapi_extra={
-        "parameters": _PARAMETERS,
+        "parameters": [*_SEARCH_PARAMETERS, *_PARAMETERS],
         "requestBody": {
             "required": True,
             "content": _form(
@@ -205,7 +236,8 @@ HAND_POSE_BATCH: Final = _call(
                     "minItems": 1,
                     "items": _BINARY,
                     "description": "the image files, one field each",
-                }
+                },
+                **_SEARCH_SCHEMAS,
             ),
         },
     },

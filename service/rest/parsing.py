@@ -8,8 +8,9 @@ import base64
 import codecs
 import io
 import re
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from typing import Final
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from service.inference.errors import FieldError, InvalidInputError, TooLargeError, UnsupportedTypeError
+from service.inference.estimates import DEFAULT_MAX_HANDS, DEFAULT_MIN_SCORE
 from service.pose.geometry import Box
 from service.rest.problems import invalid_fields
 from service.rest.schemas import HandPoseRequest
@@ -29,6 +31,12 @@ MAX_JSON_BYTES: Final = 2 * 1024 * 1024
 
 IMAGE_FIELD: Final = "image"
 ROI_FIELD: Final = "roi"
+
+SEARCH_NAMES: Final = ("whole", "max_hands", "min_score")
+"""Options of how hands are looked for, in the query, in forms and in JSON."""
+
+ROI_NAMES: Final = (ROI_FIELD, "rois")
+"""In the query and in forms a box each, repeatable; in JSON a list. Either spelling is read."""
 
 _MULTIPART: Final = "multipart/form-data"
 _JSON: Final = "application/json"
@@ -47,8 +55,33 @@ _URL_SAFE_TO_STANDARD: Final = str.maketrans("-_", "+/")
 _DATA_URI: Final = re.compile(r"data:[^,]{0,256};base64,", re.IGNORECASE)
 
 
-async def read_image(request: Request, *, max_body_bytes: int, max_rois: int) -> tuple[bytes, tuple[Box, ...]]:
-    """Read the one image of a request, whichever of the three kinds its body is; and its boxes, in pixels of the image.
+@dataclass(frozen=True, slots=True)
+class HandOptions:
+    """Where the hands of an image are, or how to look for them; as in `EstimateRequest`.
+
+    Attributes:
+        given: the names that the request gave, without values it left to their defaults.
+    """
+
+    rois: tuple[Box, ...] = ()
+    whole: bool = False
+    max_hands: int = DEFAULT_MAX_HANDS
+    min_score: float = DEFAULT_MIN_SCORE
+    given: frozenset[str] = frozenset()
+
+    def for_image(self, image: bytes) -> dict[str, Any]:
+        """The same, and the image, as `EstimateRequest` takes them."""
+        return {
+            "image": image,
+            "rois": self.rois,
+            "whole": self.whole,
+            "max_hands": self.max_hands,
+            "min_score": self.min_score,
+        }
+
+
+async def read_image(request: Request, *, max_body_bytes: int, max_rois: int) -> tuple[bytes, HandOptions]:
+    """Read the one image of a request, whichever of the three kinds its body is; and where its hands are.
 
     Args:
         request: its body has not been read.
@@ -59,7 +92,9 @@ async def read_image(request: Request, *, max_body_bytes: int, max_rois: int) ->
         InvalidInputError, UnsupportedTypeError, TooLargeError: with a code that says which mistake it was.
         ClientDisconnect: the sender went away.
     """
+    in_query = parse_options(request.query_params.multi_items(), "query", (*ROI_NAMES, *SEARCH_NAMES))
     kind = _content_type(request)
+    in_body = HandOptions()
     if kind == _MULTIPART:
         (image,), in_body = await _read_multipart(request, max_body_bytes, max_images=1, max_rois=max_rois)
         if not image:
@@ -68,28 +103,94 @@ async def read_image(request: Request, *, max_body_bytes: int, max_rois: int) ->
         body = await _read_body(request, min(max_body_bytes, MAX_JSON_BYTES), _JSON_TOO_LARGE)
         image, in_body = _parse_json(body, max_rois)
     elif kind is None or kind == _ANY_BYTES or kind.startswith("image/"):
-        image, in_body = await _read_body(request, max_body_bytes), ()
+        image = await _read_body(request, max_body_bytes)
     else:
         raise UnsupportedTypeError(f"bodies of type {kind!r} are not read; {_ALLOWED}", code="unsupported_media_type")
-    in_query = request.query_params.getlist(ROI_FIELD)
-    if in_query and in_body:
-        raise InvalidInputError("give rois in the query or in the body, not in both", code="invalid_roi")
-    return image, in_body or parse_rois(in_query)
+    return image, _joined(in_query, in_body)
 
 
-async def read_images(request: Request, *, max_body_bytes: int, max_images: int) -> list[bytes]:
-    """Read the images of a batch: the fields named `image` of a multipart body, in order.
+async def read_images(request: Request, *, max_body_bytes: int, max_images: int) -> tuple[list[bytes], HandOptions]:
+    """Read the images of a batch, the fields named `image` of a multipart body, in order; and how to look at them all.
 
     Raises:
         InvalidInputError, UnsupportedTypeError, TooLargeError, ClientDisconnect: see `read_image`.
     """
+    in_query = parse_options(request.query_params.multi_items(), "query", SEARCH_NAMES)
     kind = _content_type(request)
     if kind != _MULTIPART:
         raise UnsupportedTypeError(
             f"a batch is {_MULTIPART} with several fields {IMAGE_FIELD!r}, got {kind or 'no content type'}",
             code="unsupported_media_type",
         )
-    return (await _read_multipart(request, max_body_bytes, max_images=max_images, max_rois=None))[0]
+    images, in_body = await _read_multipart(request, max_body_bytes, max_images=max_images, max_rois=None)
+    return images, _joined(in_query, in_body)
+
+
+def parse_options(items: Iterable[tuple[str, str]], where: str, allowed: Sequence[str]) -> HandOptions:
+    """Options from texts. Whether they are in range is checked by the predictor.
+
+    Args:
+        items: names and values.
+        where: what they are part of, for messages: "query" or "form".
+        allowed: the names that may be given.
+
+    Raises:
+        InvalidInputError: naming what is not known, given twice, or not of its kind.
+    """
+    rois: list[str] = []
+    texts: dict[str, str] = {}
+    for name, text in items:
+        if name not in allowed:
+            names = ", ".join(each for each in allowed if each != ROI_NAMES[1])
+            message = f"the {where} has {name[:64]!r}; what is read there is {names}"
+            code = "unexpected_field" if where == "form" else "unknown_option"
+            raise InvalidInputError(message, code=code, errors=[FieldError(name[:64], "is not known")])
+        if name in ROI_NAMES:
+            rois.append(text)
+        elif name in texts:
+            raise invalid_fields("invalid_option", FieldError(name, "is given more than once"))
+        else:
+            texts[name] = text
+    values = {name: _OPTION_KINDS[name](name, text) for name, text in texts.items()}
+    given = frozenset((*texts, *ROI_NAMES[:1])) if rois else frozenset(texts)
+    return HandOptions(rois=parse_rois(rois), given=given, **values)
+
+
+def _joined(one: HandOptions, other: HandOptions) -> HandOptions:
+    """The options of both, none of which may be given in both."""
+    if twice := sorted(one.given & other.given):
+        code = "invalid_roi" if twice == [ROI_FIELD] else "invalid_option"
+        raise InvalidInputError(f"give {twice[0]} in the query or in the body, not in both", code=code)
+    values = {("rois" if name == ROI_FIELD else name) for name in other.given}
+    return replace(one, given=one.given | other.given, **{name: getattr(other, name) for name in values})
+
+
+def _flag(name: str, text: str) -> bool:
+    known = {"true": True, "1": True, "false": False, "0": False}.get(text.strip().lower())
+    if known is None:
+        raise invalid_fields("invalid_option", FieldError(name, f"must be true or false, got {text[:64]!r}"))
+    return known
+
+
+def _whole_number(name: str, text: str) -> int:
+    digits = text.strip()
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < 9):
+        raise invalid_fields("invalid_option", FieldError(name, f"must be a whole number, got {text[:64]!r}"))
+    return int(digits)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise invalid_fields("invalid_option", FieldError(name, f"must be a number, got {text[:64]!r}")) from None
+
+
+_OPTION_KINDS: Final[dict[str, Callable[[str, str], Any]]] = {
+    "whole": _flag,
+    "max_hands": _whole_number,
+    "min_score": _number,
+}
 
 
 def parse_rois(texts: Iterable[str]) -> tuple[Box, ...]:
@@ -166,7 +267,7 @@ async def _read_body(request: Request, max_bytes: int, advice: str = "") -> byte
 # JSON
 
 
-def _parse_json(body: bytes, max_rois: int) -> tuple[bytes, tuple[Box, ...]]:
+def _parse_json(body: bytes, max_rois: int) -> tuple[bytes, HandOptions]:
     body = body.removeprefix(codecs.BOM_UTF8)
     # Each value costs far more than its bytes, so those of a long body are counted before any is made.
     items = body.count(b"{") + body.count(b"[") + body.count(b",")
@@ -179,7 +280,15 @@ def _parse_json(body: bytes, max_rois: int) -> tuple[bytes, tuple[Box, ...]]:
         request = HandPoseRequest.model_validate_json(body)
     except ValidationError as error:
         raise _wrong_json(error) from error
-    return _from_base64(request.image), tuple(each.in_image() for each in request.rois)
+    given = frozenset(ROI_FIELD if name in ROI_NAMES else name for name in request.model_fields_set - {IMAGE_FIELD})
+    options = HandOptions(
+        rois=tuple(each.in_image() for each in request.rois),
+        whole=request.whole,
+        max_hands=request.max_hands,
+        min_score=request.min_score,
+        given=given,
+    )
+    return _from_base64(request.image), options
 
 
 def _wrong_json(error: ValidationError) -> InvalidInputError:
@@ -228,8 +337,8 @@ def _from_base64(text: str) -> bytes:
 
 async def _read_multipart(
     request: Request, max_bytes: int, *, max_images: int, max_rois: int | None
-) -> tuple[list[bytes], tuple[Box, ...]]:
-    """The form's images and rois; `max_rois` is None where it may have no rois at all."""
+) -> tuple[list[bytes], HandOptions]:
+    """The form's images and options; `max_rois` is None where it may have no rois at all."""
     # Other parsers than this one fail in other ways on a missing boundary, so it is looked for first.
     content_type = request.headers["content-type"]
     if "boundary=" not in content_type.lower():
@@ -253,7 +362,7 @@ async def _read_multipart(
     )
     parser.spool_max_size = 1 << 40  # parts stay in memory, which the bound on the body bounds
     try:
-        return await _images_and_rois(await parser.parse(), takes_rois=max_rois is not None)
+        return await _images_and_options(await parser.parse(), takes_rois=max_rois is not None)
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
             advice = "; for several use /v1/hand-pose:batch" if max_images == 1 else ""
@@ -270,8 +379,9 @@ async def _read_multipart(
             file.close()
 
 
-async def _images_and_rois(form: FormData, *, takes_rois: bool) -> tuple[list[bytes], tuple[Box, ...]]:
-    images, roi_texts = [], []
+async def _images_and_options(form: FormData, *, takes_rois: bool) -> tuple[list[bytes], HandOptions]:
+    images: list[bytes] = []
+    texts: list[tuple[str, str]] = []
     for name, value in form.multi_items():
         if name == IMAGE_FIELD:
             if not isinstance(value, UploadFile):
@@ -281,15 +391,12 @@ async def _images_and_rois(form: FormData, *, takes_rois: bool) -> tuple[list[by
                 )
             images.append(await value.read())
             await value.close()  # what it held is held by the bytes now
-        elif name == ROI_FIELD and takes_rois:
-            if not isinstance(value, str):
-                raise InvalidInputError(f'the field "{ROI_FIELD}" must be a text x,y,width,height', code="invalid_roi")
-            roi_texts.append(value)
+        elif isinstance(value, str):
+            texts.append((name, value))
         else:
-            allowed = f"{IMAGE_FIELD} and {ROI_FIELD}" if takes_rois else IMAGE_FIELD
-            raise InvalidInputError(
-                f"there is a field {name[:64]!r}; what is read is {allowed}", code="unexpected_field"
-            )
+            code = "invalid_roi" if name in ROI_NAMES else "unexpected_field"
+            raise InvalidInputError(f"the field {name[:64]!r} is a file; only {IMAGE_FIELD} may be one", code=code)
+    options = parse_options(texts, "form", (*ROI_NAMES, *SEARCH_NAMES) if takes_rois else SEARCH_NAMES)
     if not images:
         raise InvalidInputError(f'the form has no field "{IMAGE_FIELD}"; {_ALLOWED}', code="missing_image")
-    return images, parse_rois(roi_texts)
+    return images, options

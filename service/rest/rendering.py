@@ -11,7 +11,7 @@ from service.answers import estimate_values
 from service.inference.estimates import Estimate
 from service.inference.estimates import Hand as FoundHand
 from service.inference.models import STABLE_LABEL, ModelReference, ServedModel
-from service.pose.drawing import FINGER_COLOURS, draw_hand
+from service.pose.drawing import FINGER_COLOURS, HandTag, draw_hand
 from service.pose.images import DecodedImage
 from service.pose.keypoints import KEYPOINT_NAMES, SKELETON_EDGES, finger_of
 from service.rest.problems import HttpError
@@ -70,7 +70,8 @@ def picture_with_hands(image: DecodedImage, hands: Sequence[FoundHand], media_ty
     """The upright picture with every hand drawn on it, as an image file. Blocks: call it in a thread."""
     picture = image.pixels
     for each in hands:
-        picture = draw_hand(picture, each.keypoints_in_image, each.scores)
+        tag = HandTag(each.score, each.handedness.label if each.handedness else None)
+        picture = draw_hand(picture, each.keypoints_in_image, each.scores, tag)
     buffer = io.BytesIO()
     picture.save(buffer, **_PICTURE_OPTIONS[media_type])  # type: ignore[arg-type]  # each its own
     return buffer.getvalue()

@@ -74,8 +74,8 @@ def hand_pose_routes(
         counted = observed_image(observer, clock, since=since, asked_for=asked_for, disconnected=(ClientDisconnect,))
         with observer.in_flight(), counted as outcome:
             media_type, estimate_request = choose_media_type(request.headers.get("accept")), asked(request)
-            content, rois = await read_image(request, max_body_bytes=policy.max_body_bytes, max_rois=policy.max_rois)
-            wanted = estimate_request(image=content, rois=rois)
+            content, options = await read_image(request, max_body_bytes=policy.max_body_bytes, max_rois=policy.max_rois)
+            wanted = estimate_request(**options.for_image(content))
             estimate = await _unless_sender_leaves(request, predictor.estimate(wanted))
             outcome.model = estimate.model
             headers = {MODEL_HEADER: served_by(estimate.model)}
@@ -111,11 +111,11 @@ def hand_pose_routes(
         with observer.in_flight():
             with counted:
                 estimate_request = asked(request)
-                images = await read_images(
+                images, options = await read_images(
                     request, max_body_bytes=policy.max_body_bytes, max_images=policy.max_batch_images
                 )
                 charge(len(images), counted=1)
-            wanted = (estimate_request(image=each, priority=Priority.BULK) for each in images)
+            wanted = (estimate_request(**options.for_image(each), priority=Priority.BULK) for each in images)
             answers = asyncio.gather(*(answer(index, each) for index, each in enumerate(wanted)))
             items = await _unless_sender_leaves(request, answers)
         batch = Batch(request_id=request_id, results=items)

@@ -5,8 +5,9 @@ Only shapes and words are here. Values come from `service.rest.rendering`.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from service.inference.estimates import DEFAULT_MAX_HANDS, DEFAULT_MIN_SCORE, MOST_HANDS
 from service.inference.models import Variant
 from service.inference.routing import RoutedBy
 from service.pose import geometry
@@ -47,11 +48,31 @@ class Keypoint(Schema):
     sigma: Annotated[float, Field(ge=0, description="standard deviation of the belief about the keypoint, in pixels")]
 
 
+class Handedness(Schema):
+    """Which hand it is: the anatomical side as literally seen. In a mirrored picture a left hand is a right one."""
+
+    label: Literal["left", "right"]
+    score: Annotated[float, Field(ge=0.5, le=1, description="how sure that is, 0.5 to 1")]
+
+
 class Hand(Schema):
     """One hand: 21 keypoints in the order of GET /v1/skeleton."""
 
-    score: Annotated[float, Field(ge=0, le=1, description="mean of the keypoints' scores")]
-    box: Annotated[Box, Field(description="the region asked about: the roi, or the whole image")]
+    score: Annotated[
+        float, Field(ge=0, le=1, description="how likely it is a hand, and all 21 keypoints are this one hand's")
+    ]
+    handedness: Annotated[Handedness | None, Field(description="null where hands were not looked for, but named")]
+    box: Annotated[
+        Box,
+        Field(
+            description="tight around the keypoints, for a hand that was found; else the region asked about: the roi"
+            " inside the image, or the whole image"
+        ),
+    ]
+    rotation_degrees: Annotated[
+        float,
+        Field(ge=-180, le=180, description="how far wrist to middle_mcp is turned from upright, clockwise"),
+    ]
     keypoints: Annotated[list[Keypoint], Field(min_length=21, max_length=21)]
 
 
@@ -76,6 +97,7 @@ class Timings(Schema):
     """Where the time went; with several hands, the longest of each."""
 
     decode: Ms
+    detection: Ms
     queue: Ms
     inference: Ms
     postprocess: Ms
@@ -83,7 +105,10 @@ class Timings(Schema):
 
 
 class HandPose(Schema):
-    """The hands of one image: one for each roi, in the order of the rois; without rois, one in the whole image."""
+    """The hands of one image: one for each roi, in their order; without rois those that were found, best first.
+
+    There may be none.
+    """
 
     request_id: str
     model: AnsweringModel
@@ -199,5 +224,16 @@ class HandPoseRequest(BaseModel):
 
     image: Annotated[str, Field(description="the image file in base64, or as a data URI (data:image/jpeg;base64,...)")]
     rois: Annotated[
-        list[RequestedBox], Field(description="one box for each hand; none: the whole image shows one hand")
+        list[RequestedBox],
+        Field(
+            validation_alias=AliasChoices("rois", "roi"),
+            description="one box for each hand; without boxes hands are looked for",
+        ),
     ] = []
+    whole: Annotated[bool, Field(description="the whole image is one hand, as in the paper's protocol")] = False
+    max_hands: Annotated[int, Field(description=f"hands to look for at the most, 1 to {MOST_HANDS}")] = (
+        DEFAULT_MAX_HANDS
+    )
+    min_score: Annotated[float, Field(description="hands that are looked for and score less are left out, 0 to 1")] = (
+        DEFAULT_MIN_SCORE
+    )

@@ -1,17 +1,19 @@
 """A backend without models: it answers what the test says, when the test says so."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference.errors import ServiceError, UnknownModelError
-from service.inference.models import ModelReference, ServedModel
+from service.inference.errors import ServiceError, UnavailableError, UnknownModelError
+from service.inference.models import AnyModel, ModelReference, ServedDetector, ServedModel
 from service.pose.heatmaps import STRIDE, encode
 from service.pose.keypoints import KEYPOINT_COUNT
-from tests.support.models import served_model
+from service.pose.preprocessing import CROP_PADDING
+from tests.support.models import DETECTOR_SIZE, served_detector, served_model
 
 Crops = Sequence[NDArray[np.uint8]]
 Maps = NDArray[np.float32]
@@ -21,7 +23,7 @@ Maps = NDArray[np.float32]
 class Call:
     """One batch as the backend got it."""
 
-    model: ServedModel
+    model: AnyModel
     crops: Crops
     timeout_s: float
 
@@ -29,7 +31,10 @@ class Call:
 class FakeBackend:
     """Implements `service.inference.ports.Backend`.
 
-    Without further orders it finds the same hand, `spread_keypoints`, in every crop. What it can be told:
+    Without further orders its detector sees one upright hand in every picture, of a size that has the model see all of
+    the picture, and its models find the same hand, `spread_keypoints`, in every crop. What it can be told:
+
+    * `detections` are the rows that the detector answers for every picture (`detection` makes one);
 
     * `answer` computes the belief maps of a batch in another way;
     * `failure` is raised instead of an answer: a ServiceError as the port promises, or anything else as a broken
@@ -38,7 +43,8 @@ class FakeBackend:
     * `trouble` is what `not_ready` says.
 
     Attributes:
-        calls: the batches that came, in order.
+        calls: the batches of crops that came, in order.
+        searches: the batches of whole pictures that came, in order.
     """
 
     def __init__(self, *models: ServedModel, answer: Callable[[Crops], Maps] | None = None) -> None:
@@ -50,6 +56,9 @@ class FakeBackend:
         self.failure: Exception | None = None
         self.trouble: str | None = None
         self.calls: list[Call] = []
+        self.searches: list[Call] = []
+        self.detections: Sequence[Sequence[float]] = (detection(),)
+        self.without_detector = False
 
     def models(self) -> Sequence[ServedModel]:
         return tuple(self._models)
@@ -64,7 +73,18 @@ class FakeBackend:
             raise UnknownModelError(f"there is no model {reference}", code="unknown_version")
         return max(candidates, key=lambda each: each.version)
 
-    async def predict(self, model: ServedModel, crops: Crops, *, timeout_s: float) -> Maps:
+    def detector(self) -> ServedDetector:
+        if self.without_detector:
+            raise UnavailableError("there is no hand detector", code="no_detector")
+        return served_detector()
+
+    async def predict(self, model: AnyModel, crops: Crops, *, timeout_s: float) -> Maps:
+        if isinstance(model, ServedDetector):
+            self.searches.append(Call(model, crops, timeout_s))
+            rows = np.zeros((len(crops), *model.output_shape), np.float32)
+            if self.detections:
+                rows[:, : len(self.detections)] = self.detections
+            return rows
         self.calls.append(Call(model, crops, timeout_s))
         async with self._arrival:
             self._arrival.notify_all()
@@ -88,6 +108,21 @@ class FakeBackend:
         """Return once this many batches have come in all."""
         async with self._arrival:
             await self._arrival.wait_for(lambda: len(self.calls) >= batches)
+
+
+def detection(
+    x: float = 0.5,
+    y: float = 0.5,
+    size: float = 1 / CROP_PADDING,
+    *,
+    score: float = 1.0,
+    degrees: float = 0.0,
+    right: float = 1.0,
+) -> tuple[float, ...]:
+    """A row of the detector: a hand at this share of its input's width and height, this large, turned clockwise."""
+    radians = math.radians(degrees - 90)
+    side = DETECTOR_SIZE
+    return score, x * side, y * side, size * side, math.cos(radians), math.sin(radians), right
 
 
 def failing_backend(failure: ServiceError) -> FakeBackend:

@@ -60,7 +60,7 @@ class MovingHand:
             routed_by="default",
             image_size=(width, height),
             hands=hands or (self._hand(index, whole, whole, self.whole_frame_score),),
-            timings=Timings(0.0, 0.0, 0.0, 0.0, 0.0),
+            timings=Timings(0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
         )
 
     def _hand(self, index: int, box: Box, shown: Box, score: float) -> Hand:

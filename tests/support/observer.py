@@ -6,7 +6,7 @@ from contextvars import Context
 from dataclasses import dataclass, field
 
 from service.inference.estimates import Estimate
-from service.inference.models import ServedModel
+from service.inference.models import AnyModel
 from service.inference.ports import Attribute, DropReason, RejectReason, ReleaseReason
 
 
@@ -16,11 +16,11 @@ class RecordingObserver:
 
     parts: list[str] = field(default_factory=list)
     estimates: list[Estimate] = field(default_factory=list)
-    batches: list[tuple[ServedModel, int, ReleaseReason]] = field(default_factory=list)
+    batches: list[tuple[AnyModel, int, ReleaseReason]] = field(default_factory=list)
     requests_in_batches: list[int] = field(default_factory=list)
-    depths: list[tuple[ServedModel, int]] = field(default_factory=list)
-    drops: list[tuple[ServedModel, DropReason]] = field(default_factory=list)
-    rejections: list[tuple[ServedModel, RejectReason]] = field(default_factory=list)
+    depths: list[tuple[AnyModel, int]] = field(default_factory=list)
+    drops: list[tuple[AnyModel, DropReason]] = field(default_factory=list)
+    rejections: list[tuple[AnyModel, RejectReason]] = field(default_factory=list)
 
     @contextmanager
     def part(self, name: str, **attributes: Attribute) -> Iterator[None]:
@@ -34,7 +34,7 @@ class RecordingObserver:
     @contextmanager
     def batch(
         self,
-        model: ServedModel,
+        model: AnyModel,
         requests: Sequence[tuple[Context, float]],
         size: int,
     ) -> Iterator[None]:
@@ -44,14 +44,14 @@ class RecordingObserver:
     def estimated(self, estimate: Estimate) -> None:
         self.estimates.append(estimate)
 
-    def batch_released(self, model: ServedModel, size: int, reason: ReleaseReason) -> None:
+    def batch_released(self, model: AnyModel, size: int, reason: ReleaseReason) -> None:
         self.batches.append((model, size, reason))
 
-    def queue_changed(self, model: ServedModel, depth: int) -> None:
+    def queue_changed(self, model: AnyModel, depth: int) -> None:
         self.depths.append((model, depth))
 
-    def request_dropped(self, model: ServedModel, reason: DropReason) -> None:
+    def request_dropped(self, model: AnyModel, reason: DropReason) -> None:
         self.drops.append((model, reason))
 
-    def request_rejected(self, model: ServedModel, reason: RejectReason) -> None:
+    def request_rejected(self, model: AnyModel, reason: RejectReason) -> None:
         self.rejections.append((model, reason))

@@ -65,9 +65,10 @@ class Kitchen:
 
 async def test_a_whole_image_is_one_hand_in_the_images_own_coordinates(workers: ThreadPoolExecutor) -> None:
     kitchen = Kitchen(workers)
-    estimate = await kitchen.predictor.estimate(EstimateRequest(image_bytes(picture(640, 480)), FAR))
+    estimate = await kitchen.predictor.estimate(EstimateRequest(image_bytes(picture(640, 480)), FAR, whole=True))
     (hand,) = estimate.hands
     assert hand.box_in_image == Box(0, 0, 640, 480)
+    assert (hand.handedness, kitchen.backend.searches) == (None, [])
     # The image is letterboxed: 640 px become the input's width, and 80 px of grey lie above and below.
     expected = spread_keypoints(INPUT_SIZE) * (640 / INPUT_SIZE) - (0, 80)
     np.testing.assert_allclose(hand.keypoints_in_image, expected, atol=0.05 * 640 / INPUT_SIZE)
@@ -280,7 +281,7 @@ async def test_a_failing_backend_fails_the_request_with_its_own_error(workers: T
 
 async def test_belief_maps_of_another_shape_are_an_internal_error(workers: ThreadPoolExecutor) -> None:
     backend = FakeBackend(answer=lambda crops: np.zeros((len(crops), 4, 4, 22), np.float32))
-    with pytest.raises(InternalError, match="belief maps of shape"):
+    with pytest.raises(InternalError, match="answered with shape"):
         await Kitchen(workers, backend).predictor.estimate(EstimateRequest(image_bytes(), FAR))
 
 
@@ -309,8 +310,8 @@ async def test_an_answer_is_reported_once_with_its_phases(workers: ThreadPoolExe
     kitchen = Kitchen(workers)
     estimate = await kitchen.predictor.estimate(EstimateRequest(image_bytes(), FAR))
     assert kitchen.observer.estimates == [estimate]
-    assert kitchen.observer.parts == ["decode", "postprocess"]
-    assert [size for _, size, _ in kitchen.observer.batches] == [1]
+    assert kitchen.observer.parts == ["decode", "detection", "postprocess"]
+    assert [(model.kind, size) for model, size, _ in kitchen.observer.batches] == [("detector", 1), ("lightweight", 1)]
 
 
 async def test_a_failure_says_which_model_the_request_was_routed_to(workers: ThreadPoolExecutor) -> None:

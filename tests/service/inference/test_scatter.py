@@ -18,7 +18,7 @@ from service.inference.errors import (
 )
 from service.inference.estimates import Estimate, EstimateRequest, Priority
 from service.inference.model_queue import BatchingPolicy
-from service.inference.models import ServedModel, Variant
+from service.inference.models import AnyModel, Variant
 from service.pose.geometry import Box
 from tests.support.backend import Crops, FakeBackend, Maps, hand_where_crop_is_marked
 from tests.support.clock import ManualClock, settle
@@ -34,9 +34,9 @@ class StepByStep(FakeBackend):
 
     def __init__(self) -> None:
         super().__init__()
-        self.open: list[tuple[ServedModel, Crops, asyncio.Future[Maps]]] = []
+        self.open: list[tuple[AnyModel, Crops, asyncio.Future[Maps]]] = []
 
-    async def predict(self, model: ServedModel, crops: Crops, *, timeout_s: float) -> Maps:
+    async def predict(self, model: AnyModel, crops: Crops, *, timeout_s: float) -> Maps:
         answer: asyncio.Future[Maps] = asyncio.get_running_loop().create_future()
         self.open.append((model, crops, answer))
         return await answer
@@ -109,7 +109,12 @@ async def live_through(story: list[tuple[Any, ...]], policy: BatchingPolicy) -> 
             mark, variant, hands, seconds, priority = details
             rois = tuple(Box(0, 0, INPUT_SIZE, INPUT_SIZE) for _ in range(hands)) if hands > 1 else ()
             request = EstimateRequest(
-                picture_with(mark), clock.time() + seconds, rois=rois, asked_for=variant, priority=priority
+                picture_with(mark),
+                clock.time() + seconds,
+                rois=rois,
+                whole=not rois,
+                asked_for=variant,
+                priority=priority,
             )
             asked.append((asyncio.ensure_future(predictor.estimate(request)), variant, [mark] * hands))
         elif event == "cancel" and asked:
@@ -143,7 +148,9 @@ async def live_through(story: list[tuple[Any, ...]], policy: BatchingPolicy) -> 
 async def test_answers_of_marked_pictures_would_be_told_apart() -> None:
     backend = FakeBackend(answer=hand_where_crop_is_marked)
     predictor = make_predictor(backend)
-    estimate = await predictor.estimate(EstimateRequest(picture_with(3), float("inf"), asked_for="standard"))
+    estimate = await predictor.estimate(
+        EstimateRequest(picture_with(3), float("inf"), whole=True, asked_for="standard")
+    )
 
     assert belongs(estimate, "standard", [3])
     assert not belongs(estimate, "lightweight", [3])

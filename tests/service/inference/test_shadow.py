@@ -11,7 +11,7 @@ import pytest
 
 from service.inference.errors import InternalError, OverloadedError, UnavailableError
 from service.inference.estimates import Estimate, EstimateRequest
-from service.inference.models import ModelReference, ServedModel
+from service.inference.models import AnyModel, ModelReference, ServedModel
 from service.inference.routing import Router, RoutingRules, ShadowRule
 from service.inference.shadow import Shadow
 from tests.support.backend import Crops, FakeBackend, Maps, maps_of, spread_keypoints
@@ -53,8 +53,8 @@ class TwoMinds(FakeBackend):
         self.standard_may_answer = asyncio.Event()
         self.standard_may_answer.set()
 
-    async def predict(self, model: ServedModel, crops: Crops, *, timeout_s: float) -> Maps:
-        if model.variant != "standard":
+    async def predict(self, model: AnyModel, crops: Crops, *, timeout_s: float) -> Maps:
+        if model.kind != "standard":
             return await super().predict(model, crops, timeout_s=timeout_s)
         await self.standard_may_answer.wait()
         if self.standard_fails is not None:
@@ -79,7 +79,7 @@ class Lab:
 
     async def ask(self, asked_for: str | None = None) -> Estimate:
         return await self.predictor.estimate(
-            EstimateRequest(image_bytes(picture(SIDE, SIDE)), FAR, asked_for=asked_for)
+            EstimateRequest(image_bytes(picture(SIDE, SIDE)), FAR, whole=True, asked_for=asked_for)
         )
 
     async def copies_are_through(self, how_many: int) -> None:

@@ -38,7 +38,7 @@ def test_what_the_use_case_reports_is_counted_by_variant_and_version() -> None:
     use_case.request_rejected(LIGHT, RejectReason.QUEUE_FULL)
     points, scores = np.zeros((21, 2)), np.linspace(0, 1, 21, dtype=np.float32)
     hand = Hand(Box(0, 0, 10, 10), points, scores, np.ones(21))
-    use_case.estimated(Estimate(LIGHT, "default", (10, 10), (hand,), Timings(0.004, 0.001, 0.02, 0.002, 0.03)))
+    use_case.estimated(Estimate(LIGHT, "default", (10, 10), (hand,), Timings(0.004, 0.003, 0.001, 0.02, 0.002, 0.03)))
     found = samples(observer)
     model = {"variant": "lightweight", "version": "3"}
     assert found[key("handpose_stage_duration_seconds_sum", stage="decode", **model)] == 0.004

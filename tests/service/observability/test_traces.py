@@ -283,7 +283,7 @@ def test_latencies_of_traced_requests_have_exemplars_where_they_can_be_read(coll
     export = OtlpExport(f"{collector.url}/v1/traces", sample_ratio=1.0)
     observer, model = PrometheusObserver(CollectorRegistry(), export.tracer), served_model("standard")
     with observer.request("a", request_id="a", caller=TRACEPARENT, attributes={}):
-        observer.estimated(Estimate(model, "default", (1, 1), (), Timings(0.002, 0.002, 0.002, 0.002, 0.01)))
+        observer.estimated(Estimate(model, "default", (1, 1), (), Timings(0.002, 0.0, 0.002, 0.002, 0.002, 0.01)))
         observer.image_answered(("standard", 1), None, "ok", 0.02)
     with observer.request("b", request_id="b", caller=TRACEPARENT.replace("-01", "-00"), attributes={}):
         observer.image_answered(("standard", 1), None, "ok", 2.0)

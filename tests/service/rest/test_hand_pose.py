@@ -12,7 +12,7 @@ from PIL import Image
 
 from service.pose.keypoints import KEYPOINT_NAMES
 from tests.service.rest.conftest import Gateway, running_gateway
-from tests.support.backend import FakeBackend, hand_where_crop_is_marked, spread_keypoints
+from tests.support.backend import FakeBackend, detection, hand_where_crop_is_marked, spread_keypoints
 from tests.support.images import RED, image_bytes, marked_picture, picture
 from tests.support.models import INPUT_SIZE, served_model
 
@@ -76,7 +76,12 @@ async def test_answer_has_the_documented_form(gateway: Gateway) -> None:
     }
     assert body["image"] == {"width": 256, "height": 128}
     (hand,) = body["hands"]
-    assert hand["box"] == {"x": 0, "y": 0, "width": 256, "height": 128}
+    assert list(hand) == ["score", "handedness", "box", "rotation_degrees", "keypoints"]
+    assert hand["box"] == {"x": 64, "y": 0, "width": 128, "height": 128}
+    assert hand["handedness"] == {"label": "right", "score": 1.0}
+    wrist, middle_mcp = (np.array((hand["keypoints"][i]["x"], hand["keypoints"][i]["y"])) for i in (0, 9))
+    upwards = middle_mcp - wrist
+    assert hand["rotation_degrees"] == pytest.approx(np.degrees(np.arctan2(upwards[0], -upwards[1])), abs=0.5)
     assert [each["name"] for each in hand["keypoints"]] == list(KEYPOINT_NAMES)
     assert [each["id"] for each in hand["keypoints"]] == list(range(21))
     wrist = hand["keypoints"][0]
@@ -84,8 +89,84 @@ async def test_answer_has_the_documented_form(gateway: Gateway) -> None:
     assert (wrist["x_norm"], wrist["y_norm"]) == (pytest.approx(wrist["x"] / 256), pytest.approx(wrist["y"] / 128))
     assert 0.8 < wrist["score"] <= 1
     assert wrist["sigma"] == pytest.approx(1.25 * 8 * 2, rel=0.1)  # the target's cells, in pixels of the image
-    assert hand["score"] == pytest.approx(np.mean([each["score"] for each in hand["keypoints"]]), abs=1e-3)
-    assert list(body["timings_ms"]) == ["decode", "queue", "inference", "postprocess", "total"]
+    assert 0.8 < hand["score"] <= 1
+    assert list(body["timings_ms"]) == ["decode", "detection", "queue", "inference", "postprocess", "total"]
+
+
+async def test_a_picture_may_hold_several_hands_or_none(gateway: Gateway) -> None:
+    gateway.backend.detections = (detection(0.3, 0.5, 0.3, right=0.1), detection(0.7, 0.5, 0.3, right=0.9))
+    body = (await gateway.client.post(PATH, content=image_bytes(picture(256, 256)))).json()
+    assert {hand["handedness"]["label"] for hand in body["hands"]} == {"left", "right"}
+    gateway.backend.detections = ()
+    answer = await gateway.client.post(PATH, content=image_bytes())
+    assert (answer.status_code, answer.json()["hands"]) == (200, [])
+
+
+@pytest.mark.parametrize("place", ["query", "form", "json"])
+async def test_how_to_look_is_said_in_query_form_or_json(place: str, gateway: Gateway) -> None:
+    gateway.backend.detections = tuple(detection(0.2 + 0.3 * i, 0.5, 0.2, score=s) for i, s in enumerate((0.9, 0.2)))
+    picture_of_two = image_bytes(picture(256, 256))
+
+    async def hands(**options: object) -> list[dict[str, Any]]:
+        texts = {name: str(value).lower() for name, value in options.items()}
+        if place == "query":
+            answer = await gateway.client.post(PATH, content=picture_of_two, params=texts)
+        elif place == "form":
+            answer = await gateway.client.post(PATH, files={"image": ("a.png", picture_of_two)}, data=texts)
+        else:
+            image = base64.b64encode(picture_of_two).decode()
+            answer = await gateway.client.post(PATH, json={"image": image, **options})
+        assert answer.status_code == 200, answer.text
+        found: list[dict[str, Any]] = answer.json()["hands"]
+        return found
+
+    assert len(await hands(min_score=0.0)) == 2
+    assert len(await hands(min_score=0.0, max_hands=1)) == 1
+    assert len(await hands(min_score=0.8)) == 1
+    (whole,) = await hands(whole=True)
+    assert (whole["handedness"], whole["box"]["width"]) == (None, 256)
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "names"),
+    [
+        ("variant=standard", "unknown_option", ["variant", "roi, whole, max_hands, min_score"]),
+        ("max_hand=2", "unknown_option", ["max_hand"]),
+        ("max_hands=2&max_hands=3", "invalid_option", ["max_hands"]),
+        ("max_hands=two", "invalid_option", ["max_hands", "whole number"]),
+        ("max_hands=0", "invalid_option", ["max_hands", "1 to 16"]),
+        ("min_score=1.5", "invalid_option", ["min_score", "0 to 1"]),
+        ("min_score=nan", "invalid_option", ["min_score"]),
+        ("whole=maybe", "invalid_option", ["whole", "true or false"]),
+        ("whole=true&roi=0,0,9,9", "invalid_option", ["whole", "not both"]),
+    ],
+)
+async def test_a_query_that_is_not_understood_is_refused(
+    query: str, code: str, names: list[str], gateway: Gateway
+) -> None:
+    answer = await gateway.client.post(f"{PATH}?{query}", content=image_bytes())
+    assert (answer.status_code, answer.json()["code"]) == (400, code)
+    assert all(name in answer.json()["detail"] for name in names), answer.text
+
+
+async def test_a_batch_takes_the_same_options_and_no_rois(gateway: Gateway) -> None:
+    gateway.backend.detections = ()
+    files = [("image", ("a.png", image_bytes()))] * 2
+    whole = await gateway.client.post(f"{PATH}:batch?whole=true", files=files)
+    assert [len(each["result"]["hands"]) for each in whole.json()["results"]] == [1, 1]
+    refused = await gateway.client.post(f"{PATH}:batch?roi=0,0,9,9", files=files)
+    assert (refused.status_code, refused.json()["code"]) == (400, "unknown_option")
+
+
+async def test_rois_are_read_in_either_spelling_everywhere(gateway: Gateway) -> None:
+    box = {"x": 1, "y": 2, "width": 30, "height": 40}
+    image = base64.b64encode(image_bytes()).decode()
+    for answer in (
+        await gateway.client.post(f"{PATH}?rois=1,2,30,40", content=image_bytes()),
+        await gateway.client.post(PATH, files={"image": ("a.png", image_bytes())}, data={"rois": "1,2,30,40"}),
+        await gateway.client.post(PATH, json={"image": image, "roi": [box]}),
+    ):
+        assert answer.json()["hands"][0]["box"] == box
 
 
 async def test_header_and_body_name_what_served(workers: Executor) -> None:

@@ -61,6 +61,7 @@ def test_document_describes_all_parameters(document: Document) -> None:
     parameters = {each["name"]: each["in"] for each in document["paths"][HAND_POSE]["post"]["parameters"]}
     assert parameters == {
         "roi": "query",
+        **dict.fromkeys(("max_hands", "min_score", "whole"), "query"),
         "X-Model-Variant": "header",
         "X-Client-Id": "header",
         "X-Request-Timeout-Ms": "header",
