@@ -37,7 +37,7 @@ from trainer.data.rhd import paper_split
 from trainer.data.sample import DataError, OnBad, Sample, SkippedSamples, refuse_bad
 from trainer.data.sources import Source, read_sources, split_by_name
 from trainer.errors import RefusedError
-from trainer.export import served_size
+from trainer.export import load_servable, served_size
 from trainer.turned_pictures import TURNS, turned
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -371,16 +371,7 @@ def network_of_servable(folder: Path, variant: str | None = None) -> Network:
     card = model_card.read(folder)
     if variant is not None and card.variant != variant:
         raise RefusedError(f"{folder} holds a {card.variant} network, not a {variant} one")
-    import tensorflow as tf
-
-    servable = tf.saved_model.load(str(folder))
-    signature = servable.signatures[card.signature.name]
-
-    def predict(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        assert servable  # keeps the variables alive
-        return np.asarray(signature(image=tf.constant(crops))["belief_maps"])
-
-    return Network(predict, card.variant, card.input_size, card.weights_sha256)
+    return Network(load_servable(folder, card.signature), card.variant, card.input_size, card.weights_sha256)
 
 
 def _network(arguments: argparse.Namespace) -> Network:

@@ -110,7 +110,7 @@ class Composer:
         return Scene(pixels, moved.hands, moved.ignored)
 
     def _placed(self, rng: np.random.Generator, picture: LabelledPicture, size: int, zoom: float) -> Affine:
-        """The map from a picture to the input: letterboxed, scaled, turned, mirrored, and a piece of it where it is larger."""
+        """The map from a picture to the input: letterboxed, scaled, turned, mirrored; a piece of it where larger."""
         whole = Box(0.0, 0.0, float(picture.size[0]), float(picture.size[1]))
         shares = self._shares
         turn = math.radians(shares.turn * float(rng.standard_normal()))

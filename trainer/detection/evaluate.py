@@ -1,9 +1,9 @@
-"""Measures the hand detector on pictures in which every hand is known: `python -m trainer evaluate --variant hand_detector`.
+"""Measures the hand detector where every hand is known: `python -m trainer evaluate --variant hand_detector`.
 
 Pictures are letterboxed and detections of one hand told apart as serving does it. A hand counts as found where a
-detection's middle lies within `NEAR` of its size from its own and the sizes differ by no more than `SIZE_RATIO`: how much
-upright squares overlap would say little about turned hands. A detection finds one hand only, and a hand is found by one
-detection only: a second one is a false alarm.
+detection's middle lies within `NEAR` of its size from its own and the sizes differ by no more than a factor of
+`SIZE_RATIO`: how much upright squares overlap would say little about turned hands. A detection finds one hand only, and
+a hand is found by one detection only: a second one is a false alarm.
 
 Hands that are very small (`SMALLEST_SHARE`), or mostly outside of the picture, and regions of which the labels tell
 nothing are excused: they are neither missed nor do detections there count as false alarms.
@@ -155,9 +155,7 @@ def report(judged: Sequence[Judged]) -> dict[str, Any]:
             str(rate): _rounded(float(recalls[rates <= rate].max(initial=0.0)) if hands else None)
             for rate in _ALARM_RATES
         },
-        "by_size": {
-            name: _recalls([each for each in hands if _band(each.share) == name]) for _, name in _BANDS
-        },
+        "by_size": {name: _recalls([each for each in hands if _band(each.share) == name]) for _, name in _BANDS},
         **_poses(hands),
         "by_group": {group: _figures([each for each in judged if each.picture.group == group]) for group in groups},
     }
@@ -250,9 +248,7 @@ def _holds(box: Box, point: tuple[float, float]) -> bool:
     return 0 <= point[0] - box.x <= box.width and 0 <= point[1] - box.y <= box.height
 
 
-def detect(
-    predict: Predict, pictures: Sequence[LabelledPicture], store: ImageStore, input_size: int
-) -> list[Judged]:
+def detect(predict: Predict, pictures: Sequence[LabelledPicture], store: ImageStore, input_size: int) -> list[Judged]:
     """Runs the detector on every picture, letterboxed, and judges what it finds.
 
     Raises:
@@ -278,7 +274,7 @@ def _shown(picture: LabelledPicture, store: ImageStore, input_size: int) -> tupl
 
 
 def write_plots(judged: Sequence[Judged], store: ImageStore, folder: Path) -> None:
-    """Writes `recall.png` (recall over false alarms a picture) and `worst.png` (misses and false alarms) into the folder."""
+    """Writes `recall.png` (recall over false alarms) and `worst.png` (misses and false alarms) into the folder."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

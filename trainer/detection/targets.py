@@ -57,7 +57,7 @@ def make_targets(hands: Sequence[LabelledHand], ignored: Sequence[Box], input_si
     for hand in hands:
         centre, size = hand.upright_square()
         inside = ((hand.keypoints >= 0) & (hand.keypoints < input_size)).all(axis=1).mean()
-        if inside >= LEAST_INSIDE and size >= SMALLEST_HAND and (0 <= centre).all() and (centre < input_size).all():
+        if inside >= LEAST_INSIDE and size >= SMALLEST_HAND and (centre >= 0).all() and (centre < input_size).all():
             taught.append((hand, centre / GRID_STRIDE, size / GRID_STRIDE))
         elif inside > 0:
             ignored = [*ignored, excused(hand)]
@@ -72,9 +72,9 @@ def make_targets(hands: Sequence[LabelledHand], ignored: Sequence[Box], input_si
         near = (gaussian > _NEAR) & (gaussian >= heat)
         np.maximum(heat, gaussian, out=heat)
         counted[gaussian > _NEAR] = 1.0
-        right = {"right": 1.0, "left": 0.0, None: 0.5}[hand.handedness]
+        side = {"right": 1.0, "left": 0.0, None: 0.5}[hand.handedness]
         direction = (0.0, 0.0) if hand.along is None else hand.along / np.linalg.norm(hand.along).clip(1e-9)
-        values[near] = (0.0, 0.0, math.log(size), *direction, right)
+        values[near] = (0.0, 0.0, math.log(size), *direction, side)
         values[near, 0] = x - columns[near]
         values[near, 1] = y - rows[near]
         weights[near] = gaussian[near, None]

@@ -14,7 +14,6 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from numpy.typing import NDArray
 
 from trainer.checkpoints import Progress, load_averaged, load_checkpoint, save_averaged, save_checkpoint, to_numpy
 from trainer.data.pipeline import ImageStore, Prefetcher

@@ -1,17 +1,18 @@
-"""The hand detector: a small network that finds every hand of a picture and says where it points and which side it is.
+"""The hand detector: a small network that finds every hand of a picture, where it points and which side it is.
 
 It looks at the picture letterboxed into a square. Every cell of a grid with `GRID_STRIDE` pixels a side says how likely
-the middle of a hand lies in it, and where exactly, how large, how turned and which side that hand is (after Zhou et al.,
-"Objects as Points", 2019, with a direction and a side added). `decode` turns the grid into a fixed number of rows inside
-the graph; `service.pose.detections` describes them.
+the middle of a hand lies in it, and where exactly, how large, how turned and which side that hand is (after Zhou et
+al., "Objects as Points", 2019, with a direction and a side added). `decode` turns the grid into a fixed number of rows
+inside the graph; `service.pose.detections` describes them.
 
 Plain 3 x 3 convolutions: at this size they train and run faster on processors than separable ones of as many
-multiplications. Features are computed down to a thirty-second of the picture, where a cell has seen most of it, and added
-back up to an eighth.
+multiplications. Features are computed down to a thirty-second of the picture, where a cell has seen most of it, and
+added back up to an eighth.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +22,9 @@ from keras import ops
 from service.pose.detections import DETECTION_COLUMNS, DETECTIONS
 from trainer.models.normalization import BatchNormalization
 
+NAME: Final = "hand_detector"
+"""Of the network, its weights and its servable."""
+
 GRID_STRIDE: Final = 8
 """Pixels of the input along a cell of the grid."""
 
@@ -28,8 +32,8 @@ INPUT_STRIDE: Final = 32
 """The input's side is a multiple of this."""
 
 CHANNELS: Final = 7
-"""Of a cell: score (a logit), x and y of the hand's middle from the cell's corner, log of the size, cosine and sine of the
-direction, right (a logit). Lengths are in cells."""
+"""Of a cell: score (a logit), x and y of the hand's middle from the cell's corner, log of the size, cosine and sine of
+the direction, right (a logit). Lengths are in cells."""
 
 _PRIOR: Final = 0.01  # share of cells that a new network takes for hands: focal losses start steadily from there
 
@@ -41,6 +45,17 @@ class DetectorWidths:
     levels: tuple[int, int, int, int, int] = (16, 24, 64, 96, 128)
     blocks: tuple[int, int, int, int, int] = (0, 1, 1, 2, 2)
     grid: int = 64
+
+    @classmethod
+    def read(cls, channels: Mapping[str, int]) -> DetectorWidths:
+        """The widths of a detector of which the convolutions' output channels are known, by layer."""
+        one, two, three, four, five = (channels[f"down{level}"] for level in range(1, 6))
+        first, second, third, fourth, fifth = (_blocks(channels, level) for level in range(1, 6))
+        return cls((one, two, three, four, five), (first, second, third, fourth, fifth), channels["lateral5"])
+
+
+def _blocks(channels: Mapping[str, int], level: int) -> int:
+    return sum(name.startswith(f"level{level}_") and name.endswith("_conv1") for name in channels)
 
 
 def build_detector(
@@ -67,9 +82,7 @@ def build_detector(
     up = _convolution(thirty_second, "lateral5", widths.grid, kernel_size=1, batch_norm=batch_norm)
     for level, features in ((4, sixteenth), (3, eighth)):
         lateral = _convolution(features, f"lateral{level}", widths.grid, kernel_size=1, batch_norm=batch_norm)
-        up = keras.layers.Add(name=f"merge{level}")(
-            [lateral, keras.layers.UpSampling2D(2, name=f"up{level}")(up)]
-        )
+        up = keras.layers.Add(name=f"merge{level}")([lateral, keras.layers.UpSampling2D(2, name=f"up{level}")(up)])
         up = _convolution(up, f"smooth{level}", widths.grid, batch_norm=batch_norm)
     grid = keras.layers.Conv2D(
         CHANNELS,
@@ -78,11 +91,23 @@ def build_detector(
         dtype="float32",
         name="grid",
     )(up)
-    model = keras.Model(inputs=image, outputs=grid, name="hand_detector")
+    model = keras.Model(inputs=image, outputs=grid, name=NAME)
     kernel, bias = model.get_layer("grid").get_weights()
     bias[0] = -ops.log((1 - _PRIOR) / _PRIOR)
     model.get_layer("grid").set_weights([kernel, bias])
     return model
+
+
+def is_detector(model: keras.Model) -> bool:
+    """Whether the model was made by `build_detector`, rather than by `trainer.models.build`."""
+    return bool(model.name == NAME)
+
+
+def widths_of(model: keras.Model) -> DetectorWidths:
+    """The widths of a model made by `build_detector`."""
+    return DetectorWidths.read(
+        {layer.name: int(layer.filters) for layer in model.layers if isinstance(layer, keras.layers.Conv2D)}
+    )
 
 
 def decode(grid: Any, detections: int = DETECTIONS) -> Any:

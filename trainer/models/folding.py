@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from trainer.models.detector import build_detector, is_detector, widths_of
 from trainer.models.network import architecture_of, build_architecture
 
 
@@ -25,16 +26,20 @@ def fold_batch_norm(training_model: keras.Model) -> keras.Model:
     """A new model without batch normalisation that computes what `training_model` computes in inference mode.
 
     Same variant, widths, input size and choice of outputs. A model that has no batch normalisation is copied.
-    Raises ValueError if the model was not built by `trainer.models.build`.
+    Raises ValueError if the model was not built by `trainer.models.build` or `build_detector`.
     """
-    architecture = architecture_of(training_model)
-    deploy_model = build_architecture(replace(architecture, batch_norm=False))
+    if is_detector(training_model):
+        deploy_model = build_detector(
+            batch_norm=False, input_size=training_model.inputs[0].shape[1], widths=widths_of(training_model)
+        )
+    else:
+        deploy_model = build_architecture(replace(architecture_of(training_model), batch_norm=False))
     for layer in deploy_model.layers:
         if not layer.weights:
             continue
         convolution = training_model.get_layer(layer.name)
-        has_norm = architecture.batch_norm and not _is_stage_output(training_model, layer.name)
-        norm = training_model.get_layer(f"{layer.name}_bn") if has_norm else None
+        without = _is_without_norm(training_model, layer.name)
+        norm = None if without else training_model.get_layer(f"{layer.name}_bn")
         layer.set_weights(_folded_weights(convolution, norm))
     return deploy_model
 
@@ -61,7 +66,7 @@ def unfold_batch_norm(folded: keras.Model, training_model: keras.Model, images: 
         *kernels, bias = layer.get_weights()
         convolution = training_model.get_layer(layer.name)
         convolution.set_weights([*kernels, bias] if convolution.use_bias else kernels)
-        if not _is_stage_output(training_model, layer.name):
+        if not _is_without_norm(training_model, layer.name):
             norm = training_model.get_layer(f"{layer.name}_bn")
             _undo(norm, bias, np.zeros_like(bias), np.ones_like(bias))
             normalised.append((convolution, norm, bias))
@@ -84,7 +89,7 @@ def _undo(norm: Any, bias: Any, mean: Any, variance: Any) -> None:
     norm.set_weights([np.sqrt(variance + norm.epsilon), bias + mean, mean, variance])
 
 
-def _is_stage_output(model: keras.Model, layer_name: str) -> bool:
+def _is_without_norm(model: keras.Model, layer_name: str) -> bool:
     return all(layer.name != f"{layer_name}_bn" for layer in model.layers)
 
 
