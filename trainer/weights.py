@@ -145,7 +145,7 @@ def save(model: keras.Model, path: Path, info: WeightsInfo, *, features: Path | 
         WeightsError: the model is of another variant than `info` says, holds values that float16 cannot, or has other
             features than `features`; `info` holds what JSON cannot; or other lightweight weights lie beside `path`.
     """
-    from trainer.models import fold_batch_norm
+    from trainer.models import fold_batch_norm, variant_and_widths
 
     if path.suffix != ".npz":
         raise WeightsError(f"a weights file ends in .npz, got {path.name!r}")
@@ -153,7 +153,7 @@ def save(model: keras.Model, path: Path, info: WeightsInfo, *, features: Path | 
         json.dumps(_described(info), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"the weights' description cannot be written as JSON: {error}") from error
-    variant = _variant_of_model(model)
+    variant, _ = variant_and_widths(model)
     if variant != info.variant:
         raise WeightsError(f"the model is {variant}, the information is for {info.variant}")
     model = fold_batch_norm(model)
@@ -174,13 +174,6 @@ def save(model: keras.Model, path: Path, info: WeightsInfo, *, features: Path | 
 
 def _described(info: WeightsInfo) -> dict[str, Any]:
     return {name: value for name, value in asdict(info).items() if value is not None}
-
-
-def _variant_of_model(model: keras.Model) -> str:
-    from trainer.models import architecture_of
-    from trainer.models.detector import is_detector
-
-    return DETECTOR if is_detector(model) else architecture_of(model).variant
 
 
 def load(path: Path, variant: str | None = None) -> StoredWeights:

@@ -12,7 +12,7 @@ nothing are excused: they are neither missed nor do detections there count as fa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -143,22 +143,64 @@ def curve(judged: Sequence[Judged]) -> tuple[NDArray[np.float64], NDArray[np.flo
     return thresholds, (alarms[None] >= thresholds[:, None]).sum(axis=1) / max(1, len(judged)), recall
 
 
+def recall_at_alarms(judged: Sequence[Judged], rate: float) -> float:
+    """Largest share of hands that is found at a threshold with so many false alarms a picture at the most."""
+    _, rates, recalls = curve(judged)
+    return float(recalls[rates <= rate].max(initial=0.0))
+
+
 def report(judged: Sequence[Judged]) -> dict[str, Any]:
     """Everything measured, as plain values for JSON. What nothing was counted for is None."""
     hands = hands_of(judged)
-    _, rates, recalls = curve(judged)
     groups = sorted({each.picture.group for each in judged if each.picture.group})
     return {
         "matching": MATCHING,
         **_figures(judged),
         "recall_at_false_alarms_a_picture": {
-            str(rate): _rounded(float(recalls[rates <= rate].max(initial=0.0)) if hands else None)
-            for rate in _ALARM_RATES
+            str(rate): _rounded(recall_at_alarms(judged, rate) if hands else None) for rate in _ALARM_RATES
         },
         "by_size": {name: _recalls([each for each in hands if _band(each.share) == name]) for _, name in _BANDS},
         **_poses(hands),
         "by_group": {group: _figures([each for each in judged if each.picture.group == group]) for group in groups},
     }
+
+
+def rows_of(content: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The figures of `report` over the threshold as a table: its head, and a row of text for each figure."""
+    rows = {
+        f"found, of {content['hands']} hands": content["recall"],
+        **{f"found, {name} of the picture ({of['hands']})": of["recall"] for name, of in content["by_size"].items()},
+        "false alarms a picture": content["false_alarms_a_picture"],
+        f"with a detection, of {content['hand_free_pictures']} without a hand": content[
+            "hand_free_pictures_with_a_detection"
+        ],
+    }
+    thresholds = tuple(map(str, _THRESHOLDS))
+    return [
+        ("at a score of", *thresholds),
+        *((name, *("-" if of[t] is None else f"{of[t]:.3f}" for t in thresholds)) for name, of in rows.items()),
+    ]
+
+
+def sentences_of(content: Mapping[str, Any]) -> list[str]:
+    """The figures of `report` that do not depend on a threshold."""
+    at_rates = content["recall_at_false_alarms_a_picture"]
+    error = content["direction_error_degrees"]
+    found = ", ".join(f"{at_rates[rate]} at {rate} false alarms a picture" for rate in at_rates)
+    poses = (
+        f"Of {content['hands_with_a_side']} hands found at a score of {content['of_hands_found_at']} the side is right"
+        f" in {content['side_accuracy']}, the direction is off by {error['median']} degrees (median), {error['p90']}"
+        " (90 %)."
+    )
+    return [f"Hands found: {found}.", poses, f"{content['matching'][0].upper()}{content['matching'][1:]}."]
+
+
+def table(content: Mapping[str, Any]) -> str:
+    """The figures of `report` as lines of text."""
+    rows = rows_of(content)
+    width = max(len(row[0]) for row in rows)
+    lines = [row[0].ljust(width) + "".join(f"{cell:>8}" for cell in row[1:]) for row in rows]
+    return "\n".join([*lines, *sentences_of(content)])
 
 
 def _figures(judged: Sequence[Judged]) -> dict[str, Any]:

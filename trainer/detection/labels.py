@@ -11,9 +11,19 @@ from numpy.typing import NDArray
 
 from service.pose.geometry import Affine, Box, turn_to_upright
 from service.pose.keypoints import KEYPOINT_COUNT
-from trainer.data.coco import annotation_file, annotations_of, find_image, images_by_id, keypoint_orders, load_json
+from trainer.data.coco import (
+    annotation_file,
+    annotations_of,
+    credit_of,
+    find_image,
+    images_by_id,
+    keypoint_orders,
+    load_json,
+    set_folder,
+    shift_to_continuous,
+)
 from trainer.data.label_convention import check_label_convention
-from trainer.data.sample import Handedness
+from trainer.data.sample import BadSampleError, Credit, Handedness
 
 _WRIST, _MIDDLE_MCP = 0, 9
 _FEWEST_LABELLED: Final = 8  # keypoints without which a hand is excused instead of being taught
@@ -64,7 +74,9 @@ class LabelledPicture:
         hands: those to be found.
         ignored: boxes in which there may be hands that nobody labelled: neither taught as hands nor as background.
         group: people or place of the picture; None if not told.
+        source: name of the set.
         name: the file's name in its set.
+        credit: where the picture comes from; None if not told.
     """
 
     path: Path
@@ -72,7 +84,9 @@ class LabelledPicture:
     hands: tuple[LabelledHand, ...]
     ignored: tuple[Box, ...]
     group: str | None
+    source: str
     name: str
+    credit: Credit | None
 
     def moved(self, to: Affine) -> LabelledPicture:
         """The labels after an affine map of the picture."""
@@ -93,20 +107,29 @@ def read_pictures(path: Path) -> list[LabelledPicture]:
 
     A hand of which fewer than 8 keypoints are seen (or labelled, where the set does not tell) is excused.
 
-    Raises DataError as `trainer.data.coco.read_coco` does.
+    Raises DataError as `trainer.data.coco.read_coco` does, and for annotations that cannot be read.
     """
     file = annotation_file(path)
     document = load_json(file)
     check_label_convention(document, file)
     order_of = keypoint_orders(document)
     of_image: dict[Any, list[dict[str, Any]]] = {}
-    for annotation in annotations_of(document, file):
-        of_image.setdefault(annotation["image_id"], []).append(annotation)
+    try:
+        annotations = annotations_of(document, file)
+        for annotation in annotations:
+            of_image.setdefault(annotation["image_id"], []).append(annotation)
+        shift = shift_to_continuous(document, annotations, file)
+    except (TypeError, KeyError) as error:
+        raise BadSampleError(f"{file}: an annotation is malformed: {error}") from error
     pictures = []
     for key, image in images_by_id(document, file).items():
         hands, ignored = [], []
         for annotation in of_image.get(key, []):
-            hand = _hand(annotation, order_of(annotation))
+            try:
+                hand = _hand(annotation, order_of(annotation), shift)
+            except (TypeError, ValueError) as error:
+                name = annotation.get("id")
+                raise BadSampleError(f"{file}: annotation {name} is malformed: {error}") from error
             if hand is not None and not (annotation.get("ignore") or annotation.get("iscrowd")):
                 hands.append(hand)
             elif annotation.get("bbox"):
@@ -118,13 +141,15 @@ def read_pictures(path: Path) -> list[LabelledPicture]:
                 tuple(hands),
                 tuple(ignored),
                 image.get("group"),
+                set_folder(file).name,
                 str(image["file_name"]),
+                credit_of(image),
             )
         )
     return pictures
 
 
-def _hand(annotation: dict[str, Any], order: list[int]) -> LabelledHand | None:
+def _hand(annotation: dict[str, Any], order: list[int], shift: float) -> LabelledHand | None:
     values = annotation.get("keypoints")
     if not values:
         return None
@@ -135,7 +160,7 @@ def _hand(annotation: dict[str, Any], order: list[int]) -> LabelledHand | None:
     known = bool(labelled[_WRIST] and labelled[_MIDDLE_MCP])
     along = table[_MIDDLE_MCP, :2] - table[_WRIST, :2] if known else None
     handedness = annotation.get("handedness")
-    return LabelledHand(table[labelled, :2], along, handedness if handedness in ("left", "right") else None)
+    return LabelledHand(table[labelled, :2] + shift, along, handedness if handedness in ("left", "right") else None)
 
 
 def _corners(box: Box) -> NDArray[np.float64]:

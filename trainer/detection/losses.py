@@ -28,3 +28,9 @@ def detector_loss(grid: Any, heat: Any, counted: Any, values: Any, weights: Any)
     errors = ops.concatenate([off, side[..., None]], axis=-1) * ops.convert_to_tensor(_WEIGHTS, "float32")
     of_values = ops.sum(errors * weights) / ops.maximum(ops.sum(weights[..., 2]), 1.0)
     return of_heat + of_values, of_heat, of_values
+
+
+def packed_loss(targets: Any, grid: Any) -> Any:
+    """`detector_loss` of targets as `trainer.detection.batches.DetectorBatch` holds them."""
+    total, _, _ = detector_loss(grid, targets[..., 0], targets[..., 1], targets[..., 2:8], targets[..., 8:14])
+    return total

@@ -18,8 +18,17 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from trainer.models.detector import build_detector, is_detector, widths_of
+from trainer.models.detector import NAME, DetectorWidths, build_detector, is_detector, widths_of
+from trainer.models.layers import Widths
 from trainer.models.network import architecture_of, build_architecture
+
+
+def variant_and_widths(model: keras.Model) -> tuple[str, Widths | DetectorWidths]:
+    """Which network it is and how wide; ValueError if neither `trainer.models.build` nor `build_detector` made it."""
+    if is_detector(model):
+        return NAME, widths_of(model)
+    architecture = architecture_of(model)
+    return architecture.variant, architecture.widths
 
 
 def fold_batch_norm(training_model: keras.Model) -> keras.Model:
@@ -49,15 +58,13 @@ def unfold_batch_norm(folded: keras.Model, training_model: keras.Model, images: 
 
     Its normalisation holds the statistics of `images`, float32 [N, H, W, 3] as the network takes them, and undoes them
     again; on such pictures it computes nearly the same in training mode too. Both models must come from
-    `trainer.models.build`, of one variant and width, `folded` without batch normalisation, `training_model` with it;
-    else ValueError.
+    `trainer.models.build` or `build_detector`, of one variant and width, `folded` without batch normalisation,
+    `training_model` with it; else ValueError.
     """
-    source, target = architecture_of(folded), architecture_of(training_model)
-    if (source.variant, source.widths) != (target.variant, target.widths):
-        raise ValueError(
-            f"the models differ: {source.variant} of {source.widths} and {target.variant} of {target.widths}"
-        )
-    if source.batch_norm or not target.batch_norm:
+    source, target = variant_and_widths(folded), variant_and_widths(training_model)
+    if source != target:
+        raise ValueError(f"the models differ: {source[0]} of {source[1]} and {target[0]} of {target[1]}")
+    if _has_norm(folded) or not _has_norm(training_model):
         raise ValueError("expected a model without batch normalisation and one with it")
     normalised = []
     for layer in folded.layers:
@@ -87,6 +94,10 @@ def unfold_batch_norm(folded: keras.Model, training_model: keras.Model, images: 
 def _undo(norm: Any, bias: Any, mean: Any, variance: Any) -> None:
     """Has `norm` add `bias` and nothing else, with these averages."""
     norm.set_weights([np.sqrt(variance + norm.epsilon), bias + mean, mean, variance])
+
+
+def _has_norm(model: keras.Model) -> bool:
+    return any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
 
 
 def _is_without_norm(model: keras.Model, layer_name: str) -> bool:
