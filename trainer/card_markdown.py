@@ -16,7 +16,7 @@ from typing import Any, Final
 from trainer import run_record, weights
 from trainer.atomic_files import write_text_atomically
 from trainer.errors import RefusedError
-from trainer.run_log import VALIDATION_COLUMN, read_log
+from trainer.run_log import is_validation, read_log
 from trainer.run_record import RUNS_FOLDER, RunRecord
 from trainer.weights import StoredWeights, WeightsInfo
 
@@ -77,7 +77,7 @@ def document(
     """
     notes = info.provenance
     parts = [
-        f"# The {info.variant} network",
+        "# The hand detector" if info.variant == weights.DETECTOR else f"# The {info.variant} network",
         _HEAD,
         str(notes.get("summary", "")),
         _table(
@@ -91,7 +91,11 @@ def document(
                 ),
                 ("input, pixels", f"{info.input_size} × {info.input_size}"),
                 ("crop around a hand's box", f"× {info.crop_padding:g}"),
-                ("target Gaussians, belief-map cells", f"{info.target_sigma_in_cells:g}"),
+                *(
+                    [("target Gaussians, belief-map cells", f"{info.target_sigma_in_cells:g}")]
+                    if info.target_sigma_in_cells is not None
+                    else []
+                ),
                 ("trained", info.created),
                 ("weights, SHA-256", f"`{digest}`"),
             ],
@@ -106,15 +110,17 @@ def document(
         _notes(notes, _COMPUTE_NOTES),
     ]
     if "curves" in pictures:
-        parts += ["## Curves", f"![Loss of each stage and validation over the updates]({pictures['curves']})"]
-    parts += ["## Results", *_results(info, results)]
+        parts += ["## Curves", f"![Loss and validation over the updates]({pictures['curves']})"]
+    is_detector = info.variant == weights.DETECTOR
+    parts += ["## Results", *(_detector_results(info, results) if is_detector else _results(info, results))]
     if "overlays" in pictures:
+        colours = "false alarms red, hands white, found ones green" if is_detector else "white rings the labels"
         parts += [
             "## Where it is wrong",
-            f"![The worst of the hands that it was not trained on, white rings the labels]({pictures['overlays']})",
+            f"![The worst of what it was not trained on, {colours}]({pictures['overlays']})",
         ]
     further = [name for name in notes if name not in (*_DATA_NOTES, *_RECIPE_NOTES, *_COMPUTE_NOTES, *_SHOWN_ELSEWHERE)]
-    parts += ["## Limits", _LIMITS, _notes(notes, further)]
+    parts += ["## Limits", _DETECTOR_LIMITS if is_detector else _LIMITS, _notes(notes, further)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -127,6 +133,12 @@ _ERRORS: Final = "Standard errors (±) are over groups of people, or over pictur
 _LIMITS: Final = """\
 One hand a crop: the caller says where the hand is. A hand much smaller than the crop, two hands in it, or no hand at
 all gives keypoints all the same. Pseudo-labels are another network's answers, so agreement with them is not
+accuracy. Not for identifying people, and not for decisions about them."""
+
+
+_DETECTOR_LIMITS: Final = """\
+It sees the whole picture at one size, so small hands are few pixels; how many of those that were excused are found is
+not known, nor is what the tables give no hands for. Labels that are another network's answers make agreement of it, not
 accuracy. Not for identifying people, and not for decisions about them."""
 
 
@@ -178,6 +190,26 @@ def _results(info: WeightsInfo, results: Sequence[Mapping[str, Any]]) -> list[st
     return parts
 
 
+def _detector_results(info: WeightsInfo, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    parts = ["Measured by `finish` on the pictures held out of the training data, letterboxed as serving does it."]
+    for measured in info.metrics.values():
+        parts += _detector_figures(measured)
+    for result in results:
+        parts += [
+            "With this command, of the weights or of the servable made from them:",
+            f"```sh\n{result['command']}\n```",
+            *_detector_figures(result),
+        ]
+    return parts
+
+
+def _detector_figures(content: Mapping[str, Any]) -> list[str]:
+    from trainer.detection.evaluate import rows_of, sentences_of
+
+    head, *rows = rows_of(content)
+    return [_table(head, rows), " ".join(sentences_of(content))]
+
+
 def _figures(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return _table(
         ("data", *_FIGURES.values()),
@@ -216,7 +248,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def draw_curves(log: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draws loss by stage (faint as logged, smoothed on top) and PCK on held-out pictures, and where the input grew."""
+    """Draws the loss (faint as logged, smoothed on top), held-out pictures' figures, and where the input grew."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -225,16 +257,22 @@ def draw_curves(log: Sequence[Mapping[str, float]], path: Path) -> None:
     left, right = figure.subplots(1, 2)
     trained = [row for row in log if "loss" in row]
     steps = [row["step"] for row in trained]
-    for stage in (1, 2, 3):
-        losses = [row[f"loss_stage{stage}"] for row in trained]
-        (line,) = left.plot(steps, _smoothed(losses), label=f"stage {stage}")
+    stages = {f"loss_stage{stage}": f"stage {stage}" for stage in (1, 2, 3)}
+    is_detector = not any(stages.keys() & row.keys() for row in trained)
+    for column, label in ({"loss": "loss"} if is_detector else stages).items():
+        losses = [row[column] for row in trained]
+        (line,) = left.plot(steps, _smoothed(losses), label=label)
         left.plot(steps, losses, color=line.get_color(), alpha=0.2, linewidth=0.6)
-    left.set(xlabel="updates", ylabel="loss, squared error a map", yscale="log")
+    left.set(xlabel="updates", ylabel="loss" if is_detector else "loss, squared error a map", yscale="log")
     left.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False)  # above, where it covers nothing
-    validated = [row for row in log if VALIDATION_COLUMN in row]
-    for column, label in (("pck_at_0_1", "PCK@0.1"), ("pck_at_0_2", "PCK@0.2")):
+    validated = [row for row in log if is_validation(row)]
+    figures = {"pck_at_0_1": "PCK@0.1", "pck_at_0_2": "PCK@0.2"}
+    for column, label in (
+        {"recall_at_0_1_alarms": "at 0.1 false alarms a picture"} if is_detector else figures
+    ).items():
         right.plot([row["step"] for row in validated], [row[column] for row in validated], marker=".", label=label)
-    right.set(xlabel="updates", ylabel="share of keypoints, held-out pictures", ylim=(0, 1.08))
+    what = "hands found" if is_detector else "share of keypoints"
+    right.set(xlabel="updates", ylabel=f"{what}, held-out pictures", ylim=(0, 1.08))
     right.legend(loc="lower right")
     for axes in (left, right):
         axes.grid(visible=True, alpha=0.3)
@@ -268,17 +306,27 @@ def _mark_input_sizes(axes: Any, log: Sequence[Mapping[str, float]]) -> None:
 
 
 def draw_overlays(path: Path, weights_file: Path, source: str, holdout: Sequence[str], count: int) -> None:
-    """Draws the hands of a data set, or of its held-out part, that the network finds worst, as one picture (.jpg)."""
+    """Draws the hands of a data set, or of its held-out part, that the network finds worst, as one picture (.jpg).
+
+    Of the detector it draws the pictures with the worst false alarms and misses.
+    """
     from trainer.data.pipeline import ImageStore
     from trainer.data.sources import Source, read_sources, split_by_name
     from trainer.evaluate import contact_sheet, evaluate_samples, network_of_weights
 
-    data = read_sources([Source.parse(source)])
-    samples = (split_by_name(data, holdout, may_take_all=True)[1] if holdout else data).samples
     network = network_of_weights(weights_file)
     store = ImageStore()
-    evaluation = evaluate_samples(network.predict, samples, store, network.input_size, show_progress=True)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if network.variant == weights.DETECTOR:
+        from trainer.detection.evaluate import detect, worst_sheet
+        from trainer.detection.train import held_out_of
+
+        judged = detect(network.predict, held_out_of([source], holdout), store, network.input_size)
+        worst_sheet(judged, store, count=count, columns=6).save(path, quality=85)
+        return
+    data = read_sources([Source.parse(source)])
+    samples = (split_by_name(data, holdout, may_take_all=True)[1] if holdout else data).samples
+    evaluation = evaluate_samples(network.predict, samples, store, network.input_size, show_progress=True)
     contact_sheet(evaluation, store, evaluation.worst(count), columns=6).save(path, quality=85)
 
 
@@ -294,7 +342,7 @@ def count(stored: StoredWeights) -> Counts:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `card`."""
-    parser.add_argument("--variant", choices=("standard", "lightweight"), required=True)
+    parser.add_argument("--variant", choices=weights.VARIANTS, required=True)
     parser.add_argument("--run", required=True, metavar="RUN", help=f"the run's folder, or its name in {RUNS_FOLDER}/")
     parser.add_argument("--weights", type=Path, metavar="NPZ", help="weights file (default: what `finish` wrote)")
     parser.add_argument("--out", type=Path, default=Path("docs/models"), metavar="DIR", help="default: %(default)s")

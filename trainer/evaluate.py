@@ -37,11 +37,12 @@ from trainer.data.rhd import paper_split
 from trainer.data.sample import DataError, OnBad, Sample, SkippedSamples, refuse_bad
 from trainer.data.sources import Source, read_sources, split_by_name
 from trainer.errors import RefusedError
-from trainer.export import served_size
+from trainer.export import load_servable, served_size
 from trainer.turned_pictures import TURNS, turned
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Crops uint8 RGB [N, S, S, 3] to the last stage's belief maps float32 [N, S/8, S/8, 22]."""
+"""Crops uint8 RGB [N, S, S, 3] to the last stage's belief maps float32 [N, S/8, S/8, 22]; the detector's to detections
+[N, 16, 7]."""
 
 Protocol = Literal["box", "mmpose-rhd", "head"]
 
@@ -349,16 +350,19 @@ class Network:
 
 def network_of_weights(path: Path, variant: str | None = None) -> Network:
     """The network in a weights file, of `variant` if one is given. WeightsError if it cannot be used."""
+    from keras import ops
+
     from trainer import weights
+    from trainer.models.detector import decode
 
     stored = weights.load(path, variant)
     model = weights.to_model(stored)
-    return Network(
-        lambda crops: np.asarray(model.predict_on_batch(to_model_input(crops))),
-        stored.variant,
-        stored.info.input_size,
-        stored.sha256,
-    )
+
+    def predict(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        outputs = model.predict_on_batch(to_model_input(crops))
+        return np.asarray(ops.convert_to_numpy(decode(outputs)) if stored.variant == weights.DETECTOR else outputs)
+
+    return Network(predict, stored.variant, stored.info.input_size, stored.sha256)
 
 
 def network_of_servable(folder: Path, variant: str | None = None) -> Network:
@@ -371,16 +375,7 @@ def network_of_servable(folder: Path, variant: str | None = None) -> Network:
     card = model_card.read(folder)
     if variant is not None and card.variant != variant:
         raise RefusedError(f"{folder} holds a {card.variant} network, not a {variant} one")
-    import tensorflow as tf
-
-    servable = tf.saved_model.load(str(folder))
-    signature = servable.signatures[card.signature.name]
-
-    def predict(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        assert servable  # keeps the variables alive
-        return np.asarray(signature(image=tf.constant(crops))["belief_maps"])
-
-    return Network(predict, card.variant, card.input_size, card.weights_sha256)
+    return Network(load_servable(folder, card.signature), card.variant, card.input_size, card.weights_sha256)
 
 
 def _network(arguments: argparse.Namespace) -> Network:
@@ -396,7 +391,11 @@ def _network(arguments: argparse.Namespace) -> Network:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `evaluate`."""
     parser.add_argument(
-        "--variant", choices=("standard", "lightweight"), help="what the network has to be (default: either)"
+        "--variant",
+        choices=("standard", "lightweight", "hand_detector"),
+        help="what the network has to be (default: any); the detector is measured on whole pictures, scenes:DIR, and of"
+        " the other arguments has --holdout (which looks at groups, too), --weights, --servable, --input-size, --json, "
+        "--out and --plots",
     )
     parser.add_argument(
         "--data", required=True, action="append", metavar="KIND:PATH", help="may be given several times"
@@ -462,6 +461,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures and prints."""
     if not (arguments.variant or arguments.weights or arguments.servable):
         raise RefusedError("name the network: --variant for the repository's weights, or --weights, or --servable")
+    if _is_detector(arguments):
+        return _run_detector(arguments)
     skipped = SkippedSamples()
     on_bad: OnBad = skipped if arguments.skip_bad else refuse_bad
     data = read_sources([Source.parse(text) for text in arguments.data], on_bad)
@@ -506,6 +507,44 @@ def run(arguments: argparse.Namespace) -> int:
     if skipped.reasons:
         print(skipped.summary(), file=sys.stderr)
     print(json.dumps(content, indent=2) if arguments.json else table(content))
+    return 0
+
+
+def _is_detector(arguments: argparse.Namespace) -> bool:
+    """Whether the detector is to be measured, by its name or by the file's kind."""
+    from trainer import weights
+
+    if arguments.variant or not (arguments.weights or arguments.servable):
+        return bool(arguments.variant == weights.DETECTOR)
+    found = weights.load(arguments.weights) if arguments.weights else model_card.read(arguments.servable)
+    return found.variant == weights.DETECTOR
+
+
+def _run_detector(arguments: argparse.Namespace) -> int:
+    from trainer import weights
+    from trainer.detection import evaluate as detection
+    from trainer.detection.train import held_out_of
+
+    of_crops = ("split_8_1_1", "upright", "turned", "skip_bad")
+    if arguments.boxes > 1 or arguments.protocol != "box" or any(getattr(arguments, name) for name in of_crops):
+        raise RefusedError("the detector is measured on whole pictures; give --data, --holdout and what names it")
+    pictures = held_out_of(arguments.data, arguments.holdout or [])
+    network = _network(arguments)
+    size = served_size(network.input_size, arguments.input_size, weights.input_step(weights.DETECTOR))
+    store = ImageStore()
+    judged = detection.detect(network.predict, pictures, store, size)
+    if arguments.plots:
+        detection.write_plots(judged, store, arguments.plots)
+    content = {
+        **detection.report(judged),
+        "variant": network.variant,
+        "input_size": size,
+        "weights_sha256": network.weights_sha256,
+        "command": _command(arguments),
+    }
+    if arguments.out:
+        write_text_atomically(arguments.out, json.dumps(content, indent=2) + "\n")
+    print(json.dumps(content, indent=2) if arguments.json else detection.table(content))
     return 0
 
 

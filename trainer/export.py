@@ -1,4 +1,4 @@
-"""Writes trained weights as servables: SavedModel, model card, warm-up records, in `cpm_<variant>/<version>/`.
+"""Writes trained weights as servables: SavedModel, model card, warm-up records, in `<name>/<version>/`.
 
 A version is written beside its place, loaded again and compared with the Keras network, and only then
 renamed, so a model server that polls the repository sees it whole or not at all. Existing versions are
@@ -21,24 +21,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.pose.detections import DETECTION_COLUMNS, DETECTIONS
 from service.pose.heatmaps import STRIDE
 from service.pose.keypoints import CHANNEL_COUNT, KEYPOINT_NAMES
 from trainer import model_card, weights
 from trainer.errors import RefusedError, TrainerError
-from trainer.golden import Predict, golden_answers, golden_pictures
-from trainer.model_card import CardError, ModelCard, Signature, TensorInfo
+from trainer.golden import Predict, golden_answers, golden_pictures, steady_hands, steady_keypoints
+from trainer.model_card import AnyCard, CardError, DetectorCard, ModelCard, Signature, TensorInfo
 
 if TYPE_CHECKING:
     import keras
 
     from trainer.weights import StoredWeights
 
-VARIANTS = ("standard", "lightweight")
 DEFAULT_REPOSITORY = Path("model_repo")
 WARM_UP_BATCH_SIZES = (1, 2, 4, 8, 16)
 """The batch sizes a model server is allowed to form; the gateway's batching uses the same."""
 TOLERANCE = 1e-4
-"""Largest difference allowed between servable and Keras network, relative to the largest belief."""
+"""Largest difference allowed between servable and Keras network, relative to the largest value."""
 
 SIGNATURE = Signature(
     name="serving_default",
@@ -46,10 +46,21 @@ SIGNATURE = Signature(
     outputs={"belief_maps": TensorInfo("float32", (-1, -1, -1, CHANNEL_COUNT))},
 )
 
+DETECTOR_SIGNATURE = Signature(
+    name=SIGNATURE.name,
+    inputs=SIGNATURE.inputs,
+    outputs={"detections": TensorInfo("float32", (-1, DETECTIONS, len(DETECTION_COLUMNS)))},
+)
+
+
+def signature_of(variant: str) -> Signature:
+    """What the servable of these weights takes and answers."""
+    return DETECTOR_SIGNATURE if variant == weights.DETECTOR else SIGNATURE
+
 
 def servable_name(variant: str) -> str:
-    """Name of a variant's servable, and of its folder in the model repository."""
-    return f"cpm_{variant}"
+    """Name of the servable of these weights, and of its folder in the model repository."""
+    return variant if variant == weights.DETECTOR else f"cpm_{variant}"
 
 
 def existing_versions(servable_folder: Path) -> list[int]:
@@ -85,11 +96,11 @@ def choose_version(servable_folder: Path, version: int | None) -> int:
     return version
 
 
-def served_size(trained_size: int, input_size: int | None) -> int:
-    """`input_size`, or for None the size the weights were trained at; RefusedError unless a multiple of 8."""
+def served_size(trained_size: int, input_size: int | None, step: int = STRIDE) -> int:
+    """`input_size`, or for None the size the weights were trained at; RefusedError unless a multiple of `step`."""
     size = trained_size if input_size is None else input_size
-    if size < STRIDE or size % STRIDE:
-        raise RefusedError(f"input size {size} is not a positive multiple of {STRIDE}")
+    if size < step or size % step:
+        raise RefusedError(f"input size {size} is not a positive multiple of {step}")
     return size
 
 
@@ -105,26 +116,30 @@ def export(
     """Writes one servable from trained weights and returns its version folder.
 
     `input_size` (pixels, default: what the weights were trained at) is what the card tells servers to use
-    and what the warm-up records hold; the graph itself accepts any multiple of 8. The card keeps the answers to
-    `pictures` (default: `golden_pictures`) as far as they are steady. `report` receives a line
-    for each step. Raises RefusedError for a version that exists or an unfit size, TrainerError if the
+    and what the warm-up records hold; the graph itself accepts any multiple of 8, the detector's of 32. The
+    card keeps the answers to `pictures` (default: `golden_pictures`) as far as they are steady. `report`
+    receives a line for each step. Raises RefusedError for a version that exists or an unfit size, TrainerError if the
     written servable does not compute what the Keras network computes.
     """
-    size = served_size(stored.info.input_size, input_size)
+    size = served_size(stored.info.input_size, input_size, weights.input_step(stored.variant))
     folder = repository / servable_name(stored.variant)
     version = choose_version(folder, version)
     network = weights.to_model(stored)
+    is_detector = stored.variant == weights.DETECTOR
 
     with appearing_whole(folder / str(version)) as unfinished:
         report("writing the SavedModel")
-        _write_saved_model(network, unfinished)
+        _write_saved_model(network, unfinished, signature_of(stored.variant))
         report("writing the warm-up records")
         _write_warm_up_records(unfinished, servable_name(stored.variant), size)
         report("loading the servable and comparing it with the network")
-        predict = _load(unfinished)
-        _compare(predict, network)
+        predict = load_servable(unfinished, signature_of(stored.variant))
+        if is_detector:
+            _compare_detections(predict, network)
+        else:
+            _compare(predict, network)
         pictures = golden_pictures() if pictures is None else pictures
-        golden = golden_answers(predict, pictures, size)
+        golden = golden_answers(predict, pictures, size, steady_hands if is_detector else steady_keypoints)
         kept = len(golden["images"]) if golden else 0
         report(f"keeping golden answers to {kept} of {len(pictures)} pictures, those whose answer is steady")
         model_card.write(_card(stored, version, size, unfinished, network, golden), unfinished)
@@ -148,14 +163,15 @@ def appearing_whole(version_folder: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write_saved_model(network: keras.Model, folder: Path) -> None:
+def _write_saved_model(network: keras.Model, folder: Path, signature_form: Signature) -> None:
     import tensorflow as tf
+
+    (input_name,), (output_name,) = signature_form.inputs, signature_form.outputs
 
     def serve(image: Any) -> dict[str, Any]:
         scaled = tf.cast(image, tf.float32) / 255.0 - 0.5
-        return {"belief_maps": network(scaled, training=False)}
+        return {output_name: _answer(network, scaled)}
 
-    (input_name,) = SIGNATURE.inputs
     specification = tf.TensorSpec([None, None, None, 3], tf.uint8, name=input_name)
     signature = tf.function(serve, input_signature=[specification], autograph=False).get_concrete_function()
     # A bare module rather than the Keras model: the SavedModel then holds the weights, named by layer, and
@@ -164,7 +180,15 @@ def _write_saved_model(network: keras.Model, folder: Path) -> None:
     module.weights = {
         f"{layer.name}/{weight.name}": weight.value for layer in network.layers for weight in layer.weights
     }
-    tf.saved_model.save(module, str(folder), signatures={SIGNATURE.name: signature})
+    tf.saved_model.save(module, str(folder), signatures={signature_form.name: signature})
+
+
+def _answer(network: keras.Model, scaled: Any) -> Any:
+    """What is served of pictures as the network takes them."""
+    from trainer.models.detector import decode, is_detector
+
+    outputs = network(scaled, training=False)
+    return decode(outputs) if is_detector(network) else outputs
 
 
 def _write_warm_up_records(version_folder: Path, name: str, size: int) -> None:
@@ -192,16 +216,17 @@ def _picture(size: int) -> Any:
     return (gradient + noise).astype(np.uint8)
 
 
-def _load(version_folder: Path) -> Predict:
+def load_servable(version_folder: Path, signature_form: Signature) -> Predict:
     """The written servable, as a function of uint8 images."""
     import tensorflow as tf
 
     servable = tf.saved_model.load(str(version_folder))
-    signature = servable.signatures[SIGNATURE.name]
+    signature = servable.signatures[signature_form.name]
+    (output_name,) = signature_form.outputs
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         assert servable  # keeps the variables alive
-        return np.asarray(signature(image=tf.constant(images))["belief_maps"])
+        return np.asarray(signature(image=tf.constant(images))[output_name])
 
     return predict
 
@@ -211,7 +236,7 @@ def _compare(predict: Predict, network: Any) -> None:
     # Two sizes, neither square: what is compared includes that batch, height and width are free.
     for shape in ((2, 64, 96, 3), (1, 72, 40, 3)):
         images = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
-        expected = np.asarray(network(images.astype(np.float32) / 255.0 - 0.5, training=False))
+        expected = np.asarray(_answer(network, images.astype(np.float32) / 255.0 - 0.5))
         actual = predict(images)
         if actual.shape != expected.shape:
             raise TrainerError(f"the servable answers with shape {actual.shape}, expected {expected.shape}")
@@ -224,9 +249,33 @@ def _compare(predict: Predict, network: Any) -> None:
             )
 
 
+def _compare_detections(predict: Predict, network: Any) -> None:
+    """`_compare` for the detector. Rows of nearly the same score may be in another order: of them, only it counts."""
+    for shape in ((2, 96, 160, 3), (1, 128, 64, 3)):
+        images = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+        expected = np.asarray(_answer(network, images.astype(np.float32) / 255.0 - 0.5))
+        actual = predict(images)
+        if actual.shape != expected.shape:
+            raise TrainerError(f"the servable answers with shape {actual.shape}, expected {expected.shape}")
+        scores = expected[..., DETECTION_COLUMNS.index("score")]
+        gaps = -np.diff(scores, axis=1, append=0.0)
+        alone = np.minimum(gaps, np.roll(gaps, 1, axis=1)) > TOLERANCE * scores.max()
+        alone[:, 0] = gaps[:, 0] > TOLERANCE * scores.max()
+        alone[:, -1] = False  # the next one is not known
+        for column, name in enumerate(DETECTION_COLUMNS):
+            compared = np.ones_like(alone) if name == "score" else alone
+            difference = np.abs(actual - expected)[..., column][compared].max(initial=0.0)
+            scale = np.abs(expected[..., column]).max()
+            if not difference <= TOLERANCE * scale:
+                raise TrainerError(
+                    f"the servable differs from the Keras network by {difference:.3g} in {name}, "
+                    f"more than {TOLERANCE} of the largest {scale:.3g}"
+                )
+
+
 def _card(
     stored: StoredWeights, version: int, size: int, version_folder: Path, network: Any, golden: dict[str, Any] | None
-) -> ModelCard:
+) -> AnyCard:
     from trainer.profile import count_servable
 
     count = count_servable(version_folder, size)
@@ -235,11 +284,29 @@ def _card(
             f"the servable holds {count.parameters} parameters, the network has {network.count_params()}"
         )
     info = stored.info
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    provenance = {"trained": info.created, **info.provenance}
+    if info.target_sigma_in_cells is None:
+        return DetectorCard(
+            name=servable_name(stored.variant),
+            version=version,
+            created=created,
+            columns=DETECTION_COLUMNS,
+            detections=DETECTIONS,
+            input_size=size,
+            signature=DETECTOR_SIGNATURE,
+            parameters=count.parameters,
+            macs=count.macs,
+            weights_sha256=stored.sha256,
+            provenance=provenance,
+            metrics=info.metrics,
+            golden=golden,
+        )
     return ModelCard(
         name=servable_name(stored.variant),
         variant=stored.variant,
         version=version,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=created,
         keypoints=KEYPOINT_NAMES,
         channels=CHANNEL_COUNT,
         input_size=size,
@@ -251,7 +318,7 @@ def _card(
         paper_flops=count.paper_flops,
         macs=count.macs,
         weights_sha256=stored.sha256,
-        provenance={"trained": info.created, **info.provenance},
+        provenance=provenance,
         metrics=info.metrics,
         golden=golden,
     )
@@ -260,7 +327,7 @@ def _card(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m trainer export`."""
     parser.add_argument(
-        "--variant", choices=(*VARIANTS, "both"), default="both", help="what to export (default: %(default)s)"
+        "--variant", choices=(*weights.VARIANTS, "all"), default="all", help="what to export (default: %(default)s)"
     )
     parser.add_argument(
         "--weights",
@@ -280,7 +347,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input-size",
         type=int,
         metavar="PX",
-        help="side of the crops to serve, a multiple of 8 (default: what the weights were trained at)",
+        help="side of the input to serve, a multiple of 8, of 32 for the detector (default: what the weights were "
+        "trained at)",
     )
     parser.add_argument(
         "--golden",
@@ -298,8 +366,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """`python -m trainer export`: exports one variant or both."""
-    variants = VARIANTS if arguments.variant == "both" else (arguments.variant,)
+    """`python -m trainer export`: exports one network or all."""
+    variants = weights.VARIANTS if arguments.variant == "all" else (arguments.variant,)
     if arguments.weights is not None and len(variants) > 1:
         raise RefusedError("--weights names one file: say which network it is for, with --variant")
 
@@ -309,7 +377,7 @@ def run(arguments: argparse.Namespace) -> int:
         path = arguments.weights or weights.default_path(variant)
         stored = weights.load(path, variant)
         folder = arguments.model_repo / servable_name(variant)
-        size = served_size(stored.info.input_size, arguments.input_size)
+        size = served_size(stored.info.input_size, arguments.input_size, weights.input_step(variant))
         present = find_exported(folder, stored.sha256, size) if arguments.if_missing else None
         if present is not None:
             print(f"{folder / str(present)} is up to date")

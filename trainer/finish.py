@@ -24,7 +24,7 @@ from service.pose.preprocessing import CROP_PADDING
 from trainer import run_record, weights
 from trainer.checkpoints import Progress, check_averages, load_averaged, read_averaged_progress
 from trainer.data.pipeline import ImageStore
-from trainer.data.sample import OnBad, Sample, SkippedSamples, refuse_bad
+from trainer.data.sample import OnBad, SkippedSamples, refuse_bad
 from trainer.data.sources import Source, read_sources
 from trainer.errors import RefusedError
 from trainer.evaluate import evaluate_samples, network_of_weights, report
@@ -35,7 +35,7 @@ from trainer.run_record import RUNS_FOLDER, RunRecord
 def write_weights(
     record: RunRecord,
     run_folder: Path,
-    measured_on: Sequence[Sample],
+    measured_on: Sequence[Any],
     path: Path,
     notes: Mapping[str, Any],
     *,
@@ -45,6 +45,7 @@ def write_weights(
 ) -> dict[str, Any]:
     """Writes `path` (.npz) and the .json beside it; returns the measured figures, by data set and of all together.
 
+    `measured_on` are hands (`Sample`), or for the detector pictures (`LabelledPicture`).
     `input_size` is the side in pixels at which the weights are measured and served; None: at which the run ended.
     `mean_with` are finished weights of this network: what is written is the mean of all of them and the run's.
     `features` are finished lightweight weights: of a standard network trained on them, the stages alone are written.
@@ -61,7 +62,7 @@ def write_weights(
         variant=config.variant,
         created=datetime.now(UTC).date().isoformat(),
         input_size=input_size or config.final_input_size,
-        target_sigma_in_cells=TARGET_SIGMA,
+        target_sigma_in_cells=None if config.variant == weights.DETECTOR else TARGET_SIGMA,
         crop_padding=CROP_PADDING,
         provenance={
             "run": run_folder.name,
@@ -96,8 +97,14 @@ def _named(stored: weights.StoredWeights) -> dict[str, Any]:
     return {"run": stored.info.provenance.get("run"), "weights_sha256": stored.sha256}
 
 
-def _measure(path: Path, variant: str, samples: Sequence[Sample]) -> dict[str, Any]:
+def _measure(path: Path, variant: str, samples: Sequence[Any]) -> dict[str, Any]:
     network = network_of_weights(path, variant)
+    if variant == weights.DETECTOR:
+        from trainer.detection.evaluate import detect
+        from trainer.detection.evaluate import report as report_of_detector
+
+        judged = detect(network.predict, samples, ImageStore(), network.input_size)
+        return {"held-out pictures": report_of_detector(judged)}
     content = report(evaluate_samples(network.predict, samples, ImageStore(), network.input_size, show_progress=True))
     return {**content["by_data_set"], "all held-out pictures": content["all"]}
 
@@ -156,17 +163,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes and measures the weights, and prints the figures."""
-    size = arguments.input_size
-    if size is not None and (size < 3 * STRIDE or size % STRIDE):
-        raise RefusedError(f"--input-size must be a multiple of {STRIDE} from {3 * STRIDE} on, got {size}")
     notes = _read_notes(arguments.notes) if arguments.notes else {}
     folder = RUNS_FOLDER / arguments.run
     record = run_record.read(folder)
-    skipped = SkippedSamples()
-    on_bad: OnBad = skipped if record.skip_bad else refuse_bad
-    data = read_sources([Source.parse(text) for text in arguments.data or record.sources], on_bad)
-    if skipped.reasons:
-        print(skipped.summary(), file=sys.stderr)
+    size, step = arguments.input_size, weights.input_step(record.config.variant)
+    if size is not None and (size < 3 * STRIDE or size % step):
+        raise RefusedError(f"--input-size must be a multiple of {step} from {3 * STRIDE} on, got {size}")
+    measured_on = _measured_on(record, arguments.data or record.sources)
     path: Path = arguments.out or weights.path_in_run(folder, record.config.variant)
     if path.resolve() in [other.resolve() for other in arguments.mean_with]:
         raise RefusedError(f"{path} is among the weights to take the mean with, which it would replace: name another")
@@ -175,7 +178,7 @@ def run(arguments: argparse.Namespace) -> int:
     measured = write_weights(
         record,
         folder,
-        record.measured(data.samples),
+        measured_on,
         path,
         notes,
         input_size=size,
@@ -190,6 +193,20 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"written: {path} and {weights.info_path(path).name} beside it", file=sys.stderr)
     print(json.dumps(measured, indent=2))
     return 0
+
+
+def _measured_on(record: RunRecord, data: Sequence[str]) -> Sequence[Any]:
+    """What was held out of the run: hands, or the detector's pictures."""
+    if record.config.variant == weights.DETECTOR:
+        from trainer.detection.train import parse_sources, read_sets
+
+        return record.measured([picture for _, picture in read_sets(parse_sources(data))])
+    skipped = SkippedSamples()
+    on_bad: OnBad = skipped if record.skip_bad else refuse_bad
+    samples = read_sources([Source.parse(text) for text in data], on_bad).samples
+    if skipped.reasons:
+        print(skipped.summary(), file=sys.stderr)
+    return record.measured(samples)
 
 
 def _read_notes(path: Path) -> dict[str, Any]:

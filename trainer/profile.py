@@ -1,4 +1,4 @@
-"""Counts parameters and operations of both networks, beside the figures and formulas of the paper.
+"""Counts parameters and operations of the networks, beside the figures and formulas of the paper.
 
 Three figures that are easily taken for one another are kept apart: the parameters; the paper's "Flops",
 which are twice the number of kernel weights and do not depend on the input; and the multiply-accumulates of
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trainer.errors import RefusedError
+from trainer.weights import DETECTOR, input_step
 
 if TYPE_CHECKING:
     import keras
@@ -368,13 +369,13 @@ def _layer_of_operation(operation_name: str, layer_names: Sequence[str]) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m trainer profile`."""
-    parser.add_argument("--variant", choices=sorted(PAPER_TABLE_1), help="one network only (default: both)")
+    parser.add_argument("--variant", choices=(*sorted(PAPER_TABLE_1), DETECTOR), help="one network only (default: all)")
     parser.add_argument(
         "--size",
         type=int,
         default=DEFAULT_SIZE,
         metavar="PX",
-        help="side of the input (default: %(default)s)",
+        help="side of the input, a multiple of 32 where the detector is counted (default: %(default)s)",
     )
     parser.add_argument("--layers", action="store_true", help="list every layer")
     parser.add_argument("--json", action="store_true", help="print JSON (always with every layer)")
@@ -392,18 +393,24 @@ def run(arguments: argparse.Namespace) -> int:
     """`python -m trainer profile`: prints the counts, as tables or as JSON."""
     from trainer.native_stderr import native_stderr_held_back
 
-    if arguments.size < 8 or arguments.size % 8:
-        raise RefusedError(f"--size {arguments.size} is not a positive multiple of 8")
+    chosen = [variant for variant in (*PAPER_TABLE_1, DETECTOR) if arguments.variant in (None, variant)]
+    step = max(map(input_step, chosen))
+    if arguments.size < step or arguments.size % step:
+        raise RefusedError(f"--size {arguments.size} is not a positive multiple of {step}")
     for folder in arguments.servable:
         if not folder.is_dir():
             raise RefusedError(f"--servable {folder} is no folder")
     with native_stderr_held_back():
-        from trainer.models import VARIANTS, build
+        from trainer.models import build
+        from trainer.models.detector import build_detector
 
     variants: dict[str, NetworkCount] = {
-        variant: count_model(build(variant, batch_norm=False, input_size=arguments.size))
-        for variant in VARIANTS
-        if arguments.variant in (None, variant)
+        variant: count_model(
+            build_detector(batch_norm=False, input_size=arguments.size)
+            if variant == DETECTOR
+            else build(variant, batch_norm=False, input_size=arguments.size)
+        )
+        for variant in chosen
     }
     servables = {}
     if arguments.servable:
@@ -413,7 +420,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         content = {
             "size": arguments.size,
-            "paper": {variant: PAPER_TABLE_1[variant] for variant in variants},
+            "paper": {variant: PAPER_TABLE_1[variant] for variant in variants if variant in PAPER_TABLE_1},
             "variants": {variant: as_json(count) for variant, count in variants.items()},
             "servables": {folder: as_json(count) for folder, count in servables.items()},
         }
@@ -443,7 +450,7 @@ def _print_tables(
         return made
 
     summary = table(
-        f"Both networks at {size} x {size}",
+        f"The networks at {size} x {size}",
         ["network", "parameters", "paper, M", "2 x kernel weights", 'paper "Flops", M', "GMAC"],
     )
     for name, count in counts.items():

@@ -36,9 +36,10 @@ COLUMNS: Final = (
     "pck_at_0_2",
     "epe_px",
     "validated_share",
+    "recall_at_0_1_alarms",
 )
-VALIDATION_COLUMN: Final = "pck_at_0_2"
-"""Filled in the rows of a validation, empty in the others."""
+VALIDATION_COLUMNS: Final = ("pck_at_0_2", "recall_at_0_1_alarms")
+"""One of them is filled in the rows of a validation: the second of the detector's. Both are empty in the others."""
 SHARE_COLUMN: Final = "validated_share"
 """How much of what is held out a validation looked at, 1 for all. Logs of before there was this column lack it."""
 
@@ -72,9 +73,14 @@ class RunLog:
         if not (self._folder / FILE_NAME).is_file():
             return False
         return any(
-            row["step"] == step and VALIDATION_COLUMN in row and row.get(SHARE_COLUMN, 1.0) >= 1.0
+            row["step"] == step and is_validation(row) and row.get(SHARE_COLUMN, 1.0) >= 1.0
             for row in read_log(self._folder)
         )
+
+
+def is_validation(row: Mapping[str, float]) -> bool:
+    """Whether a row of the log is of a validation."""
+    return any(column in row for column in VALIDATION_COLUMNS)
 
 
 def _cut_off_half_a_row(path: Path) -> None:
@@ -143,5 +149,7 @@ class _Events:
 
 def _tag(name: str) -> str:
     """TensorBoard groups curves by what stands before the slash."""
-    group = {"loss": "loss", "pck": "validation", "epe": "validation"}.get(name.split("_", maxsplit=1)[0], "training")
+    group = {"loss": "loss", "pck": "validation", "epe": "validation", "recall": "validation"}.get(
+        name.split("_", maxsplit=1)[0], "training"
+    )
     return f"{group}/{name}"

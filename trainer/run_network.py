@@ -16,6 +16,7 @@ from trainer import run_record, weights
 from trainer.checkpoints import load_averaged, read_averaged_progress
 from trainer.configs import TrainConfig
 from trainer.data.pipeline import to_model_input
+from trainer.weights import DETECTOR
 
 if TYPE_CHECKING:
     import keras
@@ -31,7 +32,7 @@ def build_training_model(
     crops: Crops | None = None,
     stages: Path | None = None,
 ) -> keras.Model:
-    """The network that is trained, with every stage's belief maps as outputs.
+    """The network that is trained, with every stage's belief maps as outputs; the detector's is its grid.
 
     For part "stages" it is a lightweight feature extractor and stage 1, frozen, with the standard network's stages 2
     and 3 on them: the standard network computes the same, only slower.
@@ -49,6 +50,8 @@ def build_training_model(
     from trainer.models import build
     from trainer.models.warm_start import standard_from_lightweight
 
+    if config.variant == DETECTOR:
+        return _training_detector(config, warm_start, crops)
     variant = config.variant if config.part == "all" else "lightweight"
     model = build(variant, batch_norm=True, width_multiplier=config.width_multiplier)
     if warm_start is not None:
@@ -69,6 +72,15 @@ def build_training_model(
     return trained
 
 
+def _training_detector(config: TrainConfig, warm_start: Path | None, crops: Crops | None) -> keras.Model:
+    from trainer.models.detector import DetectorWidths, build_detector
+
+    model = build_detector(batch_norm=True, widths=DetectorWidths().scaled(config.width_multiplier))
+    if warm_start is not None:
+        _start_from(warm_start, model, crops)
+    return model
+
+
 def freeze_blocks(model: keras.Model, count: int) -> None:
     """Takes the first blocks of the feature extractor out of the training."""
     for layer in model.layers:
@@ -82,16 +94,16 @@ def _variant_of(start: Path) -> str:
 
 def _start_from(start: Path, model: keras.Model, crops: Crops | None) -> None:
     """Gives a network with batch normalisation the weights of a run's folder or of a weights file."""
-    from trainer.models import architecture_of, unfold_batch_norm
+    from trainer.models import unfold_batch_norm, variant_and_widths
 
     if not start.is_file():
         load_averaged(start, model)
         return
     if crops is None:
         raise ValueError("finished weights are taken up with crops to take statistics from")
-    stored = weights.load(start, architecture_of(model).variant)
-    folded = weights.to_model(stored, all_stages=True)
-    if architecture_of(folded).widths != architecture_of(model).widths:
+    variant, widths = variant_and_widths(model)
+    folded = weights.to_model(weights.load(start, variant), all_stages=True)
+    if variant_and_widths(folded)[1] != widths:
         raise weights.WeightsError(f"{start} holds a network of other widths than this configuration's")
     unfold_batch_norm(folded, model, to_model_input(crops()))
 
@@ -152,12 +164,16 @@ def network_of_run(folder: Path) -> keras.Model:
 def served_from_bytes(model: keras.Model) -> keras.Model:
     """`model`, all stages, from crops as bytes: uint8 RGB [N, H, W, 3], made [-0.5, 0.5] on the device.
 
+    A detector's is its grid, from whole pictures.
+
     It shares the variables of `model` and adds none.
     """
     import keras
 
     image = keras.Input(shape=(None, None, 3), dtype="uint8", name="crops")
     scaled = keras.layers.Rescaling(1 / 255, offset=-0.5, dtype="float32", name="to_model_input")(image)
+    if len(model.outputs) == 1:
+        return keras.Model(image, model(scaled), name=f"{model.name}_from_bytes")
     outputs = [
         keras.layers.Identity(dtype="float32", name=f"stage{number}")(belief_maps)
         for number, belief_maps in enumerate(model(scaled), start=1)

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trainer import weights
 from trainer.atomic_files import write_text_atomically
@@ -22,8 +22,9 @@ from trainer.configs import TrainConfig
 from trainer.data.augment import AugmentConfig
 from trainer.data.credits import credits_of
 from trainer.data.label_trust import LabelTrust
-from trainer.data.sample import Credit, Sample
+from trainer.data.sample import Credit, Pictured
 from trainer.data.sources import Source, WeightedSamples
+from trainer.detection.compose import Shares
 from trainer.errors import RefusedError
 
 RUNS_FOLDER = Path("runs")
@@ -33,6 +34,7 @@ FORMAT = 1
 _MAY_CHANGE = ("validation_samples", "validate_minutes", "checkpoint_minutes", "log_seconds", "for_gpu")
 """Fields of a configuration that do not show in the weights."""
 
+P = TypeVar("P", bound=Pictured)
 Picture = tuple[str, str]
 """A picture by its data set's name and its own."""
 
@@ -71,7 +73,7 @@ class RunRecord:
     notes: tuple[str, ...] = ()
     credits: tuple[Credit, ...] = ()
 
-    def measured(self, samples: Iterable[Sample]) -> list[Sample]:
+    def measured(self, samples: Iterable[P]) -> list[P]:
         """Those samples whose picture is held out and was never trained on.
 
         Raises:
@@ -100,19 +102,33 @@ def record_of(
     skip_bad: bool,
 ) -> RunRecord:
     """The record of a run that begins now."""
-    names = [sample.source for sample in train.samples]
+    counted = [(sample, weight, 1) for sample, weight in zip(train.samples, train.weights, strict=True)]
+    return record_of_pictures(config, sources, counted, validation.samples, skip_bad=skip_bad)
+
+
+def record_of_pictures(
+    config: TrainConfig,
+    sources: Sequence[Source],
+    train: Sequence[tuple[Pictured, float | str, int]],
+    validation: Iterable[Pictured],
+    *,
+    skip_bad: bool,
+) -> RunRecord:
+    """`record_of` for pictures, each with how it is used in training and how many hands are in it."""
+    hands = dict.fromkeys(sorted({picture.source for picture, _, _ in train}), 0)
     digest = hashlib.sha256()
-    for sample, weight in zip(train.samples, train.weights, strict=True):
-        digest.update(f"{sample.source}\t{sample.name}\t{weight}\n".encode())
+    for picture, use, count in train:
+        hands[picture.source] += count
+        digest.update(f"{picture.source}\t{picture.name}\t{use}\n".encode())
     return RunRecord(
         config=config,
         sources=tuple(map(str, sources)),
         skip_bad=skip_bad,
-        hands={name: names.count(name) for name in sorted(set(names))},
+        hands=hands,
         digest=digest.hexdigest(),
-        trained_on=frozenset(map(_picture, train.samples)),
-        held_out=frozenset(map(_picture, validation.samples)),
-        credits=credits_of(train.samples, sources),
+        trained_on=frozenset(_picture(picture) for picture, _, _ in train),
+        held_out=frozenset(map(_picture, validation)),
+        credits=credits_of([picture for picture, _, _ in train], sources),
     )
 
 
@@ -278,11 +294,12 @@ def _config(content: dict[str, Any]) -> TrainConfig:
             "holdout": tuple(content["holdout"]),
             "augment": AugmentConfig(**content["augment"]),
             "trust": LabelTrust(**content.get("trust", {})),  # records of before there was any
+            "shares": Shares(**content["shares"]) if content.get("shares") else None,
         }
     )
 
 
-def _picture(sample: Sample) -> Picture:
+def _picture(sample: Pictured) -> Picture:
     return sample.source, sample.name
 
 

@@ -8,11 +8,13 @@ with the same command. Weights for serving are written by `finish`.
 
 from __future__ import annotations
 
+import abc
 import argparse
 import math
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -33,7 +35,16 @@ from trainer.checkpoints import (
     to_numpy,
 )
 from trainer.configs import Precision, TrainConfig, load_config
-from trainer.data.pipeline import ImageStore, Prefetcher, TrainingBatches, WorkerKilledError, readable, reductions
+from trainer.data.pipeline import (
+    Batch,
+    Batches,
+    ImageStore,
+    Prefetcher,
+    TrainingBatches,
+    WorkerKilledError,
+    readable,
+    reductions,
+)
 from trainer.data.sample import DataError, OnBad, Sample, SkippedSamples, refuse_bad
 from trainer.data.sources import (
     Source,
@@ -50,13 +61,15 @@ from trainer.errors import RefusedError
 from trainer.run_lock import only_one_trains
 from trainer.run_log import SHARE_COLUMN, RunLog
 from trainer.run_network import build_training_model, served_from_bytes
-from trainer.run_record import RUNS_FOLDER
+from trainer.run_record import RUNS_FOLDER, RunRecord
 from trainer.teacher import Teacher, TrainedTeacher, mixed_targets
+from trainer.weights import DETECTOR
 
 if TYPE_CHECKING:
     import keras
 
-_FIRST_CROPS = 24  # a network that starts from finished weights holds what every layer makes of them
+FIRST_CROPS = 24
+"""A network that starts from finished weights takes statistics of every layer from so many."""
 
 EXIT_UNFINISHED = 3
 """Exit code of a piece whose time was up before the schedule was at its end; the same command goes on."""
@@ -112,38 +125,21 @@ class _Clock:
         return True
 
 
-class Trainer:
-    """One run: a model, its data and a folder."""
+class TrainingLoop(abc.ABC):
+    """One run: a model and a folder. What it learns, and from what, a subclass says."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        folder: Path,
-        train: WeightedSamples,
-        validation: WeightedSamples,
-        store: ImageStore,
-        *,
-        warm_start: Path | None = None,
-        stages: Path | None = None,
-        teacher: Teacher | None = None,
-    ) -> None:
+    def __init__(self, config: TrainConfig, folder: Path, held_out: Sequence[Any]) -> None:
         """Builds the model, or restores it from the folder's checkpoint. Raises RefusedError if it is of another."""
         import keras
 
-        from trainer.losses import BeliefMapLoss
-
         self._config = config
         self._folder = folder
-        self._store = store
-        self._train = train
-        self._validation = validation.samples
-        self._teacher = teacher
+        self._validation = held_out
         self._log = RunLog(folder)
         keras.utils.set_random_seed(config.seed)
         keras.mixed_precision.set_dtype_policy(config.precision)
-        begun = (folder / CHECKPOINT).is_file()  # then everything comes from there
-        first_weights, first_stages = (None, None) if begun else (warm_start, stages)
-        self._model = build_training_model(config, first_weights, self._first_crops, first_stages)
+        self._begun = (folder / CHECKPOINT).is_file()  # then all weights come from there
+        self._model = self._first_model()
         self._optimizer = keras.optimizers.AdamW(
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
@@ -152,29 +148,31 @@ class Trainer:
             ema_momentum=config.ema_momentum,
         )
         self._from_bytes = served_from_bytes(self._model)
-        self._from_bytes.compile(
-            optimizer=self._optimizer, loss=[BeliefMapLoss() for _ in range(3)], jit_compile=jit_pays()
-        )
+        self._from_bytes.compile(optimizer=self._optimizer, loss=self._loss(), jit_compile=jit_pays())
         self._optimizer.build(self._model.trainable_variables)
         restored = load_checkpoint(folder, self._model, self._optimizer, variant=config.variant, part=config.part)
-        if restored is None and warm_start is None and config.part == "stages":
-            raise RefusedError("part 'stages' needs --warm-start with a run or weights of the lightweight network")
-        if restored is None and warm_start is None and config.frozen_blocks > 0:
-            raise RefusedError(
-                f"frozen_blocks is {config.frozen_blocks}: those blocks stay as they begin, so --warm-start has to name"
-                " a run or weights that they are taken from"
-            )
-        if config.distil_weight > 0 and teacher is None:
-            raise RefusedError(f"distil_weight is {config.distil_weight}: name the run of the teacher with --teacher")
         self._progress = restored or Progress(config.variant, config.part)
         self._stop_asked = False
 
-    def _first_crops(self) -> NDArray[np.uint8]:
-        """Enough of them for statistics of every layer, of the training's first size and variation."""
-        batches = TrainingBatches(
-            self._train, self._store, batch_size=_FIRST_CROPS, seed=0, config=self._config.augment
-        )
-        return batches.build(0, self._config.input_sizes[0][1]).crops
+    @abc.abstractmethod
+    def _first_model(self) -> keras.Model:
+        """The model as it begins, unless the run has begun."""
+
+    @abc.abstractmethod
+    def _loss(self) -> Any:
+        """As Keras's `compile` takes it."""
+
+    @abc.abstractmethod
+    def _batches(self) -> Batches[Any]:
+        """What is trained on."""
+
+    @abc.abstractmethod
+    def _update(self, batch: Any) -> list[float]:
+        """One update of the weights; returns the loss, and its parts if there are several."""
+
+    @abc.abstractmethod
+    def _measure(self, held_out: Sequence[Any]) -> dict[str, float]:
+        """Measures the averaged weights, which the model holds now: figures by column of the log. Prints a line."""
 
     @property
     def model(self) -> keras.Model:
@@ -215,17 +213,9 @@ class Trainer:
             WorkerKilledError: a process that makes batches was killed, and no stop was asked for.
         """
         config = self._config
-        batches = TrainingBatches(
-            self._train,
-            self._store,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            config=config.augment,
-            trust=config.trust,
-        )
         begun_at = self._progress.step
         losses_since: list[list[float]] = []
-        with Prefetcher(batches, workers=workers) as prefetcher:
+        with Prefetcher(self._batches(), workers=workers) as prefetcher:
             clock = _Clock(self._progress.seconds)  # from here on: the start of the workers trains nothing
             samples_logged, seconds_logged = self._progress.samples, clock.seconds()
             while (share := self.share_done(clock.seconds())) < 1.0 and not self._stop_asked:
@@ -240,9 +230,7 @@ class Trainer:
                         break
                     raise
                 self._optimizer.learning_rate = learning_rate_at(config, step, share)
-                targets = mixed_targets(batch, self._teacher, config.distil_weight)
-                answer = self._from_bytes.train_on_batch(batch.crops, [targets] * 3, [batch.weights] * 3)
-                losses = [float(loss) for loss in answer]
+                losses = self._update(batch)
                 if not math.isfinite(losses[0]):
                     raise TrainingError(f"the loss is {losses[0]} at update {step}; the checkpoint before it is intact")
                 losses_since.append(losses)
@@ -284,28 +272,10 @@ class Trainer:
     def _validate(self, count: int) -> None:
         if not self._validation or count < 1:
             return
-        from trainer.evaluate import contact_sheet, evaluate_samples
-
-        samples = _spread(self._validation, count)
+        samples = spread(self._validation, count)
         with self._averaged_weights():
-            result = evaluate_samples(self._predict, samples, self._store, self._config.final_input_size, batch_size=32)
-        scores = result.scores()
-        self._write_row(
-            {
-                "pck_at_0_1": scores.pck_at_0_1,
-                "pck_at_0_2": scores.pck_at_0_2,
-                "epe_px": scores.epe_px,
-                SHARE_COLUMN: len(samples) / len(self._validation),
-            }
-        )
-        contact_sheet(result, self._store, _spread(range(len(samples)), 40)).save(self._folder / "validation.png")
-        _say(
-            f"  validation of {len(samples)} hands: PCK@0.1 {scores.pck_at_0_1:.3f}, "
-            f"PCK@0.2 {scores.pck_at_0_2:.3f}, EPE {scores.epe_px:.1f} px"
-        )
-
-    def _predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.asarray(self._from_bytes.predict_on_batch(crops)[-1])
+            figures = self._measure(samples)
+        self._write_row({**figures, SHARE_COLUMN: len(samples) / len(self._validation)})
 
     def _log_losses(self, losses: list[float], rate: float) -> None:
         total, *stages = losses
@@ -320,9 +290,10 @@ class Trainer:
                 "minutes_left": left,
             }
         )
-        _say(
+        of_stages = f"({', '.join(f'{value:.2f}' for value in stages)})  " if stages else " "
+        say(
             f"step {self._progress.step}  input {self._progress.input_size}  loss {total:.2f} "
-            f"({', '.join(f'{value:.2f}' for value in stages)})  {rate:.1f} images/s  {left:.0f} min left"
+            f"{of_stages}{rate:.1f} images/s  {left:.0f} min left"
         )
 
     def _write_row(self, values: dict[str, float]) -> None:
@@ -335,6 +306,84 @@ class Trainer:
                 **values,
             }
         )
+
+
+class Trainer(TrainingLoop):
+    """A run of a keypoints' network."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        train: WeightedSamples,
+        validation: WeightedSamples,
+        store: ImageStore,
+        *,
+        warm_start: Path | None = None,
+        stages: Path | None = None,
+        teacher: Teacher | None = None,
+    ) -> None:
+        """Builds the model, or restores it from the folder's checkpoint. Raises RefusedError if it is of another."""
+        self._store = store
+        self._train = train
+        self._starts = (warm_start, stages)
+        self._teacher = teacher
+        super().__init__(config, folder, validation.samples)
+        if not self._begun and warm_start is None and config.part == "stages":
+            raise RefusedError("part 'stages' needs --warm-start with a run or weights of the lightweight network")
+        if not self._begun and warm_start is None and config.frozen_blocks > 0:
+            raise RefusedError(
+                f"frozen_blocks is {config.frozen_blocks}: those blocks stay as they begin, so --warm-start has to name"
+                " a run or weights that they are taken from"
+            )
+        if config.distil_weight > 0 and teacher is None:
+            raise RefusedError(f"distil_weight is {config.distil_weight}: name the run of the teacher with --teacher")
+
+    def _first_model(self) -> keras.Model:
+        warm_start, stages = (None, None) if self._begun else self._starts
+        return build_training_model(self._config, warm_start, self._first_crops, stages)
+
+    def _first_crops(self) -> NDArray[np.uint8]:
+        """Enough of them for statistics of every layer, of the training's first size and variation."""
+        batches = TrainingBatches(self._train, self._store, batch_size=FIRST_CROPS, seed=0, config=self._config.augment)
+        return batches.build(0, self._config.input_sizes[0][1]).crops
+
+    def _loss(self) -> Any:
+        from trainer.losses import BeliefMapLoss
+
+        return [BeliefMapLoss() for _ in range(3)]
+
+    def _batches(self) -> TrainingBatches:
+        config = self._config
+        return TrainingBatches(
+            self._train,
+            self._store,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            config=config.augment,
+            trust=config.trust,
+        )
+
+    def _update(self, batch: Batch) -> list[float]:
+        targets = mixed_targets(batch, self._teacher, self._config.distil_weight)
+        answer = self._from_bytes.train_on_batch(batch.crops, [targets] * 3, [batch.weights] * 3)
+        return [float(loss) for loss in answer]
+
+    def _measure(self, held_out: Sequence[Any]) -> dict[str, float]:
+        from trainer.evaluate import contact_sheet, evaluate_samples
+
+        size = self._config.final_input_size
+        result = evaluate_samples(self._predict, held_out, self._store, size, batch_size=32)
+        scores = result.scores()
+        contact_sheet(result, self._store, spread(range(len(held_out)), 40)).save(self._folder / "validation.png")
+        say(
+            f"  validation of {len(held_out)} hands: PCK@0.1 {scores.pck_at_0_1:.3f}, "
+            f"PCK@0.2 {scores.pck_at_0_2:.3f}, EPE {scores.epe_px:.1f} px"
+        )
+        return {"pck_at_0_1": scores.pck_at_0_1, "pck_at_0_2": scores.pck_at_0_2, "epe_px": scores.epe_px}
+
+    def _predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.asarray(self._from_bytes.predict_on_batch(crops)[-1])
 
 
 class _AveragedWeights:
@@ -359,14 +408,15 @@ class _AveragedWeights:
             variable.assign(own)
 
 
-def _spread(items: Any, count: int) -> list[Any]:
+def spread(items: Any, count: int) -> list[Any]:
     """`count` of the items, evenly spread and in order; all of them if there are no more."""
     if count >= len(items):
         return list(items)
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Prints a line at once."""
     print(line, flush=True)
 
 
@@ -458,24 +508,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace, config: TrainConfig, folder: Path, started: float) -> int:
     stop_after_s = math.inf if arguments.stop_after_minutes is None else 60 * arguments.stop_after_minutes
-    skipped = SkippedSamples()
-    on_bad: OnBad = skipped if arguments.skip_bad else refuse_bad
-    sources = [Source.parse(text) for text in arguments.data]
-    data = read_sources(sources, on_bad)
-    store = ImageStore(reductions(data.samples, max(size for _, size in config.input_sizes)))
-    if arguments.skip_bad:
-        data = readable(data, store, on_bad)
-        if skipped.reasons:
-            _say(skipped.summary())
-    train, validation = split_data(data, config)
-    _say(f"{len(train)} hands to train on, {len(validation)} held out ({_counts(validation.samples)})")
-    if not validation.samples:
+    if config.variant == DETECTOR:
+        from trainer.detection.train import prepared
+    else:
+        prepared = _prepared
+    record, begin = prepared(arguments, config, folder)
+    if not record.held_out:
         print(
             "warning: nothing is held out, so `finish` will have nothing to measure on and refuse; see --holdout",
             file=sys.stderr,
         )
-
-    record = run_record.record_of(config, sources, train, validation, skip_bad=arguments.skip_bad)
     if arguments.warm_start:
         record = run_record.started_from(record, arguments.warm_start)
     if arguments.stages:
@@ -484,9 +526,9 @@ def _train(arguments: argparse.Namespace, config: TrainConfig, folder: Path, sta
         record = run_record.taught_by(record, arguments.teacher)
     record = run_record.continued(record, folder, changed=arguments.changed)
     for note in record.notes:
-        _say(f"note: {note}")
+        say(f"note: {note}")
     seen = devices_seen()
-    _say(str(seen))
+    say(str(seen))
     if config.for_gpu and not seen.accelerated:
         print(
             f"warning: this configuration is meant for a GPU and {seen.backend} sees none, so it will take weeks; "
@@ -495,27 +537,49 @@ def _train(arguments: argparse.Namespace, config: TrainConfig, folder: Path, sta
         )
     devices = share_batches_among_devices(config.batch_size)
     if devices > 1:
-        _say(f"every batch is shared among {devices} devices")
-    teacher = TrainedTeacher(arguments.teacher) if arguments.teacher else None
-    trainer = Trainer(
-        config,
-        folder,
-        train,
-        validation,
-        store,
-        warm_start=arguments.warm_start,
-        stages=arguments.stages,
-        teacher=teacher,
-    )
+        say(f"every batch is shared among {devices} devices")
+    trainer = begin()
     run_record.write(record, folder)
     if trainer.progress.step:
-        _say(f"going on from step {trainer.progress.step}")
+        say(f"going on from step {trainer.progress.step}")
     told = _run_until_told(trainer, arguments.workers, stop_after_s - (time.monotonic() - started))
     progress = trainer.progress
-    _say(f"stopped at step {progress.step}, {progress.samples} samples, {progress.seconds / 60:.1f} minutes")
+    say(f"stopped at step {progress.step}, {progress.samples} samples, {progress.seconds / 60:.1f} minutes")
     if trainer.finished and not trainer.validation_is_due:
         return 0
     return EXIT_UNFINISHED if told is None else EXIT_SIGNALLED + told
+
+
+def _prepared(
+    arguments: argparse.Namespace, config: TrainConfig, folder: Path
+) -> tuple[RunRecord, Callable[[], TrainingLoop]]:
+    """The record of a run of a keypoints' network, and what begins it."""
+    skipped = SkippedSamples()
+    on_bad: OnBad = skipped if arguments.skip_bad else refuse_bad
+    sources = [Source.parse(text) for text in arguments.data]
+    data = read_sources(sources, on_bad)
+    store = ImageStore(reductions(data.samples, max(size for _, size in config.input_sizes)))
+    if arguments.skip_bad:
+        data = readable(data, store, on_bad)
+        if skipped.reasons:
+            say(skipped.summary())
+    train, validation = split_data(data, config)
+    say(f"{len(train)} hands to train on, {len(validation)} held out ({_counts(validation.samples)})")
+    record = run_record.record_of(config, sources, train, validation, skip_bad=arguments.skip_bad)
+
+    def begin() -> Trainer:
+        return Trainer(
+            config,
+            folder,
+            train,
+            validation,
+            store,
+            warm_start=arguments.warm_start,
+            stages=arguments.stages,
+            teacher=TrainedTeacher(arguments.teacher) if arguments.teacher else None,
+        )
+
+    return record, begin
 
 
 def _config_of(arguments: argparse.Namespace) -> TrainConfig:
@@ -551,7 +615,7 @@ def _input_sizes(text: str) -> tuple[tuple[float, int], ...]:
     return tuple((float(share), int(size)) for share, _, size in (part.partition(":") for part in text.split(",")))
 
 
-def _run_until_told(trainer: Trainer, workers: int, stop_after_s: float) -> int | None:
+def _run_until_told(trainer: TrainingLoop, workers: int, stop_after_s: float) -> int | None:
     """Trains; SIGINT or SIGTERM ends it after the update in progress, with a checkpoint. Returns which."""
     told: list[int] = []
 
@@ -576,10 +640,10 @@ def split_data(data: WeightedSamples, config: TrainConfig) -> tuple[WeightedSamp
         DataError: nothing is left to train on, or people or sources would be on both sides.
     """
     train, validation = split_8_1_1(data) if config.split == "8:1:1" else split_by_name(data, config.holdout)
-    check_sources_apart(train, validation)
+    check_sources_apart(train.samples, validation.samples)
     enough = with_enough_keypoints(train, config.fewest_keypoints)
     if len(enough) < len(train):
-        _say(f"left out {len(train) - len(enough)} hands with fewer than {config.fewest_keypoints} visible keypoints")
+        say(f"left out {len(train) - len(enough)} hands with fewer than {config.fewest_keypoints} visible keypoints")
     if not enough.samples:
         raise DataError(f"no hand has {config.fewest_keypoints} visible keypoints, so there is nothing to train on")
     return enough, validation

@@ -1,4 +1,4 @@
-"""Reads and writes one variant's trained weights: `<variant>.npz` and, beside it, `<variant>.json`.
+"""Reads and writes one network's trained weights: `<variant>.npz` and, beside it, `<variant>.json`.
 
 The .npz holds the served network (batch normalisation folded) as float16, one array per variable, named
 `<layer>/<variable>`, for example `conv1_2/pointwise_kernel`; half precision halves what the repository
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
-_VARIANTS = ("standard", "lightweight")
+DETECTOR = "hand_detector"
+"""What the weights of the hand detector have in place of a variant of the keypoints' network."""
+VARIANTS = ("standard", "lightweight", DETECTOR)
+_DETECTOR_MARK = "grid/kernel"
 _SEPARABLE_MARK = "conv1_2/depthwise_kernel"
 _STANDARD_MARK = "conv1_2/kernel"
 _FEATURES_SHA256 = "features_sha256"
@@ -51,9 +54,10 @@ class WeightsError(RefusedError):
 class WeightsInfo:
     """What is known about a set of weights; the content of the .json file.
 
-    `created` is the date of training (ISO 8601). `input_size` is the crop side in pixels the network was
+    `created` is the date of training (ISO 8601). `input_size` is the input's side in pixels the network was
     trained at and is to be served at. `target_sigma_in_cells` is the standard deviation of the target
-    Gaussians in belief-map cells, `crop_padding` the factor between a hand's box and its crop. `provenance`
+    Gaussians in belief-map cells, `crop_padding` the factor between a hand's box and its crop. The detector has
+    no belief maps and so no such deviation. `provenance`
     is free JSON: the data, the recipe, samples seen, what the weights are good for. `metrics` is free JSON:
     only what was measured, keyed by the data it was measured on.
     """
@@ -61,19 +65,22 @@ class WeightsInfo:
     variant: str
     created: str
     input_size: int
-    target_sigma_in_cells: float
+    target_sigma_in_cells: float | None = None
     crop_padding: float = 1.25
     provenance: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.variant not in _VARIANTS:
-            raise ValueError(f"unknown variant {self.variant!r}; allowed: {', '.join(_VARIANTS)}")
-        if self.input_size < 8 or self.input_size % 8:
-            raise ValueError(f"input size {self.input_size} is not a positive multiple of 8")
-        for name in ("target_sigma_in_cells", "crop_padding"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
+        if self.variant not in VARIANTS:
+            raise ValueError(f"unknown variant {self.variant!r}; allowed: {', '.join(VARIANTS)}")
+        step = input_step(self.variant)
+        if self.input_size < step or self.input_size % step:
+            raise ValueError(f"input size {self.input_size} is not a positive multiple of {step}")
+        numbers = {"target_sigma_in_cells": self.target_sigma_in_cells, "crop_padding": self.crop_padding}
+        if self.variant == DETECTOR and numbers.pop("target_sigma_in_cells") is not None:
+            raise ValueError("the detector has no target_sigma_in_cells")
+        for name, value in numbers.items():
+            if value is None or not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} {value} is not a positive number")
 
 
@@ -88,6 +95,11 @@ class StoredWeights:
     arrays: Mapping[str, npt.NDArray[np.floating]]
     info: WeightsInfo
     sha256: str
+
+
+def input_step(variant: str) -> int:
+    """What the sides of this network's input are multiples of, in pixels."""
+    return 32 if variant == DETECTOR else 8
 
 
 def default_path(variant: str) -> Path:
@@ -133,23 +145,22 @@ def save(model: keras.Model, path: Path, info: WeightsInfo, *, features: Path | 
         WeightsError: the model is of another variant than `info` says, holds values that float16 cannot, or has other
             features than `features`; `info` holds what JSON cannot; or other lightweight weights lie beside `path`.
     """
-    from trainer.models import architecture_of, fold_batch_norm
+    from trainer.models import fold_batch_norm, variant_and_widths
 
     if path.suffix != ".npz":
         raise WeightsError(f"a weights file ends in .npz, got {path.name!r}")
     try:
-        json.dumps(asdict(info), allow_nan=False)
+        json.dumps(_described(info), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"the weights' description cannot be written as JSON: {error}") from error
-    architecture = architecture_of(model)
-    if architecture.variant != info.variant:
-        raise WeightsError(f"the model is {architecture.variant}, the information is for {info.variant}")
-    if architecture.batch_norm:
-        model = fold_batch_norm(model)
+    variant, _ = variant_and_widths(model)
+    if variant != info.variant:
+        raise WeightsError(f"the model is {variant}, the information is for {info.variant}")
+    model = fold_batch_norm(model)
 
     named = dict(_named_weights(model))
     if features is not None:
-        _put_features_beside(path, features, named, architecture.variant)
+        _put_features_beside(path, features, named, variant)
         named = {name: value for name, value in named.items() if name.startswith(_OWN_STAGES)}
     arrays: dict[str, npt.NDArray[Any]] = {name: _as_float16(name, value) for name, value in named.items()}
     if features is not None:
@@ -157,14 +168,18 @@ def save(model: keras.Model, path: Path, info: WeightsInfo, *, features: Path | 
     with replaced_atomically(path, info_path(path)) as (archive, description):
         with archive.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
-        content = {"format": FORMAT, **asdict(info), "weights_sha256": file_sha256(archive)}
+        content = {"format": FORMAT, **_described(info), "weights_sha256": file_sha256(archive)}
         description.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _described(info: WeightsInfo) -> dict[str, Any]:
+    return {name: value for name, value in asdict(info).items() if value is not None}
 
 
 def load(path: Path, variant: str | None = None) -> StoredWeights:
     """Reads a pair of files that `save` wrote; WeightsError says what is wrong with one that cannot be used.
 
-    With `variant` given, weights of the other variant are refused.
+    With `variant` given, weights of another one are refused.
     """
     digest = file_sha256(path)
     try:
@@ -239,10 +254,26 @@ def _put_features_beside(
 
 
 def to_model(stored: StoredWeights, *, all_stages: bool = False, input_size: int | None = None) -> keras.Model:
-    """The served network (no batch normalisation, float32) with these weights, as wide as they are."""
+    """The served network (no batch normalisation, float32) with these weights, as wide as they are.
+
+    The detector's output is its grid; `all_stages` is for the others.
+    """
     from trainer.models import Architecture, checked_variant
+    from trainer.models.detector import DetectorWidths, build_detector
     from trainer.models.layers import Widths
     from trainer.models.network import build_architecture
+
+    if stored.variant == DETECTOR:
+        kernels = {
+            name.removesuffix("/kernel"): array.shape[-1] for name, array in stored.arrays.items() if array.ndim > 1
+        }
+        try:
+            widths_of_detector = DetectorWidths.read(kernels)
+        except KeyError as error:
+            raise WeightsError(f"the detector's weights lack the kernel of {error}") from None
+        detector = build_detector(batch_norm=False, input_size=input_size, widths=widths_of_detector)
+        assign(stored, detector)
+        return detector
 
     def channels(layer: str, variable: str = "kernel") -> int:
         return int(_array(stored, f"{layer}/{variable}").shape[-1])
@@ -326,11 +357,13 @@ def _as_float16(name: str, value: npt.NDArray[np.float32]) -> npt.NDArray[np.flo
 
 
 def _variant_of(path: Path, arrays: Mapping[str, Any]) -> str:
+    if _DETECTOR_MARK in arrays:
+        return DETECTOR
     if _SEPARABLE_MARK in arrays:
         return "lightweight"
     if _STANDARD_MARK in arrays:
         return "standard"
-    raise WeightsError(f"{path} holds the weights of neither variant")
+    raise WeightsError(f"{path} holds the weights of none of the networks")
 
 
 def _array(stored: StoredWeights, name: str) -> npt.NDArray[np.floating]:

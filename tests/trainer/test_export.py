@@ -94,6 +94,7 @@ def test_saved_model_holds_the_networks_variables_and_no_others(servable: tuple[
 def test_card_says_what_the_servable_is_and_where_it_comes_from(servable: tuple[Path, Path]) -> None:
     path, version_folder = servable
     card = model_card.read(version_folder)
+    assert isinstance(card, model_card.ModelCard)
     stored = weights.load(path)
     network = weights.to_model(stored)
     assert card.name == version_folder.parent.name == f"cpm_{stored.variant}"
@@ -317,5 +318,6 @@ def test_exported_graph_of_full_size_has_the_papers_counts(variant: str, tmp_pat
     weights.save(build(variant, batch_norm=False), path, info)
     version_folder = export.export(weights.load(path), tmp_path)
     card = model_card.read(version_folder)  # its counts are those of the graph that was written
+    assert isinstance(card, model_card.ModelCard)
     expected = {"standard": (24_316_162, 48_618_880, 37.12), "lightweight": (6_892_930, 13_767_808, 8.60)}
     assert (card.parameters, card.paper_flops, round(card.macs / 1e9, 2)) == expected[variant]

@@ -140,7 +140,7 @@ def test_missing_truncated_and_foreign_files_are_refused(tmp_path: Path) -> None
 
     foreign = tmp_path / "foreign.npz"
     np.savez(foreign, numbers=np.zeros(3))
-    with pytest.raises(weights.WeightsError, match="neither variant"):
+    with pytest.raises(weights.WeightsError, match="none of the networks"):
         weights.load(foreign)
 
 

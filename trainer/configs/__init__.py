@@ -15,8 +15,10 @@ from service.pose.heatmaps import STRIDE
 from service.pose.keypoints import KEYPOINT_COUNT
 from trainer.data.augment import AugmentConfig
 from trainer.data.label_trust import FULL_TRUST, LabelTrust
+from trainer.detection.compose import Shares
 from trainer.errors import RefusedError
 from trainer.models.layers import FEATURE_BLOCKS, Variant
+from trainer.weights import DETECTOR, input_step
 
 Precision = Literal["float32", "mixed_bfloat16"]
 """Keras's dtype policies that a training may have."""
@@ -31,7 +33,8 @@ class TrainConfig:
     """One recipe.
 
     Attributes:
-        variant: which network.
+        variant: which network; "hand_detector" has no use for `distil_weight`, `part`, `frozen_blocks`, `augment`,
+            `trust`, `fewest_keypoints` and `split`.
         steps: updates in all; or None to go by the clock.
         minutes: where `steps` is None, how long to train. The schedule then follows the clock and fits a machine of any
             speed, but no two runs are the same.
@@ -55,6 +58,7 @@ class TrainConfig:
         precision: Keras's dtype policy. Numbers of 16 bits are quicker on GPUs and on processors with AMX, and much
             slower on some others (`python -m benchmarks.training_speed --precision`).
         augment: how samples vary.
+        shares: what the detector's training pictures are made of; None is the default.
         trust: how much hidden keypoints and scattering labels count in the loss.
         fewest_keypoints: hands of which fewer keypoints are visible are not trained on.
         split: "names" keeps the pictures of `holdout` for validation; "8:1:1" splits at random as the paper does
@@ -67,7 +71,7 @@ class TrainConfig:
         for_gpu: whether training without an accelerator is worth a warning.
     """
 
-    variant: Variant
+    variant: Variant | Literal["hand_detector"]
     steps: int | None = None
     minutes: float | None = None
     batch_size: int = 16
@@ -85,6 +89,7 @@ class TrainConfig:
     frozen_blocks: int = 0
     precision: Precision = "float32"
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    shares: Shares | None = None
     trust: LabelTrust = FULL_TRUST
     fewest_keypoints: int = 0
     split: Literal["names", "8:1:1"] = "names"
@@ -105,8 +110,11 @@ class TrainConfig:
         shares, sizes = [share for share, _ in self.input_sizes], [size for _, size in self.input_sizes]
         if not shares or shares[0] != 0.0 or sorted(shares) != shares:
             raise ConfigError(f"input_sizes must begin at share 0 and ascend, got {self.input_sizes}")
-        if any(size < 3 * STRIDE or size % STRIDE for size in sizes):
-            raise ConfigError(f"input sizes must be multiples of {STRIDE} from {3 * STRIDE} on, got {sizes}")
+        step = input_step(self.variant)
+        if any(size < 3 * STRIDE or size % step for size in sizes):
+            raise ConfigError(f"input sizes must be multiples of {step} from {3 * STRIDE} on, got {sizes}")
+        if self.variant == DETECTOR and (self.distil_weight, self.part, self.frozen_blocks) != (0.0, "all", 0):
+            raise ConfigError("distil_weight, part and frozen_blocks are not for the hand detector")
         if not 0 <= self.fewest_keypoints <= KEYPOINT_COUNT:
             raise ConfigError(f"fewest_keypoints must be in 0..{KEYPOINT_COUNT}, got {self.fewest_keypoints}")
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -148,6 +156,8 @@ def load_config(name: str, variant: Variant | None = None) -> TrainConfig:
         raise ConfigError(f"{name}: a configuration file must define CONFIG, a TrainConfig")
     if variant is None or variant == config.variant:
         return config
+    if config.variant == DETECTOR:
+        raise ConfigError(f"{name} trains the hand detector and no {variant} network")
     of_standard = content.get("STANDARD")
     if variant == "standard" and isinstance(of_standard, TrainConfig):
         return of_standard

@@ -61,7 +61,7 @@ def read_coco(path: Path, *, source: str | None = None, on_bad: OnBad = refuse_b
     images = images_by_id(document, file)
     annotations = annotations_of(document, file)
     well_formed = [annotation for annotation in annotations if isinstance(annotation, dict)]
-    shift = _shift_to_continuous(document, well_formed, file)
+    shift = shift_to_continuous(document, well_formed, file)
     tells_occlusion = any(2 in _visibility(annotation) for annotation in well_formed)
     source = source or set_folder(file).name
     order_of = keypoint_orders(document)
@@ -191,7 +191,7 @@ def _visibility(annotation: dict[str, Any]) -> list[Any]:
     return keypoints[2::3] if isinstance(keypoints, list) else []
 
 
-def _shift_to_continuous(document: dict[str, Any], annotations: list[dict[str, Any]], file: Path) -> float:
+def shift_to_continuous(document: dict[str, Any], annotations: list[dict[str, Any]], file: Path) -> float:
     """What to add to the file's coordinates so that the centre of the first pixel is at 0.5."""
     info = document.get("info")
     if isinstance(info, dict) and info.get("pixel_centre") is not None:
@@ -251,7 +251,7 @@ def _sample(
         group=_text(image.get("group")),
         view=_text(annotation.get("view")),
         extended=None if annotation.get("extended") is None else int(annotation["extended"]),
-        credit=_credit(image),
+        credit=credit_of(image),
         weight=float(annotation.get("weight", 1.0)),
     )
 
@@ -260,7 +260,7 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _credit(image: dict[str, Any]) -> Credit | None:
+def credit_of(image: dict[str, Any]) -> Credit | None:
     """Where a picture comes from. Of a source "owner/name" the owner counts as author, unless another is named."""
     source = image.get("source") or image.get("source_repo")
     if not source and not image.get("licence"):

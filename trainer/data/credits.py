@@ -6,13 +6,13 @@ tables have a column for the source (or repo), one for the licence and perhaps o
 
 from collections.abc import Iterable, Sequence
 
-from trainer.data.sample import Credit, Sample
+from trainer.data.sample import Credit, Pictured
 from trainer.data.sources import Source
 
 FILE_NAME = "SOURCES.md"
 
 
-def credits_of(samples: Sequence[Sample], sources: Iterable[Source]) -> tuple[Credit, ...]:
+def credits_of(samples: Sequence[Pictured], sources: Iterable[Source]) -> tuple[Credit, ...]:
     """Distinct credits of these samples, which were read from these sources, in order.
 
     The tables of a `SOURCES.md` count for a set of which no picture names its own source.

@@ -19,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -242,13 +243,26 @@ class WorkerKilledError(TrainerError):
     """A process that makes batches was killed."""
 
 
-class Prefetcher:
+B_co = TypeVar("B_co", covariant=True)
+
+
+class Batches(Protocol[B_co]):
+    """Batches by number, each of which depends on its number and input size only; can be pickled."""
+
+    def in_parts(self, parts: int) -> "Batches[B_co]":
+        """The same batches for one of so many processes."""
+
+    def build(self, number: int, input_size: int) -> B_co:
+        """Batch `number` at this input size in pixels."""
+
+
+class Prefetcher(Generic[B_co]):
     """Builds the coming batches while the trainer works on the present one.
 
     A context manager; leaving it lets what is being built be finished, and ends the workers.
     """
 
-    def __init__(self, batches: TrainingBatches, *, workers: int = 0, ahead: int | None = None) -> None:
+    def __init__(self, batches: Batches[B_co], *, workers: int = 0, ahead: int | None = None) -> None:
         """
         Args:
             batches: where batches come from.
@@ -256,8 +270,8 @@ class Prefetcher:
             ahead: batches held ready or being built, which bounds the memory used; by default two more than workers.
         """
         self._ahead = workers + 2 if ahead is None else ahead
-        self._pending: deque[tuple[tuple[int, int], Future[Batch]]] = deque()
-        self._build: Callable[[int, int], Batch]
+        self._pending: deque[tuple[tuple[int, int], Future[B_co]]] = deque()
+        self._build: Callable[[int, int], B_co]
         self._pool: Executor
         if workers == 0:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
@@ -271,13 +285,13 @@ class Prefetcher:
             for _ in range(workers):  # a process begins with a task that finds none idle
                 self._pool.submit(_ready)
 
-    def __enter__(self) -> "Prefetcher":
+    def __enter__(self) -> "Prefetcher[B_co]":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def get(self, number: int, input_size: int) -> Batch:
+    def get(self, number: int, input_size: int) -> B_co:
         """Batch `number`; those after it are begun. Asking in order is fast, any order is right.
 
         Raises what building the batch raised, BadSampleError included, and WorkerKilledError.
@@ -296,7 +310,7 @@ class Prefetcher:
             ) from error
 
 
-_batches: TrainingBatches | None = None
+_batches: Batches[Any] | None = None
 
 
 def _begin_worker(plan: bytes) -> None:
@@ -309,7 +323,7 @@ def _ready() -> None:
     """Nothing: a task to start a process with."""
 
 
-def _build_in_worker(number: int, input_size: int) -> Batch:
+def _build_in_worker(number: int, input_size: int) -> Any:
     assert _batches is not None
     return _batches.build(number, input_size)
 

@@ -8,7 +8,7 @@ before they build one.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,19 @@ class Credit:
     source: str
     licence: str
     author: str = ""
+
+
+class Pictured(Protocol):
+    """What belongs to a picture of a data set; `Sample` explains the attributes."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def group(self) -> str | None: ...
+    @property
+    def credit(self) -> Credit | None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,14 @@ or people, out of training.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from trainer.data.coco import read_coco
 from trainer.data.rhd import paper_split, read_mmpose_rhd, read_rhd
-from trainer.data.sample import DataError, OnBad, Sample, refuse_bad
+from trainer.data.sample import DataError, OnBad, Pictured, Sample, refuse_bad
 
 READERS: dict[str, Callable[..., list[Sample]]] = {
     "coco": read_coco,
@@ -40,12 +40,12 @@ class Source:
     is_share: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, kinds: Collection[str] = tuple(READERS)) -> Self:
         """Reads `KIND:PATH`, `KIND:PATH@WEIGHT` or `KIND:PATH@N%`. DataError says what is allowed."""
         kind, colon, rest = text.partition(":")
-        if not colon or kind not in READERS or not rest:
+        if not colon or kind not in kinds or not rest:
             raise DataError(
-                f"{text!r}: data is named KIND:PATH[@WEIGHT] or KIND:PATH@N% with KIND one of {', '.join(READERS)}"
+                f"{text!r}: data is named KIND:PATH[@WEIGHT] or KIND:PATH@N% with KIND one of {', '.join(kinds)}"
             )
         path, at, weight = rest.rpartition("@")
         number, percent = weight.removesuffix("%"), weight.endswith("%")
@@ -120,12 +120,9 @@ def split_by_name(
     Raises:
         DataError: an expression is not valid, or the split leaves nothing to train on.
     """
-    try:
-        patterns = [re.compile(pattern) for pattern in holdout]
-    except re.error as error:
-        raise DataError(f"holdout {error.pattern!r} is no regular expression: {error}") from error
+    is_held = holds_out(holdout)
     pairs = _pairs(data)
-    held = [any(pattern.search(sample.name) for pattern in patterns) for sample, _ in pairs]
+    held = [is_held(sample.name) for sample, _ in pairs]
     train = [pair for pair, out in zip(pairs, held, strict=True) if not out]
     validation = [pair for pair, out in zip(pairs, held, strict=True) if out]
     if not train and not may_take_all:
@@ -133,19 +130,32 @@ def split_by_name(
     return _unzipped(train), _unzipped(validation)
 
 
-def check_sources_apart(train: WeightedSamples, validation: WeightedSamples) -> None:
+def holds_out(holdout: Sequence[str]) -> Callable[[str], bool]:
+    """Whether any of these regular expressions finds itself in a text. DataError if one is not valid."""
+    try:
+        patterns = [re.compile(pattern) for pattern in holdout]
+    except re.error as error:
+        raise DataError(f"holdout {error.pattern!r} is no regular expression: {error}") from error
+    return lambda text: any(pattern.search(text) for pattern in patterns)
+
+
+def check_sources_apart(train: Iterable[Pictured], validation: Iterable[Pictured]) -> None:
     """Refuses a split that leaves the same people, or the same source of photos, on both sides.
 
     Raises:
         DataError: names a group or a source of which pictures are trained on and held out.
     """
 
-    def origins(samples: Sequence[Sample]) -> dict[tuple[str, str], str]:
-        groups = {("group", sample.group): sample.name for sample in samples if sample.group}
-        sources = {("source", sample.credit.source): sample.name for sample in samples if sample.credit is not None}
-        return {key: name for key, name in {**groups, **sources}.items() if key[1]}
+    def origins(pictures: Iterable[Pictured]) -> dict[tuple[str, str], str]:
+        named: dict[tuple[str, str], str] = {}
+        for picture in pictures:
+            if picture.group:
+                named["group", picture.group] = picture.name
+            if picture.credit is not None and picture.credit.source:
+                named["source", picture.credit.source] = picture.name
+        return named
 
-    trained_on, held_out = origins(train.samples), origins(validation.samples)
+    trained_on, held_out = origins(train), origins(validation)
     both = sorted(trained_on.keys() & held_out.keys())
     if both:
         kind, name = both[0]

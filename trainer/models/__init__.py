@@ -1,9 +1,10 @@
-"""Both Convolutional Pose Machines: build one, fold its batch normalisation, start one from the other.
+"""Both Convolutional Pose Machines and the hand detector: build one, fold its batch normalisation, start one from
+another.
 
 `keras` and `keras.ops` only, so they run on Keras's TensorFlow, torch and JAX backends alike.
 """
 
-from trainer.models.folding import fold_batch_norm, unfold_batch_norm
+from trainer.models.folding import fold_batch_norm, unfold_batch_norm, variant_and_widths
 from trainer.models.layers import BELIEF_MAP_CHANNELS, Variant
 from trainer.models.network import (
     STAGES,
@@ -25,4 +26,5 @@ __all__ = [
     "checked_variant",
     "fold_batch_norm",
     "unfold_batch_norm",
+    "variant_and_widths",
 ]

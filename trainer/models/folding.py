@@ -18,23 +18,37 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from trainer.models.detector import NAME, DetectorWidths, build_detector, is_detector, widths_of
+from trainer.models.layers import Widths
 from trainer.models.network import architecture_of, build_architecture
+
+
+def variant_and_widths(model: keras.Model) -> tuple[str, Widths | DetectorWidths]:
+    """Which network it is and how wide; ValueError if neither `trainer.models.build` nor `build_detector` made it."""
+    if is_detector(model):
+        return NAME, widths_of(model)
+    architecture = architecture_of(model)
+    return architecture.variant, architecture.widths
 
 
 def fold_batch_norm(training_model: keras.Model) -> keras.Model:
     """A new model without batch normalisation that computes what `training_model` computes in inference mode.
 
     Same variant, widths, input size and choice of outputs. A model that has no batch normalisation is copied.
-    Raises ValueError if the model was not built by `trainer.models.build`.
+    Raises ValueError if the model was not built by `trainer.models.build` or `build_detector`.
     """
-    architecture = architecture_of(training_model)
-    deploy_model = build_architecture(replace(architecture, batch_norm=False))
+    if is_detector(training_model):
+        deploy_model = build_detector(
+            batch_norm=False, input_size=training_model.inputs[0].shape[1], widths=widths_of(training_model)
+        )
+    else:
+        deploy_model = build_architecture(replace(architecture_of(training_model), batch_norm=False))
     for layer in deploy_model.layers:
         if not layer.weights:
             continue
         convolution = training_model.get_layer(layer.name)
-        has_norm = architecture.batch_norm and not _is_stage_output(training_model, layer.name)
-        norm = training_model.get_layer(f"{layer.name}_bn") if has_norm else None
+        without = _is_without_norm(training_model, layer.name)
+        norm = None if without else training_model.get_layer(f"{layer.name}_bn")
         layer.set_weights(_folded_weights(convolution, norm))
     return deploy_model
 
@@ -44,15 +58,13 @@ def unfold_batch_norm(folded: keras.Model, training_model: keras.Model, images: 
 
     Its normalisation holds the statistics of `images`, float32 [N, H, W, 3] as the network takes them, and undoes them
     again; on such pictures it computes nearly the same in training mode too. Both models must come from
-    `trainer.models.build`, of one variant and width, `folded` without batch normalisation, `training_model` with it;
-    else ValueError.
+    `trainer.models.build` or `build_detector`, of one variant and width, `folded` without batch normalisation,
+    `training_model` with it; else ValueError.
     """
-    source, target = architecture_of(folded), architecture_of(training_model)
-    if (source.variant, source.widths) != (target.variant, target.widths):
-        raise ValueError(
-            f"the models differ: {source.variant} of {source.widths} and {target.variant} of {target.widths}"
-        )
-    if source.batch_norm or not target.batch_norm:
+    source, target = variant_and_widths(folded), variant_and_widths(training_model)
+    if source != target:
+        raise ValueError(f"the models differ: {source[0]} of {source[1]} and {target[0]} of {target[1]}")
+    if _has_norm(folded) or not _has_norm(training_model):
         raise ValueError("expected a model without batch normalisation and one with it")
     normalised = []
     for layer in folded.layers:
@@ -61,7 +73,7 @@ def unfold_batch_norm(folded: keras.Model, training_model: keras.Model, images: 
         *kernels, bias = layer.get_weights()
         convolution = training_model.get_layer(layer.name)
         convolution.set_weights([*kernels, bias] if convolution.use_bias else kernels)
-        if not _is_stage_output(training_model, layer.name):
+        if not _is_without_norm(training_model, layer.name):
             norm = training_model.get_layer(f"{layer.name}_bn")
             _undo(norm, bias, np.zeros_like(bias), np.ones_like(bias))
             normalised.append((convolution, norm, bias))
@@ -84,7 +96,11 @@ def _undo(norm: Any, bias: Any, mean: Any, variance: Any) -> None:
     norm.set_weights([np.sqrt(variance + norm.epsilon), bias + mean, mean, variance])
 
 
-def _is_stage_output(model: keras.Model, layer_name: str) -> bool:
+def _has_norm(model: keras.Model) -> bool:
+    return any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
+
+
+def _is_without_norm(model: keras.Model, layer_name: str) -> bool:
     return all(layer.name != f"{layer_name}_bn" for layer in model.layers)
 
 

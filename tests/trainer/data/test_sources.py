@@ -10,7 +10,7 @@ import pytest
 
 from tests.trainer.data.fake_samples import fake_sample
 from tests.trainer.data.miniature_rhd import write_miniature_rhd
-from trainer.data.sample import Credit, DataError, Sample
+from trainer.data.sample import Credit, DataError
 from trainer.data.sources import (
     Source,
     WeightedSamples,
@@ -71,12 +71,9 @@ def test_people_or_sources_on_both_sides_of_a_split_are_refused(field: str) -> N
     values: list[Any] = ["ann", "bob"] if field == "group" else [Credit("ann", "MIT"), Credit("bob", "MIT")]
     ann, bob = (replace(fake_sample(), **{field: value}) for value in values)
 
-    def split(*samples: Sample) -> WeightedSamples:
-        return WeightedSamples(samples, (1.0,) * len(samples))
-
-    check_sources_apart(split(ann, fake_sample()), split(bob, fake_sample()))
+    check_sources_apart([ann, fake_sample()], [bob, fake_sample()])
     with pytest.raises(DataError, match=r"'bob' is trained on .* and held out .*: hold all of it out, or none"):
-        check_sources_apart(split(ann, bob), split(bob))
+        check_sources_apart([ann, bob], [bob])
 
 
 def test_pictures_of_one_name_in_sets_of_one_name_are_refused(tmp_path: Path) -> None:

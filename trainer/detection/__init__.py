@@ -1,0 +1,1 @@
+"""Training and measuring the hand detector: labelled pictures, targets, losses, the loop."""
