@@ -12,15 +12,28 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import uvloop
+from numpy.typing import NDArray
 
 from benchmarks.peer_servers.work import input_size, open_model
 from deploy.stand_in.repository import add_version
 from service.backends.embedded import Run
 from service.backends.repository import Servable
 from service.bootstrap import serve
+from service.inference.models import DetectorCard
 from service.observability.logs import configure_logging
+from service.pose.detections import DETECTION_COLUMNS, DETECTIONS
+from service.pose.preprocessing import CROP_PADDING
 from service.settings import Settings
+
+
+def one_hand(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """One upright hand in each picture, of a size that has the model see all of it."""
+    rows = np.zeros((len(pictures), DETECTIONS, len(DETECTION_COLUMNS)), np.float32)
+    side = pictures.shape[1]
+    rows[:, 0] = (1.0, side / 2, side / 2, side / CROP_PADDING, 0.0, -1.0, 1.0)
+    return rows
 
 
 def main() -> int:
@@ -31,7 +44,9 @@ def main() -> int:
     )
     arguments = parser.parse_args()
 
-    def open_servable(_servable: Servable) -> Run:
+    def open_servable(servable: Servable) -> Run:
+        if isinstance(servable.card, DetectorCard):
+            return one_hand
         return open_model(arguments.model)
 
     with tempfile.TemporaryDirectory() as folder:

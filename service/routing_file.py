@@ -81,7 +81,7 @@ class _File(BaseModel):
         return RoutingRules(
             default=ModelReference.parse(self.default) if self.default is not None else None,
             weights=tuple((ModelReference.parse(name), weight) for name, weight in (self.weights or {}).items()),
-            canary=dict[str, float](self.canary or {}),
+            canary={str(variant): share for variant, share in (self.canary or {}).items()},
             shadow=tuple(
                 ShadowRule(rule.source, ModelReference.parse(rule.to), rule.share) for rule in self.shadow or ()
             ),

@@ -39,7 +39,12 @@ def detector_card(*, version: int = 1) -> DetectorCard:
 
 
 def add_version(repository: Path, kind: Kind, version: int, *, input_size: int = INPUT_SIZE) -> Path:
-    """A version folder that appears whole, as exporting makes it, with a card and no model."""
+    """A version folder that appears whole, as exporting makes it, with a card and no model.
+
+    A hand detector is always there beside it.
+    """
+    if kind != "detector" and not (repository / DETECTOR_NAME).exists():
+        add_version(repository, "detector", 1)
     card: AnyCard
     if kind == "detector":
         card = detector_card(version=version)
@@ -53,9 +58,13 @@ def add_version(repository: Path, kind: Kind, version: int, *, input_size: int =
 
 
 def config_text(repository: Path, models: Mapping[Kind, tuple[Sequence[int], Mapping[str, int]]]) -> str:
-    """A model server's configuration: for each model its versions and its labels."""
+    """A model server's configuration: for each model its versions and its labels.
+
+    Of the hand detector it is the first version, unless the models say otherwise.
+    """
     text = ""
-    for kind, (versions, labels) in models.items():
+    every: dict[Kind, tuple[Sequence[int], Mapping[str, int]]] = {"detector": ((1,), {"stable": 1}), **models}
+    for kind, (versions, labels) in every.items():
         name = DETECTOR_NAME if kind == "detector" else f"cpm_{kind}"
         specific = " ".join(f"versions: {version}" for version in versions)
         labelled = " ".join(f'version_labels {{ key: "{key}" value: {value} }}' for key, value in labels.items())

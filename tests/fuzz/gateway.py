@@ -13,17 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import numpy as np
 import uvloop
-from numpy.typing import NDArray
 
 from deploy.stand_in.repository import add_version
-from service.backends.embedded import Run
-from service.backends.repository import Servable
 from service.bootstrap import Addresses, serve
 from service.settings import Settings
 from tests.fuzz.targets import PATIENCE, FoundError
-from tests.support.backend import same_hand_everywhere
+from tests.support.servables import run_without_model
 
 ANSWER_S: Final = 90.0 * PATIENCE
 """Within so many seconds every answer must be there. The service gives up earlier. Both are long, because fuzzers share
@@ -103,7 +99,9 @@ def running(settings: Mapping[str, str] | None = None) -> Iterator[Gateway]:
         async def start() -> tuple["asyncio.Task[None]", Addresses]:
             ready: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
             serving = asyncio.create_task(
-                serve(Settings.from_environment(environment), on_ready=ready.set_result, open_servable=_same_hand)
+                serve(
+                    Settings.from_environment(environment), on_ready=ready.set_result, open_servable=run_without_model
+                )
             )
             await asyncio.wait((serving, ready), return_when=asyncio.FIRST_COMPLETED)
             if serving.done():
@@ -115,13 +113,6 @@ def running(settings: Mapping[str, str] | None = None) -> Iterator[Gateway]:
             yield gateway
         finally:
             gateway.close()
-
-
-def _same_hand(_servable: Servable) -> Run:
-    def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return same_hand_everywhere(list(crops))
-
-    return run
 
 
 class _ErrorLog(logging.Handler):

@@ -19,13 +19,14 @@ from service.settings import Settings
 from tests.service.test_bootstrap import GatedModels
 from tests.support.certificates import TlsFolder
 from tests.support.images import image_bytes
-from tests.support.servables import write_card
+from tests.support.servables import write_card, write_detector_card
 from tests.support.waiting import until
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     write_card(tmp_path / "models", "lightweight")
+    write_detector_card(tmp_path / "models")
     return tmp_path / "models"
 
 

@@ -20,7 +20,7 @@ import pytest
 from tests.support.backend import spread_keypoints
 from tests.support.images import image_bytes, picture
 from tests.support.models import INPUT_SIZE
-from tests.support.servables import write_card, write_painting_model
+from tests.support.servables import write_card, write_detector_card, write_painting_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,6 +56,7 @@ def test_failed_start_is_one_line_and_an_exit_code(
     tmp_path: Path, settings: dict[str, object], code: int, words: str
 ) -> None:
     write_card(tmp_path)
+    write_detector_card(tmp_path)
     failed = run(**{"MODEL_REPO": tmp_path, **settings})
     assert failed.returncode == code, failed.stderr
     assert words in failed.stderr
@@ -65,6 +66,7 @@ def test_failed_start_is_one_line_and_an_exit_code(
 
 def test_port_in_use_is_one_line(tmp_path: Path) -> None:
     write_card(tmp_path)
+    write_detector_card(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         failed = run(MODEL_REPO=tmp_path, REST_PORT=taken.getsockname()[1])
     assert failed.returncode == 1

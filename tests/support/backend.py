@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from service.inference.errors import ServiceError, UnavailableError, UnknownModelError
 from service.inference.models import AnyModel, ModelReference, ServedDetector, ServedModel
+from service.pose.detections import DETECTION_COLUMNS, DETECTIONS
 from service.pose.heatmaps import STRIDE, encode
 from service.pose.keypoints import KEYPOINT_COUNT
 from service.pose.preprocessing import CROP_PADDING
@@ -81,10 +82,7 @@ class FakeBackend:
     async def predict(self, model: AnyModel, crops: Crops, *, timeout_s: float) -> Maps:
         if isinstance(model, ServedDetector):
             self.searches.append(Call(model, crops, timeout_s))
-            rows = np.zeros((len(crops), *model.output_shape), np.float32)
-            if self.detections:
-                rows[:, : len(self.detections)] = self.detections
-            return rows
+            return rows_of(len(crops), self.detections)
         self.calls.append(Call(model, crops, timeout_s))
         async with self._arrival:
             self._arrival.notify_all()
@@ -108,6 +106,14 @@ class FakeBackend:
         """Return once this many batches have come in all."""
         async with self._arrival:
             await self._arrival.wait_for(lambda: len(self.calls) >= batches)
+
+
+def rows_of(pictures: int, detections: Sequence[Sequence[float]]) -> NDArray[np.float32]:
+    """The same detections for each of so many pictures, as the detector answers them."""
+    rows = np.zeros((pictures, DETECTIONS, len(DETECTION_COLUMNS)), np.float32)
+    if detections:
+        rows[:, : len(detections)] = detections
+    return rows
 
 
 def detection(

@@ -4,7 +4,7 @@ from deploy.stand_in.repository import DETECTOR_INPUT_SIZE as DETECTOR_SIZE
 from deploy.stand_in.repository import INPUT_SIZE, detector_card, model_card
 from service.inference.models import ServedDetector, ServedModel, Variant
 
-__all__ = ["DETECTOR_SIZE", "INPUT_SIZE", "model_card", "served_detector", "served_model"]
+__all__ = ["DETECTOR_SIZE", "INPUT_SIZE", "detector_card", "model_card", "served_detector", "served_model"]
 
 
 def served_model(

@@ -1,15 +1,17 @@
 """Model repositories made on the spot: cards alone, or small SavedModels whose answer is known."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference.models import Variant
-from tests.support.models import INPUT_SIZE, model_card
+from service.backends.repository import Servable
+from service.inference.models import DetectorCard, Variant
+from tests.support.backend import detection, maps_of, rows_of, same_hand_everywhere
+from tests.support.models import INPUT_SIZE, detector_card, model_card
 
 
 def write_card(
@@ -28,6 +30,26 @@ def write_card(
     return folder
 
 
+def write_detector_card(repository: Path, *, version: int = 1, changes: Mapping[str, object] | None = None) -> Path:
+    """The same for the hand detector."""
+    card = detector_card(version=version)
+    folder = repository / card.name / str(version)
+    folder.mkdir(parents=True)
+    (folder / "model_card.json").write_text(json.dumps({**card.model_dump(mode="json"), **(changes or {})}))
+    return folder
+
+
+def run_without_model(servable: Servable) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """In place of a loaded servable: what a `FakeBackend` answers."""
+
+    def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if isinstance(servable.card, DetectorCard):
+            return rows_of(len(crops), (detection(),))
+        return same_hand_everywhere(list(crops))
+
+    return run
+
+
 def write_painting_model(
     repository: Path,
     keypoints_in_input: NDArray[np.floating],
@@ -41,8 +63,6 @@ def write_painting_model(
     Nearly whatever: where the crop's upper left pixel is black, all maps are empty. Imports TensorFlow.
     """
     import tensorflow as tf
-
-    from tests.support.backend import maps_of
 
     folder = write_card(repository, variant, version=version, input_size=input_size)
     module = tf.Module()

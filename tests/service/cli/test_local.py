@@ -8,19 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from service.backends.embedded import Run
-from service.backends.repository import Servable
 from service.bootstrap import LocalService, StartError, local_service
 from service.cli.local import LocalTransport
 from service.client import AsyncHandPoseClient, Box, Estimate, RejectedError, ServerFailedError, StreamOptions
 from service.settings import Settings
-from tests.support.backend import detection, same_hand_everywhere, spread_keypoints
+from tests.support.backend import detection, spread_keypoints
 from tests.support.gateway import Gateway
 from tests.support.images import image_bytes, picture
 from tests.support.models import INPUT_SIZE
-from tests.support.servables import write_card
+from tests.support.servables import run_without_model, write_card, write_detector_card
 
 PHOTO = image_bytes(picture(INPUT_SIZE, INPUT_SIZE))
 
@@ -49,18 +46,12 @@ async def photos(number: int) -> AsyncIterator[bytes]:
         yield PHOTO
 
 
-def open_as_function(_servable: Servable) -> Run:
-    def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return same_hand_everywhere(list(crops))
-
-    return run
-
-
 async def test_the_models_of_a_repository_answer(tmp_path: Path) -> None:
     for variant in ("standard", "lightweight"):
         write_card(tmp_path, variant, version=1)
+    write_detector_card(tmp_path)
     settings = Settings.from_environment({"HANDPOSE_MODEL_REPO": str(tmp_path)})
-    async with local_service(settings, open_servable=open_as_function) as service:
+    async with local_service(settings, open_servable=run_without_model) as service:
         client = AsyncHandPoseClient(transport=LocalTransport(service))
         estimate = await client.estimate(PHOTO, variant="standard", whole=True)
 
@@ -168,5 +159,5 @@ async def test_models_are_listed(client: AsyncHandPoseClient) -> None:
 async def test_an_empty_repository_is_a_start_error(tmp_path: Path) -> None:
     settings = Settings.from_environment({"HANDPOSE_MODEL_REPO": str(tmp_path)})
     with pytest.raises(StartError):
-        async with local_service(settings, open_servable=open_as_function):
+        async with local_service(settings, open_servable=run_without_model):
             pass

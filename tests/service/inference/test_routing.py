@@ -164,4 +164,4 @@ def test_rules_that_make_no_sense_cannot_be_made(
     weights: tuple[tuple[ModelReference, float], ...], canary: dict[str, float]
 ) -> None:
     with pytest.raises(ValueError, match="must"):
-        RoutingRules(weights=weights, canary=canary)  # type: ignore[arg-type]
+        RoutingRules(weights=weights, canary=canary)

@@ -7,7 +7,7 @@ import pytest
 
 from service.settings import Settings
 from tests.support.images import image_bytes, marked_picture
-from tests.support.servables import write_card
+from tests.support.servables import write_card, write_detector_card
 
 
 @pytest.fixture
@@ -15,6 +15,7 @@ def settings(tmp_path: Path) -> Settings:
     """Of a service whose repository holds cards only."""
     for variant in ("standard", "lightweight"):
         write_card(tmp_path / "models", variant, version=1)
+    write_detector_card(tmp_path / "models")
     return Settings.from_environment({"HANDPOSE_MODEL_REPO": str(tmp_path / "models"), "HANDPOSE_WORKER_THREADS": "1"})
 
 
