@@ -41,7 +41,7 @@ def hands_in_image(
 
 def hands_found(hands: Sequence[Hand], min_score: float) -> tuple[Hand, ...]:
     """Of hands that were looked for those that score enough, each once, best first."""
-    again = duplicates(np.stack([hand.keypoints_in_image for hand in hands]), [h.score for h in hands]) if hands else ()
+    again = duplicates([hand.keypoints_in_image for hand in hands], [hand.score for hand in hands])
     kept = [hand for index, hand in enumerate(hands) if index not in again and hand.score >= min_score]
     return tuple(sorted(kept, key=lambda hand: -hand.score))
 
@@ -68,7 +68,7 @@ def _kept_apart(
 ) -> list[Hand]:
     """The hands, with every keypoint that lies on another hand looked for once more without that place."""
     keypoints = np.stack([hand.keypoints_in_image for hand in hands])
-    again = duplicates(keypoints, [hand.score for hand in hands])
+    again = duplicates(list(keypoints), [hand.score for hand in hands])
     several = [index for index in range(len(hands)) if index not in again]
     centres = np.array([regions[index].shown_in_image.centre for index in several])
     astray = claimed_twice(keypoints[several], centres, sizes_of(keypoints[several]))

@@ -31,7 +31,13 @@ from service.inference.errors import (
     ServiceError,
     UnavailableError,
 )
-from service.inference.estimates import EstimateRequest, Estimator, Priority
+from service.inference.estimates import (
+    DEFAULT_MAX_HANDS,
+    DEFAULT_MIN_SCORE,
+    EstimateRequest,
+    Estimator,
+    Priority,
+)
 from service.inference.ports import Clock, Observer
 from service.inference.tracking import HandTracker, TrackedEstimate
 from service.pose.geometry import Box
@@ -70,7 +76,7 @@ class StreamOptions:
         asked_for: the model that the stream names, such as "lightweight" or "standard@2".
         client_id: who sends it, if that is known. A stream without one gets one of its own, so that all its frames go
             to the same model whatever the weights.
-        tracking: whether the crop of a frame comes from the keypoints of the frame before.
+        tracking: whether hands are followed from frame to frame instead of being looked for in each.
         smoothing: parameters of the one-euro filter; None leaves keypoints as they are found.
         latest_only: whether to skip frames that a newer one overtook.
         frame_timeout_s: seconds from a frame's arrival to its answer; None or more than the limit means the limit.
@@ -85,7 +91,7 @@ class StreamOptions:
     smoothing: OneEuro | None = None
     latest_only: bool = False
     frame_timeout_s: float | None = None
-    max_hands: int = 4
+    max_hands: int = DEFAULT_MAX_HANDS
     min_score: float | None = None
     whole: bool = False
 
@@ -352,6 +358,9 @@ class _Stream:
             image=waiting.frame.image,
             deadline=waiting.deadline,
             rois=waiting.frame.rois,
+            whole=self._options.whole and not waiting.frame.rois,
+            max_hands=self._options.max_hands,
+            min_score=DEFAULT_MIN_SCORE if self._options.min_score is None else self._options.min_score,
             asked_for=self._options.asked_for,
             client_id=self._client_id,
             priority=Priority.INTERACTIVE,

@@ -21,14 +21,16 @@ def sizes_of(keypoints: NDArray[np.floating]) -> NDArray[np.float64]:
     return sides
 
 
-def duplicates(keypoints: NDArray[np.floating], scores: Sequence[float]) -> set[int]:
+def duplicates(keypoints: Sequence[NDArray[np.floating]], scores: Sequence[float]) -> set[int]:
     """Which hands are a better one again.
 
     Args:
-        keypoints: [N, 21, 2] in one frame.
+        keypoints: of each hand [21, 2], in one frame.
         scores: of each hand; of two that are the same, the lower one is the duplicate.
     """
-    sizes = sizes_of(keypoints)
+    if not len(keypoints):
+        return set()
+    sizes = sizes_of(np.stack(keypoints))
     again: set[int] = set()
     for one, other in combinations(np.argsort(-np.asarray(scores), kind="stable").tolist(), 2):
         if one in again or other in again:

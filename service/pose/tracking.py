@@ -1,20 +1,23 @@
-"""Following a hand from frame to frame: which box to look at next, and points that are steady at rest.
+"""Following hands from frame to frame: where to look next, which hand is which, and points that are steady at rest.
 
-Pure state and arithmetic. Asking a model about a box, and what to do when a hand is lost, are not decided here
+Pure state and arithmetic. Asking a model, and what to do when a hand is lost, are not decided here
 (`service.inference.tracking`).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.pose.geometry import Box
+from service.pose.geometry import Affine, Box, turn_to_upright
 
 LARGEST_PARAMETER: Final = 1e6
 """Of a one-euro filter: far above any sense, and its products stay finite."""
+
+_WRIST, _MIDDLE_MCP = 0, 9
 
 _ELAPSED_S: Final = (1e-6, 1e6)  # what time between two frames counts as; likewise
 
@@ -29,9 +32,10 @@ class FollowPolicy:
         least_keypoints: keypoints that must reach that score.
         least_side: shortest sensible longer side of the keypoints' box, in pixels of the image; a model that sees no
             hand may put all points in one place.
-        dead_zone: how far an edge of the box may move before the box follows, as a share of its longer side. A box that
-            trembles would shake the keypoints that are found in it.
-        lead: how far the box goes ahead of a moving hand, as a share of its last step; half a hand at the most.
+        dead_zone: how far the square may move before what is looked at follows, over its side. A square that trembles
+            would shake the keypoints that are found in it.
+        lead: how far the square goes ahead of a moving hand, as a share of its last step; half a hand at the most.
+        same_hand: distance of two hands' keypoints, over their size, above which they are not one hand in two frames.
     """
 
     least_score: float = 0.25
@@ -40,93 +44,122 @@ class FollowPolicy:
     least_side: float = 12.0
     dead_zone: float = 0.06
     lead: float = 1.0
+    same_hand: float = 1.0
 
 
-def box_to_follow(
+@dataclass(frozen=True, slots=True)
+class HandSquare:
+    """Where a hand is, as a detection says it: the square that it fills once it is turned upright.
+
+    Attributes:
+        centre: (x, y) in continuous pixels of the image.
+        side: in pixels.
+        radians: the turn that makes it upright, clockwise on the screen.
+    """
+
+    centre: tuple[float, float]
+    side: float
+    radians: float
+
+    @property
+    def box(self) -> Box:
+        """The square as it is before the turn about its centre."""
+        return Box(self.centre[0] - self.side / 2, self.centre[1] - self.side / 2, self.side, self.side)
+
+
+def square_to_follow(
     keypoints_in_image: NDArray[np.floating],
     scores: NDArray[np.floating],
     image_size: tuple[int, int],
     *,
     policy: FollowPolicy | None = None,
-) -> Box | None:
-    """The box of the hand that these keypoints show, or None if they show no hand.
+) -> HandSquare | None:
+    """The square of the hand that these keypoints show, or None if they show no hand, or most of it left the image.
 
     Args:
         keypoints_in_image: [21, 2], (x, y) in continuous pixels.
         scores: [21] in [0, 1].
         image_size: (width, height) in pixels.
         policy: thresholds.
-
-    Returns:
-        A box inside the image with edges on whole pixels and sides of at least 1 pixel.
     """
     policy = policy or FollowPolicy()
     telling = scores >= policy.least_keypoint_score
     if float(scores.mean()) < policy.least_score or np.count_nonzero(telling) < policy.least_keypoints:
         return None
     tight = Box.around(keypoints_in_image[telling])
-    side = max(tight.width, tight.height)
-    if side < policy.least_side:
+    inside = tight.clipped(*image_size)
+    if max(tight.width, tight.height) < policy.least_side or inside.width * inside.height < 0.25 * (
+        tight.width * tight.height
+    ):
         return None
-    box = _on_whole_pixels(tight, image_size)
-    if box is None or box.width * box.height < 0.25 * tight.width * tight.height:
-        return None  # most of the hand has left the image
-    return box
+    radians = turn_to_upright(keypoints_in_image[_MIDDLE_MCP] - keypoints_in_image[_WRIST])
+    turn = Affine.rotation(radians)
+    upright = Box.around(turn.apply(keypoints_in_image[telling]))
+    x, y = turn.inverse().apply(np.array(upright.centre)).tolist()
+    return HandSquare((x, y), max(upright.width, upright.height), radians)
 
 
-def next_box(
-    last_look: Box, last_seen: Box, seen: Box, image_size: tuple[int, int], *, policy: FollowPolicy | None = None
-) -> Box:
+def next_square(
+    last_look: HandSquare, last_seen: HandSquare, seen: HandSquare, *, policy: FollowPolicy | None = None
+) -> HandSquare:
     """Where to look in the next frame: where we looked while the hand is at rest, else ahead of it.
 
     Args:
-        last_look: the box in which the hand was looked for in this frame.
-        last_seen: its own box in the frame before, from `box_to_follow`.
-        seen: its own box in this frame.
-        image_size: (width, height) in pixels.
+        last_look: the square in which the hand was looked for in this frame.
+        last_seen: its own square in the frame before, from `square_to_follow`.
+        seen: its own square in this frame.
         policy: the dead zone and the lead.
-
-    Returns:
-        A box inside the image with edges on whole pixels and sides of at least 1 pixel.
     """
     policy = policy or FollowPolicy()
-    still = policy.dead_zone * max(seen.width, seen.height)
-    if _largest_move(last_look, seen) <= still:
+    if _largest_move(last_look, seen) <= policy.dead_zone:
         return last_look
-    if _largest_move(last_seen, seen) <= still:
+    if _largest_move(last_seen, seen) <= policy.dead_zone:
         return seen
     # The hand has moved since the frame before, and will as likely as not move on as it did.
-    (x, y), (last_x, last_y) = seen.centre, last_seen.centre
-    ahead = Box(
-        seen.x + policy.lead * _within(x - last_x, seen.width / 2),
-        seen.y + policy.lead * _within(y - last_y, seen.height / 2),
-        seen.width,
-        seen.height,
-    )
-    return _on_whole_pixels(ahead, image_size) or seen
+    step = (seen.centre[0] - last_seen.centre[0], seen.centre[1] - last_seen.centre[1])
+    length = math.hypot(*step)
+    ahead = policy.lead * min(1.0, seen.side / 2 / length) if length else 0.0
+    centre = (seen.centre[0] + ahead * step[0], seen.centre[1] + ahead * step[1])
+    return HandSquare(centre, seen.side, seen.radians)
 
 
-def _on_whole_pixels(box: Box, image_size: tuple[int, int]) -> Box | None:
-    """The part of the box inside the image, grown to whole pixels; None if there is none."""
-    left, right = max(math.floor(box.x), 0), min(math.ceil(box.x + box.width), image_size[0])
-    top, bottom = max(math.floor(box.y), 0), min(math.ceil(box.y + box.height), image_size[1])
-    if left >= right or top >= bottom:
-        return None
-    return Box(float(left), float(top), float(right - left), float(bottom - top))
+def _largest_move(one: HandSquare, other: HandSquare) -> float:
+    """How far an edge of the square has moved, by shift, size or turn, over the side of the other one."""
+    shift = math.dist(one.centre, other.centre) + abs(one.side - other.side) / 2
+    turn = abs(math.remainder(one.radians - other.radians, 2 * math.pi))
+    return shift / other.side + turn / 2
 
 
-def _within(value: float, limit: float) -> float:
-    return min(max(value, -limit), limit)
+def assigned(
+    before: Sequence[NDArray[np.floating]],
+    now: Sequence[NDArray[np.floating]],
+    *,
+    penalties: NDArray[np.floating] | None = None,
+    policy: FollowPolicy | None = None,
+) -> dict[int, int]:
+    """Which hand of now is which of before, as {before: now}: pairs by growing distance, none above the policy's.
 
-
-def _largest_move(one: Box, other: Box) -> float:
-    """How far apart the edges that are furthest apart lie."""
-    return max(
-        abs(one.x - other.x),
-        abs(one.y - other.y),
-        abs(one.x + one.width - other.x - other.width),
-        abs(one.y + one.height - other.y - other.height),
-    )
+    Args:
+        before, now: keypoints [21, 2] of each hand, in pixels of the image.
+        penalties: [len(before), len(now)], added to the distances, which are in sizes of the hand.
+        policy: from where on two hands are not one.
+    """
+    policy = policy or FollowPolicy()
+    if not before or not now:
+        return {}
+    old, new = np.stack(before).astype(np.float64), np.stack(now).astype(np.float64)
+    sizes = np.ptp(old, axis=1).max(axis=1)[:, None].clip(1.0)
+    distances = np.linalg.norm(old[:, None] - new[None], axis=-1).mean(axis=-1) / sizes
+    if penalties is not None:
+        distances = distances + penalties
+    pairs: dict[int, int] = {}
+    for flat in np.argsort(distances, axis=None, kind="stable").tolist():
+        one, other = divmod(flat, len(now))
+        if distances[one, other] > policy.same_hand:
+            break
+        if one not in pairs and other not in pairs.values():
+            pairs[one] = other
+    return pairs
 
 
 @dataclass(frozen=True, slots=True)

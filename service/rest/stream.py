@@ -18,6 +18,7 @@ from service.inference.errors import (
     ServiceError,
     TooLargeError,
 )
+from service.inference.estimates import DEFAULT_MAX_HANDS, DEFAULT_MIN_SCORE, MOST_HANDS
 from service.inference.ports import Clock
 from service.inference.requests import (
     RequestObserver,
@@ -58,7 +59,12 @@ class StreamQuery(BaseModel):
 
     variant: Annotated[str | None, Field(description="as X-Model-Variant, which counts where this is absent")] = None
     client_id: str | None = None
-    tracking: Annotated[bool, Field(description="take the crop of a frame from the frame before")] = True
+    tracking: Annotated[bool, Field(description="follow hands from frame to frame")] = True
+    max_hands: Annotated[int, Field(ge=1, le=MOST_HANDS, description="hands to look for and to follow")] = (
+        DEFAULT_MAX_HANDS
+    )
+    min_score: Annotated[float, Field(ge=0, le=1, description="leaves out hands that score less")] = DEFAULT_MIN_SCORE
+    whole: Annotated[bool, Field(description="every frame shows one hand as a whole; nothing is followed")] = False
     smoothing: Annotated[Literal["off", "on"], Field(description="one-euro filter on the keypoints")] = "off"
     min_cutoff_hz: Annotated[float, Field(gt=0, le=LARGEST_PARAMETER)] = _DEFAULT_FILTER.min_cutoff_hz
     beta: Annotated[float, Field(ge=0, le=LARGEST_PARAMETER)] = _DEFAULT_FILTER.beta
@@ -72,6 +78,9 @@ class StreamQuery(BaseModel):
             asked_for=self.variant or headers.get("x-model-variant"),
             client_id=client_id_from(self.client_id or headers.get("x-client-id"), "client_id"),
             tracking=self.tracking,
+            max_hands=self.max_hands,
+            min_score=self.min_score,
+            whole=self.whole,
             smoothing=OneEuro(self.min_cutoff_hz, self.beta, self.derivative_cutoff_hz)
             if self.smoothing == "on"
             else None,

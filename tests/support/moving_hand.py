@@ -1,18 +1,20 @@
-"""A video without pictures: a stand-in for the predictor that knows where the hand is in each frame."""
+"""A video without pictures: a stand-in for the predictor that knows where the hands are in each frame."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference.errors import InvalidInputError, ServiceError
-from service.inference.estimates import Estimate, EstimateRequest, Hand, Timings
+from service.inference.errors import ServiceError
+from service.inference.estimates import Estimate, EstimateRequest, Hand, Handedness, Timings
+from service.inference.regions import Region, regions_of_rois, whole_picture
 from service.pose.geometry import Box
 from service.pose.keypoints import KEYPOINT_COUNT
-from service.pose.preprocessing import hand_box_to_crop
 from tests.support.models import served_model
 
 VIDEO_SIZE = (640, 480)
+NOWHERE = np.full((KEYPOINT_COUNT, 2), np.nan)
 
 
 def hand_at(centre_x: float, centre_y: float, size: float = 120.0) -> NDArray[np.float64]:
@@ -28,19 +30,21 @@ def frame_bytes(index: int) -> bytes:
 
 @dataclass
 class MovingHand:
-    """Stands in for `Predictor.estimate`: sees a keypoint where the crop shows it, and nothing where it does not.
+    """Stands in for `Predictor.estimate`: sees a hand where the crop shows most of it, and nothing where it does not.
 
     Attributes:
-        keypoints: [F, 21, 2] in pixels of the image; a frame of NaN shows no hand.
+        keypoints: [F, 21, 2] of one hand, or [F, H, 21, 2] of several, in pixels of the image; NaN: it is not there.
         size: (width, height) of the frames.
-        whole_frame_score: score of a hand that is looked for in the whole frame.
+        sides: of each hand, as a search tells them.
+        detection_scores: of each hand, of a search; those below the request's `min_score` are not found.
         failures: what to raise, by frame.
         requests: what was asked, in order.
     """
 
     keypoints: NDArray[np.float64]
     size: tuple[int, int] = VIDEO_SIZE
-    whole_frame_score: float = 0.6
+    sides: Sequence[Handedness] = (Handedness("right", 0.9), Handedness("left", 0.9))
+    detection_scores: Sequence[float] = (0.9, 0.9)
     failures: dict[int, ServiceError] = field(default_factory=dict)
     requests: list[EstimateRequest] = field(default_factory=list)
 
@@ -49,29 +53,64 @@ class MovingHand:
         index = int.from_bytes(request.image, "big")
         if index in self.failures:
             raise self.failures[index]
-        width, height = self.size
-        whole = Box(0.0, 0.0, float(width), float(height))
-        for roi in request.rois:
-            if roi.clipped(width, height) != roi:
-                raise InvalidInputError("the roi lies outside", code="invalid_roi")
-        hands = tuple(self._hand(index, roi, hand_box_to_crop(roi), 0.9) for roi in request.rois)
+        frame = self.keypoints[index].reshape(-1, KEYPOINT_COUNT, 2)
+        if request.searches:
+            hands = self._search(frame, request)
+        elif request.known_hands:
+            hands = [self._look(frame, region) for region in request.known_hands]
+        else:
+            regions = regions_of_rois(request.rois, self.size) if request.rois else [whole_picture(self.size)]
+            hands = [self._look(frame, region) for region in regions]
         return Estimate(
             model=served_model("lightweight"),
             routed_by="default",
-            image_size=(width, height),
-            hands=hands or (self._hand(index, whole, whole, self.whole_frame_score),),
+            image_size=self.size,
+            hands=tuple(hands),
             timings=Timings(0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
         )
 
-    def _hand(self, index: int, box: Box, shown: Box, score: float) -> Hand:
-        points = self.keypoints[index]
-        inside = ((points >= (shown.x, shown.y)) & (points <= (shown.x + shown.width, shown.y + shown.height))).all(
+    def searches(self) -> list[int]:
+        """The frames that were searched as a whole."""
+        return [int.from_bytes(each.image, "big") for each in self.requests if each.searches]
+
+    def _search(self, frame: NDArray[np.float64], request: EstimateRequest) -> list[Hand]:
+        found = [
+            Hand(
+                Box.around(points),
+                points,
+                scores(0.9),
+                np.ones(KEYPOINT_COUNT),
+                self.detection_scores[i],
+                self.sides[i],
+            )
+            for i, points in enumerate(frame)
+            if np.isfinite(points).all()
+        ]
+        enough = [hand for hand in found if hand.score >= request.min_score]
+        return sorted(enough, key=lambda hand: -hand.score)[: request.max_hands]
+
+    def _look(self, frame: NDArray[np.float64], region: Region) -> Hand:
+        """The hand of which the region shows most; a guess in its middle where it shows none."""
+        shown, told = region.shown_in_image, region.detection
+        inside = ((frame >= (shown.x, shown.y)) & (frame <= (shown.x + shown.width, shown.y + shown.height))).all(
             axis=-1
         )
+        middles = np.linalg.norm(np.nan_to_num(frame, nan=1e6).mean(axis=1) - shown.centre, axis=-1)
+        best = int(np.lexsort((middles, -inside.sum(axis=-1)))[0])
         guess = np.tile(np.array(shown.centre), (KEYPOINT_COUNT, 1))
+        points = np.where(inside[best][:, None], frame[best], guess)
         return Hand(
-            box_in_image=box,
-            keypoints_in_image=np.where(inside[:, None], points, guess),
-            scores=np.where(inside, score, 0.02).astype(np.float32),
-            sigmas=np.ones(KEYPOINT_COUNT),
+            region.box_in_image if told is None else Box.around(points),
+            points,
+            np.where(inside[best], 0.9, 0.02).astype(np.float32),
+            np.ones(KEYPOINT_COUNT),
+            None if told is None else told.score,
+            None
+            if told is None
+            else Handedness("right" if told.right >= 0.5 else "left", max(told.right, 1 - told.right)),
         )
+
+
+def scores(value: float) -> NDArray[np.float32]:
+    """The same score for each keypoint."""
+    return np.full(KEYPOINT_COUNT, value, np.float32)

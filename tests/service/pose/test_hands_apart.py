@@ -17,13 +17,12 @@ def test_the_size_of_a_hand_is_its_boxs_longer_side() -> None:
 
 
 def test_a_hand_again_is_the_one_that_scores_less() -> None:
-    keypoints = np.stack([hand_at(0, 0), hand_at(5, 5), hand_at(300, 0)])
-    assert duplicates(keypoints, [0.7, 0.9, 0.8]) == {0}
-    assert duplicates(keypoints[:0], []) == set()
+    assert duplicates([hand_at(0, 0), hand_at(5, 5), hand_at(300, 0)], [0.7, 0.9, 0.8]) == {0}
+    assert duplicates([], []) == set()
 
 
 def test_hands_side_by_side_are_no_duplicates() -> None:
-    assert duplicates(np.stack([hand_at(0, 0), hand_at(60, 0)]), [0.9, 0.9]) == set()
+    assert duplicates([hand_at(0, 0), hand_at(60, 0)], [0.9, 0.9]) == set()
 
 
 def test_a_keypoint_on_another_hand_is_that_of_the_hand_further_away() -> None:
