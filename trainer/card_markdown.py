@@ -318,7 +318,7 @@ def draw_overlays(path: Path, weights_file: Path, source: str, holdout: Sequence
     path.parent.mkdir(parents=True, exist_ok=True)
     if network.variant == weights.DETECTOR:
         from trainer.detection.evaluate import detect, worst_sheet
-        from trainer.detection.train import held_out_of
+        from trainer.detection.sets import held_out_of
 
         judged = detect(network.predict, held_out_of([source], holdout), store, network.input_size)
         worst_sheet(judged, store, count=count, columns=6).save(path, quality=85)

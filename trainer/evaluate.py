@@ -523,7 +523,7 @@ def _is_detector(arguments: argparse.Namespace) -> bool:
 def _run_detector(arguments: argparse.Namespace) -> int:
     from trainer import weights
     from trainer.detection import evaluate as detection
-    from trainer.detection.train import held_out_of
+    from trainer.detection.sets import held_out_of
 
     of_crops = ("split_8_1_1", "upright", "turned", "skip_bad")
     if arguments.boxes > 1 or arguments.protocol != "box" or any(getattr(arguments, name) for name in of_crops):

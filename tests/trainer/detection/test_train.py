@@ -20,8 +20,9 @@ from trainer.data.sample import BadSampleError, Credit, DataError
 from trainer.detection.batches import DetectorBatches
 from trainer.detection.compose import Shares
 from trainer.detection.labels import LabelledPicture, read_pictures
-from trainer.detection.train import DetectorSets, DetectorTrainer, parse_sources, read_sets, split_sets
+from trainer.detection.sets import DetectorSets, parse_sources, read_sets, split_sets
 from trainer.train import EXIT_UNFINISHED
+from trainer.train_detector import DetectorTrainer
 
 TINY = TrainConfig(
     variant="hand_detector",
