@@ -30,7 +30,7 @@ install:  ## Set up .venv with everything: serving, training, tests and linters
 serve: models  ## Set up, export the models and serve them on 127.0.0.1:8000 (HANDPOSE_REST_PORT changes it)
 	@exec $(BIN)/python -m service
 
-models:  ## Export both trained models into model_repo/, unless they are there
+models:  ## Export the trained models into model_repo/, unless they are there
 	@$(SETUP) $(SERVE_EXTRAS)
 	@$(BIN)/python -m trainer export --if-missing
 
@@ -67,7 +67,7 @@ format: install  ## Mend what ruff can mend, and format
 proto: install  ## Generate the gRPC and TensorFlow Serving messages from proto/
 	@$(call protoc,.)
 
-profile:  ## Print parameters and cost of both models, as in the paper's Table 1
+profile:  ## Print parameters and cost of the models, as in the paper's Table 1
 	@$(SETUP) trainer
 	@$(BIN)/python -m trainer profile
 

@@ -247,7 +247,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def draw_curves(log: Sequence[Mapping[str, float]], path: Path) -> None:
+def draw_curves(log: Sequence[Mapping[str, float]], path: Path, *, is_detector: bool = False) -> None:
     """Draws the loss (faint as logged, smoothed on top), held-out pictures' figures, and where the input grew."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -258,7 +258,6 @@ def draw_curves(log: Sequence[Mapping[str, float]], path: Path) -> None:
     trained = [row for row in log if "loss" in row]
     steps = [row["step"] for row in trained]
     stages = {f"loss_stage{stage}": f"stage {stage}" for stage in (1, 2, 3)}
-    is_detector = not any(stages.keys() & row.keys() for row in trained)
     for column, label in ({"loss": "loss"} if is_detector else stages).items():
         losses = [row[column] for row in trained]
         (line,) = left.plot(steps, _smoothed(losses), label=label)
@@ -319,7 +318,7 @@ def draw_overlays(path: Path, weights_file: Path, source: str, holdout: Sequence
     path.parent.mkdir(parents=True, exist_ok=True)
     if network.variant == weights.DETECTOR:
         from trainer.detection.evaluate import detect, worst_sheet
-        from trainer.detection.train import held_out_of
+        from trainer.detection.sets import held_out_of
 
         judged = detect(network.predict, held_out_of([source], holdout), store, network.input_size)
         worst_sheet(judged, store, count=count, columns=6).save(path, quality=85)
@@ -376,7 +375,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     out: Path = arguments.out
     pictures = {"curves": f"{arguments.variant}-curves.png"}
-    draw_curves(log, out / pictures["curves"])
+    draw_curves(log, out / pictures["curves"], is_detector=stored.variant == weights.DETECTOR)
     if arguments.overlays:
         pictures["overlays"] = f"{arguments.variant}-overlays.jpg"
         draw_overlays(out / pictures["overlays"], path, arguments.overlays, arguments.holdout, arguments.overlay_count)

@@ -39,6 +39,7 @@ from trainer.data.sources import Source, read_sources, split_by_name
 from trainer.errors import RefusedError
 from trainer.export import load_servable, served_size
 from trainer.turned_pictures import TURNS, turned
+from trainer.weights import DETECTOR, input_step
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Crops uint8 RGB [N, S, S, 3] to the last stage's belief maps float32 [N, S/8, S/8, 22]; the detector's to detections
@@ -360,7 +361,7 @@ def network_of_weights(path: Path, variant: str | None = None) -> Network:
 
     def predict(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         outputs = model.predict_on_batch(to_model_input(crops))
-        return np.asarray(ops.convert_to_numpy(decode(outputs)) if stored.variant == weights.DETECTOR else outputs)
+        return np.asarray(ops.convert_to_numpy(decode(outputs)) if stored.variant == DETECTOR else outputs)
 
     return Network(predict, stored.variant, stored.info.input_size, stored.sha256)
 
@@ -461,8 +462,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures and prints."""
     if not (arguments.variant or arguments.weights or arguments.servable):
         raise RefusedError("name the network: --variant for the repository's weights, or --weights, or --servable")
-    if _is_detector(arguments):
-        return _run_detector(arguments)
+    network = _network(arguments)
+    if network.variant == DETECTOR:
+        return _run_detector(arguments, network)
     skipped = SkippedSamples()
     on_bad: OnBad = skipped if arguments.skip_bad else refuse_bad
     data = read_sources([Source.parse(text) for text in arguments.data], on_bad)
@@ -476,7 +478,6 @@ def run(arguments: argparse.Namespace) -> int:
         split = paper_split(samples)
         samples = list(split.validation if arguments.split_8_1_1 == "validation" else split.test)
 
-    network = _network(arguments)
     input_size = served_size(network.input_size, arguments.input_size)
     evaluation = evaluate_samples(
         network.predict,
@@ -510,27 +511,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _is_detector(arguments: argparse.Namespace) -> bool:
-    """Whether the detector is to be measured, by its name or by the file's kind."""
-    from trainer import weights
-
-    if arguments.variant or not (arguments.weights or arguments.servable):
-        return bool(arguments.variant == weights.DETECTOR)
-    found = weights.load(arguments.weights) if arguments.weights else model_card.read(arguments.servable)
-    return found.variant == weights.DETECTOR
-
-
-def _run_detector(arguments: argparse.Namespace) -> int:
-    from trainer import weights
+def _run_detector(arguments: argparse.Namespace, network: Network) -> int:
     from trainer.detection import evaluate as detection
-    from trainer.detection.train import held_out_of
+    from trainer.detection.sets import held_out_of
 
     of_crops = ("split_8_1_1", "upright", "turned", "skip_bad")
     if arguments.boxes > 1 or arguments.protocol != "box" or any(getattr(arguments, name) for name in of_crops):
         raise RefusedError("the detector is measured on whole pictures; give --data, --holdout and what names it")
     pictures = held_out_of(arguments.data, arguments.holdout or [])
-    network = _network(arguments)
-    size = served_size(network.input_size, arguments.input_size, weights.input_step(weights.DETECTOR))
+    size = served_size(network.input_size, arguments.input_size, input_step(DETECTOR))
     store = ImageStore()
     judged = detection.detect(network.predict, pictures, store, size)
     if arguments.plots:

@@ -198,7 +198,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _measured_on(record: RunRecord, data: Sequence[str]) -> Sequence[Any]:
     """What was held out of the run: hands, or the detector's pictures."""
     if record.config.variant == weights.DETECTOR:
-        from trainer.detection.train import parse_sources, read_sets
+        from trainer.detection.sets import parse_sources, read_sets
 
         return record.measured([picture for _, picture in read_sets(parse_sources(data))])
     skipped = SkippedSamples()

@@ -33,7 +33,8 @@ from trainer.models import Variant
 from trainer.run_lock import only_one_trains
 from trainer.run_log import SHARE_COLUMN, read_log
 from trainer.run_network import network_of_run
-from trainer.train import EXIT_UNFINISHED, Trainer, input_size_at, learning_rate_at, minutes_left
+from trainer.train import EXIT_UNFINISHED, Trainer
+from trainer.training_loop import input_size_at, learning_rate_at, minutes_left
 
 TINY = TrainConfig(
     variant="lightweight",

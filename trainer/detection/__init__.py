@@ -1,1 +1,1 @@
-"""Training and measuring the hand detector: labelled pictures, targets, losses, the loop."""
+"""The hand detector's labelled pictures, data sets, targets, loss and measuring."""

@@ -329,7 +329,7 @@ def write_plots(judged: Sequence[Judged], store: ImageStore, folder: Path) -> No
     for marked in (0.3, 0.5, 0.7):
         at = int(np.argmin(np.abs(thresholds - marked)))
         axes.annotate(f"{marked}", (rates[at], recalls[at]))
-    axes.set(xlabel="false alarms a picture", ylabel="hands found", ylim=(0, 1))
+    axes.set(xlabel="false alarms a picture", ylabel="hands found", xlim=(0, 1), ylim=(0, 1))
     axes.grid(visible=True, alpha=0.3)
     figure.savefig(folder / "recall.png", dpi=120)
     worst_sheet(judged, store).save(folder / "worst.png")
