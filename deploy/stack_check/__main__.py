@@ -118,7 +118,7 @@ class Check:
     def versions(self) -> None:
         """What the command for managing versions says."""
         said = self._output([*self._compose, "run", "--rm", "manage", "list"])
-        _expect(said.count("AVAILABLE") == 2 and said.count("stable") == 2, said)
+        _expect(said.count("AVAILABLE") == 3 and said.count("stable") == 3, said)
         self._prove("`docker compose run --rm manage list`: " + " · ".join(_rows(said)))
 
     def keypoints(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.backends.embedded import EmbeddedBackend, Run
-from service.backends.repository import Servable, ServableError, newest_servables
+from service.backends.repository import Servable, ServableError, version_folders
 from service.inference.errors import (
     DeadlineExceededError,
     InternalError,
@@ -20,12 +20,12 @@ from service.inference.errors import (
     UnavailableError,
     UnknownModelError,
 )
-from service.inference.models import ModelReference
+from service.inference.models import ModelReference, served
 from service.inference.ports import Backend
 from tests.support.clock import settle
 from tests.support.executor import InlineExecutor
-from tests.support.models import INPUT_SIZE, served_model
-from tests.support.servables import write_card
+from tests.support.models import DETECTOR_SIZE, INPUT_SIZE, served_model
+from tests.support.servables import write_card, write_detector_card
 
 CELLS = INPUT_SIZE // 8
 
@@ -45,7 +45,7 @@ class Models:
             self.batches.append((str(servable), crops.shape))
             if self.failure is not None:
                 raise self.failure
-            return np.full((len(crops), CELLS, CELLS, 22), servable.card.version, np.float32)
+            return np.full((len(crops), *served(servable.card, ()).output_shape), servable.card.version, np.float32)
 
         return run
 
@@ -55,12 +55,13 @@ def repository(tmp_path: Path) -> Path:
     write_card(tmp_path, "standard", version=1)
     write_card(tmp_path, "standard", version=2)
     write_card(tmp_path, "lightweight", version=5)
+    write_detector_card(tmp_path, version=3)
     return tmp_path
 
 
 async def loaded(models: Models, root: Path, **options: Any) -> EmbeddedBackend:
-    backend = EmbeddedBackend(open_servable=models, inference=InlineExecutor(), **options)
-    await backend.load(newest_servables(root, 9))
+    backend = EmbeddedBackend(open_servable=models, inference=InlineExecutor(), versions=2, **options)
+    await backend.load(version_folders(root))
     return backend
 
 
@@ -71,8 +72,16 @@ def crops(number: int) -> list[NDArray[np.uint8]]:
 async def test_every_version_is_warmed_up_at_its_sizes_before_it_answers(repository: Path) -> None:
     models = Models()
     backend: Backend = await loaded(models, repository, warm_up_sizes=(1, 2))
-    assert models.opened == ["cpm_lightweight version 5", "cpm_standard version 1", "cpm_standard version 2"]
-    assert models.batches == [(name, (size, INPUT_SIZE, INPUT_SIZE, 3)) for name in models.opened for size in (1, 2)]
+    assert models.opened == [
+        "cpm_lightweight version 5",
+        "cpm_standard version 2",
+        "cpm_standard version 1",
+        "hand_detector version 3",
+    ]
+    sides = [INPUT_SIZE, INPUT_SIZE, INPUT_SIZE, DETECTOR_SIZE]
+    assert models.batches == [
+        (name, (size, side, side, 3)) for name, side in zip(models.opened, sides, strict=True) for size in (1, 2)
+    ]
     assert await backend.not_ready() is None
 
 
@@ -142,7 +151,7 @@ async def test_servable_that_cannot_be_opened_stops_the_start(repository: Path) 
 
     backend = EmbeddedBackend(open_servable=broken, inference=InlineExecutor())
     with pytest.raises(ServableError, match="cpm_lightweight version 5 is broken"):
-        await backend.load(newest_servables(repository, 1))
+        await backend.load(version_folders(repository))
     assert await backend.not_ready() is not None
 
 
@@ -176,7 +185,7 @@ async def test_while_models_load_the_loop_runs_and_requests_are_told_to_wait(
 ) -> None:
     models = SlowModels()
     backend = EmbeddedBackend(open_servable=models, inference=inference)
-    loading = asyncio.ensure_future(backend.load(newest_servables(repository, 1)))
+    loading = asyncio.ensure_future(backend.load(version_folders(repository)))
     await asyncio.to_thread(models.running.wait, 20)
     assert await backend.not_ready() == "loading cpm_lightweight version 5"
     with pytest.raises(UnavailableError) as caught:
@@ -193,7 +202,7 @@ async def test_batch_that_takes_too_long_is_given_up_without_holding_the_loop(
     models = SlowModels()
     models.may_finish.set()
     backend = EmbeddedBackend(open_servable=models, inference=inference)
-    await backend.load(newest_servables(repository, 1))
+    await backend.load(version_folders(repository))
     models.may_finish.clear()
     model = backend.resolve(ModelReference("standard"))
     with pytest.raises(DeadlineExceededError):

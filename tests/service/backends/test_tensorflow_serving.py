@@ -4,10 +4,10 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -27,13 +27,14 @@ from service.inference.errors import (
     UnavailableError,
     UnknownModelError,
 )
-from service.inference.models import ModelReference
+from service.inference.models import Kind, ModelReference
 from service.pose.heatmaps import decode
 from tests.support.models import INPUT_SIZE
 from tests.support.waiting import until
 
 LIGHTWEIGHT = ModelReference("lightweight")
 STANDARD = ModelReference("standard")
+OTHERS: Final[Mapping[Kind, tuple[Sequence[int], Mapping[str, int]]]] = {"standard": ((1,), {}), "detector": ((1,), {})}
 POLL = PollPolicy(every_s=0.05, timeout_s=2.0, warm_up_timeout_s=5.0, stale_after_s=2.0)
 
 
@@ -48,12 +49,16 @@ def marks(maps: NDArray[np.float32]) -> list[int]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
-    """A stand-in with lightweight 1 (stable), 2 (canary) and 3, and standard 1 without labels."""
+    """A stand-in with lightweight 1 (stable), 2 (canary) and 3, standard 1 and detector 1 without labels."""
     repository = tmp_path_factory.mktemp("model_repo")
     for version in (1, 2, 3):
         add_version(repository, "lightweight", version)
     add_version(repository, "standard", 1)
-    config = config_text(repository, {"lightweight": ((1, 2, 3), {"stable": 1, "canary": 2}), "standard": ((1,), {})})
+    add_version(repository, "detector", 1)
+    config = config_text(
+        repository,
+        {"lightweight": ((1, 2, 3), {"stable": 1, "canary": 2}), **OTHERS},
+    )
     with StandIn(repository, config, arguments=("--max-batch-size", "8", "--max-enqueued-batches", "1")) as running:
         yield running
 
@@ -248,9 +253,9 @@ async def test_a_short_refusal_is_not_seen_by_the_caller(stand_in: StandIn) -> N
 
 
 async def test_readiness_follows_a_server_that_dies_and_comes_back(tmp_path: Path) -> None:
-    for variant in MODEL_NAMES:
-        add_version(tmp_path, variant, 1)
-    server = StandIn(tmp_path, config_text(tmp_path, {"lightweight": ((1,), {}), "standard": ((1,), {})})).start()
+    for kind in MODEL_NAMES:
+        add_version(tmp_path, kind, 1)
+    server = StandIn(tmp_path, config_text(tmp_path, {"lightweight": ((1,), {}), **OTHERS})).start()
     loop = asyncio.get_running_loop()
     async with connected(server) as backend:
         model = backend.resolve(LIGHTWEIGHT)
@@ -302,9 +307,9 @@ async def test_a_silent_server_is_not_ready(stand_in: StandIn) -> None:
 
 
 async def test_two_servers_share_the_work_and_one_carries_it_alone(tmp_path: Path) -> None:
-    for variant in MODEL_NAMES:
-        add_version(tmp_path, variant, 1)
-    config = config_text(tmp_path, {"lightweight": ((1,), {}), "standard": ((1,), {})})
+    for kind in MODEL_NAMES:
+        add_version(tmp_path, kind, 1)
+    config = config_text(tmp_path, {"lightweight": ((1,), {}), **OTHERS})
     with StandIn(tmp_path, config) as first, StandIn(tmp_path, config) as second:
         async with connected(first, second) as backend:
             await until(lambda: all(each.report()["counts"].get("Predict", 0) >= 2 for each in (first, second)))
@@ -342,9 +347,9 @@ async def test_labels_that_are_not_known_yet_make_no_request_fail(stand_in: Stan
 
 
 async def test_a_new_version_is_served_once_it_is_loaded(tmp_path: Path) -> None:
-    for variant in MODEL_NAMES:
-        add_version(tmp_path, variant, 1)
-    config = config_text(tmp_path, {"lightweight": ((1, 2), {}), "standard": ((1,), {})})
+    for kind in MODEL_NAMES:
+        add_version(tmp_path, kind, 1)
+    config = config_text(tmp_path, {"lightweight": ((1, 2), {}), **OTHERS})
     with StandIn(tmp_path, config) as server:
         async with connected(server) as backend:
             assert backend.resolve(LIGHTWEIGHT).version == 1
@@ -364,10 +369,10 @@ async def test_a_new_version_is_served_once_it_is_loaded(tmp_path: Path) -> None
 
 
 async def test_a_version_unloaded_behind_our_back_is_a_retry_not_a_wrong_answer(tmp_path: Path) -> None:
-    for variant in MODEL_NAMES:
-        add_version(tmp_path, variant, 1)
+    for kind in MODEL_NAMES:
+        add_version(tmp_path, kind, 1)
     add_version(tmp_path, "lightweight", 2)
-    latest = config_text(tmp_path, {"lightweight": ((1,), {}), "standard": ((1,), {})})
+    latest = config_text(tmp_path, {"lightweight": ((1,), {}), **OTHERS})
     with StandIn(tmp_path, latest.replace("versions: 1", "versions: 2", 1)) as server:
         async with connected(server, poll=PollPolicy(every_s=30.0)) as backend:
             model = backend.resolve(LIGHTWEIGHT)
@@ -412,14 +417,15 @@ async def test_a_version_whose_card_does_not_fit_is_never_served(
     spoil(card)
     (folder / "model_card.json").write_text(json.dumps(card))
     add_version(tmp_path, "standard", 1)
-    with StandIn(tmp_path, config_text(tmp_path, {"lightweight": ((1,), {}), "standard": ((1,), {})})) as server:
+    add_version(tmp_path, "detector", 1)
+    with StandIn(tmp_path, config_text(tmp_path, {"lightweight": ((1,), {}), **OTHERS})) as server:
         async with connected(server, ready=False) as backend:
 
-            async def both_are_checked() -> bool:
+            async def all_are_checked() -> bool:
                 said = await backend.not_ready() or ""
-                return reason in said and "standard" not in said
+                return reason in said and "standard" not in said and "detector" not in said
 
-            await until(both_are_checked)
+            await until(all_are_checked)
             with pytest.raises(UnavailableError):
                 backend.resolve(LIGHTWEIGHT)
             assert backend.resolve(STANDARD).version == 1

@@ -20,6 +20,7 @@ from tests.support.images import image_bytes, picture
 from tests.support.waiting import until
 
 SIDE = 256
+STABLE = (1,), {"stable": 1}
 RED, GREEN = 100, 140
 
 
@@ -46,7 +47,11 @@ def stand_in(tmp_path: Path) -> Iterator[StandIn]:
     add_version(tmp_path, "lightweight", 1)
     set_golden(add_version(tmp_path, "lightweight", 2), golden(2))
     add_version(tmp_path, "standard", 1)
-    config = config_text(tmp_path, {"lightweight": ((1,), {"stable": 1}), "standard": ((1,), {"stable": 1})})
+    add_version(tmp_path, "detector", 1)
+    config = config_text(
+        tmp_path,
+        {"lightweight": STABLE, "standard": STABLE, "detector": STABLE},
+    )
     with StandIn(tmp_path, config) as running:
         yield running
 
@@ -73,6 +78,7 @@ def test_versions_are_listed_with_state_and_labels(stand_in: StandIn, capsys: py
         [stand_in.address, "cpm_standard", "1", "AVAILABLE", "stable"],
         [stand_in.address, "cpm_lightweight", "1", "AVAILABLE", "stable"],
         [stand_in.address, "cpm_lightweight", "2", "on", "disk"],
+        [stand_in.address, "hand_detector", "1", "AVAILABLE", "stable"],
     ]
 
 
@@ -196,7 +202,11 @@ def test_a_broken_version_fails_within_seconds_and_is_promoted_once_it_is_repair
     set_golden(folder, golden(2))
     (folder / "unloadable").touch()
     add_version(tmp_path, "standard", 1)
-    config = config_text(tmp_path, {"lightweight": ((1,), {"stable": 1}), "standard": ((1,), {"stable": 1})})
+    add_version(tmp_path, "detector", 1)
+    config = config_text(
+        tmp_path,
+        {"lightweight": STABLE, "standard": STABLE, "detector": STABLE},
+    )
     with StandIn(tmp_path, config, arguments=AS_DEPLOYED) as server:
         began = time.monotonic()
         assert models(server, "promote", "lightweight@2") == 1
@@ -234,7 +244,11 @@ def test_a_promotion_that_the_servers_undo_by_a_look_at_their_file_is_begun_agai
     for version in (1, 2):
         set_golden(add_version(tmp_path, "lightweight", version), golden(version))
     add_version(tmp_path, "standard", 1)
-    config = config_text(tmp_path, {"lightweight": ((1,), {"stable": 1}), "standard": ((1,), {"stable": 1})})
+    add_version(tmp_path, "detector", 1)
+    config = config_text(
+        tmp_path,
+        {"lightweight": STABLE, "standard": STABLE, "detector": STABLE},
+    )
     with StandIn(tmp_path, config, arguments=("--config-poll-s", "3.0", "--faults", '{"loading_s": 0}')) as server:
         server.order(loading_s=2.0)
         assert models(server, "promote", "lightweight@2") == 0
