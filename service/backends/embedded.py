@@ -124,7 +124,10 @@ class EmbeddedBackend:
         for key in {_key(each.card) for each in before} - {_key(each.card) for each in wanted}:
             logger.info("%s version %d is no longer served", *key)
             asyncio.get_running_loop().call_later(self._linger_s, self._let_go_of, key)
-        self._trouble = self._missing(folders)
+        trouble = self._missing(folders)
+        if trouble is not None and trouble != self._trouble:
+            logger.warning("not ready: %s", trouble)
+        self._trouble = trouble
         self._starting = False
         return before != self._servables
 

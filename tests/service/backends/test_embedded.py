@@ -120,6 +120,76 @@ async def test_batch_runs_on_the_version_asked_for(repository: Path) -> None:
     assert models.batches[-1] == ("cpm_standard version 1", (3, INPUT_SIZE, INPUT_SIZE, 3))
 
 
+async def test_pictures_are_searched_by_the_detectors_newest_version(repository: Path) -> None:
+    write_detector_card(repository, version=4)
+    backend = await loaded(Models(), repository)
+    detector = backend.detector()
+    rows = await backend.predict(detector, [np.zeros((DETECTOR_SIZE, DETECTOR_SIZE, 3), np.uint8)] * 3, timeout_s=1)
+    assert (detector.version, detector.labels) == (4, ("stable",))
+    assert (rows.shape, rows.max()) == ((3, 16, 7), 4)
+    assert {each.name for each in backend.models()} == {"cpm_standard", "cpm_lightweight"}, "only what finds keypoints"
+
+
+async def test_without_a_detector_keypoints_are_found_and_the_service_is_not_ready(tmp_path: Path) -> None:
+    write_card(tmp_path, "standard")
+    backend = await loaded(Models(), tmp_path)
+    assert (await backend.predict(backend.resolve(ModelReference("standard")), crops(1), timeout_s=1)).max() == 1
+    with pytest.raises(UnavailableError) as caught:
+        backend.detector()
+    assert caught.value.code == "no_detector"
+    assert "there is no hand_detector" in (await backend.not_ready() or "")
+
+
+async def test_newest_version_that_can_be_served_is_and_the_bad_ones_are_named(
+    repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_card(repository, "standard", version=3, changes={"stride": 4})
+    write_card(repository, "standard", version=4)
+
+    class FourthIsBroken(Models):
+        def __call__(self, servable: Servable) -> Run:
+            if servable.card.version == 4:
+                raise ServableError(f"{servable.folder}: not a SavedModel that loads")
+            return super().__call__(servable)
+
+    backend = await loaded(FourthIsBroken(), repository)
+
+    assert [each.version for each in backend.models() if each.variant == "standard"] == [1, 2]
+    assert backend.resolve(ModelReference("standard", label="stable")).version == 2
+    assert await backend.not_ready() is None
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(said) == 2
+    assert "cpm_standard version 4 cannot be served: " in said[0]
+    assert "cpm_standard version 3 cannot be served: " in said[1]
+    assert "stride" in said[1]
+
+
+async def test_model_of_which_nothing_can_be_served_keeps_no_other_from_being_served(repository: Path) -> None:
+    write_detector_card(repository, version=4, changes={"columns": ["x", "y"]})
+
+    class NoDetector(Models):
+        def __call__(self, servable: Servable) -> Run:
+            if servable.card.name == "hand_detector":
+                raise MemoryError
+            return super().__call__(servable)
+
+    backend = await loaded(NoDetector(), repository)
+
+    assert {each.name for each in backend.models()} == {"cpm_standard", "cpm_lightweight"}
+    reason = await backend.not_ready() or ""
+    assert "no version of hand_detector can be served" in reason
+    assert "columns" in reason
+
+
+async def test_model_that_answers_in_another_shape_is_not_served(repository: Path) -> None:
+    def narrow(servable: Servable) -> Run:
+        return lambda images: np.zeros((len(images), 16, 6), np.float32)
+
+    backend = EmbeddedBackend(open_servable=narrow, inference=InlineExecutor())
+    with pytest.raises(ServableError, match=r"answers with float32 \(1, 16, 6\), expected float32 \(1, 16, 16, 22\)"):
+        await backend.load(version_folders(repository))
+
+
 async def test_version_that_is_not_served_is_not_run(repository: Path) -> None:
     backend = await loaded(Models(), repository)
     with pytest.raises(UnavailableError):  # it was there when the request was routed: routed again, it has an answer
@@ -191,6 +261,9 @@ async def test_while_models_load_the_loop_runs_and_requests_are_told_to_wait(
     with pytest.raises(UnavailableError) as caught:
         backend.resolve(ModelReference("standard"))
     assert (caught.value.code, caught.value.retry_after_s) == ("loading", 2.0)
+    with pytest.raises(UnavailableError) as caught:
+        backend.detector()
+    assert caught.value.code == "loading"
     models.may_finish.set()
     await loading
     assert backend.resolve(ModelReference("standard")).version == 2
