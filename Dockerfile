@@ -2,7 +2,7 @@
 #
 #   docker build --target gateway -t handpose-gateway .     REST and gRPC in front of TensorFlow Serving; no TensorFlow
 #   docker build --target trainer -t handpose-trainer .     trains, measures and exports
-#   docker build -t handpose-embedded .                     the gateway with TensorFlow and both models in it
+#   docker build -t handpose-embedded .                     the gateway with TensorFlow and the models in it
 #
 # Reproducible: every package has the version of constraints.txt, bytecode does not depend on times, and what pulls a
 # tag that moves is a build argument. A release pins it: --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:...
@@ -91,7 +91,7 @@ ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${REVISION}"
 
-# ---- both models, exported from trainer/weights
+# ---- the models, exported from trainer/weights
 FROM trainer AS exported
 RUN python -m trainer export --model-repo /models
 

@@ -19,6 +19,9 @@ Variant = Literal["standard", "lightweight"]
 GMAC_AT_256: Final[dict[Variant, float]] = {"standard": 37.12, "lightweight": 8.60}
 """Multiply-accumulates of one 256 x 256 crop, in thousand millions: `make profile`. They go with the crop's area."""
 
+DETECTOR_GMAC: Final = 0.351
+"""The hand detector's, of one picture."""
+
 PEAK_TFLOPS: Final = {"t4": 8.1, "l4": 60.0, "a100": 156.0, "h100": 495.0}
 """What the makers promise for dense float32 matrices as TensorFlow multiplies them: T4 float32, the others TF32."""
 
@@ -27,6 +30,8 @@ GATEWAY_IMAGES_PER_CORE_SECOND: Final = 470.0
 
 STRIDE: Final = 8
 CHANNELS: Final = 22
+DETECTOR_INPUT_SIZE: Final = 256
+DETECTION_BYTES: Final = 16 * 7 * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,8 @@ class Load:
         images_per_second: at the busiest time.
         variant: which model answers.
         input_size: side of its input in pixels, from its model card.
-        crops_per_image: how often the model runs for an image: hands, and second looks at hands in whole pictures.
+        hands_per_image: how often the model runs for an image.
+        searches_per_image: how often the hand detector does: 1 for whole pictures, 0 where the hands are named by rois.
         request_bytes: of one image with its headers.
         response_bytes: of one answer.
     """
@@ -45,7 +51,8 @@ class Load:
     images_per_second: float
     variant: Variant = "lightweight"
     input_size: int = 128
-    crops_per_image: float = 2.0
+    hands_per_image: float = 1.0
+    searches_per_image: float = 1.0
     request_bytes: int = 60_000
     response_bytes: int = 3_100
 
@@ -56,7 +63,7 @@ class Machines:
 
     Attributes:
         gateway_images_per_core_second: images of one crop that a gateway gets through in a second of one core's time.
-        gateway_extra_crop: what each further crop of an image costs, in images of one crop.
+        gateway_extra_crop: what each further crop of an image costs, in images of one crop; a search is one, too.
         gateway_share: of that, how much is planned for: the autoscaler's target.
         gpu_peak_tflops: of one GPU.
         gpu_efficiency: share of the peak that the network's convolutions reach.
@@ -106,11 +113,11 @@ class Plan:
         gateway_cores_rolling: the same while a new version is rolled out.
         gpus: one for each model server.
         gpu_crops_per_second: what one of them is taken to do, flat out.
-        gigaflops_per_image: of the model.
+        gigaflops_per_image: of the models.
         clients_in_gbit: traffic from clients to gateways, thousand million bits a second.
         clients_out_gbit: answers.
-        servers_in_gbit: crops, from gateways to model servers.
-        servers_out_gbit: belief maps, back.
+        servers_in_gbit: crops and pictures, from gateways to model servers.
+        servers_out_gbit: belief maps and detections, back.
         model_connections: between gateways and model servers, in one cell.
     """
 
@@ -133,30 +140,34 @@ def plan(load: Load, machines: Machines) -> Plan:
     Raises:
         ValueError: if a figure is not positive.
     """
-    if not 0 < load.images_per_second < math.inf or min(load.input_size, load.crops_per_image) <= 0:
-        raise ValueError("images a second, input size and crops must be above 0 and finite")
+    if not 0 < load.images_per_second < math.inf or min(load.input_size, load.hands_per_image) <= 0:
+        raise ValueError("images a second, input size and hands must be above 0 and finite")
+    if not 0 <= load.searches_per_image < math.inf:
+        raise ValueError("searches must not be negative")
     cells = math.ceil(load.images_per_second / machines.cell_images_per_second)
     images = load.images_per_second / cells
-    crops = images * load.crops_per_image
     flops_per_crop = 2e9 * GMAC_AT_256[load.variant] * (load.input_size / 256) ** 2
     reckoned = machines.gpu_peak_tflops * 1e12 * machines.gpu_efficiency / flops_per_crop
     per_gpu = machines.gpu_crops_per_second if machines.gpu_crops_per_second is not None else reckoned
-    cost = 1 + machines.gateway_extra_crop * max(0.0, load.crops_per_image - 1)
+    flops = flops_per_crop * load.hands_per_image + 2e9 * DETECTOR_GMAC * load.searches_per_image
+    crops = images * flops / flops_per_crop  # a search is so much of a crop
+    cost = 1 + machines.gateway_extra_crop * max(0.0, load.hands_per_image + load.searches_per_image - 1)
     cores = _over_zones(images * cost / (machines.gateway_images_per_core_second * machines.gateway_share), machines)
     gpus = _over_zones(crops / (per_gpu * machines.gpu_share) + machines.servers_rolling, machines)
-    crop_bytes = load.input_size**2 * 3
-    map_bytes = (load.input_size // STRIDE) ** 2 * CHANNELS * 4
+    maps = (load.input_size // STRIDE) ** 2 * CHANNELS * 4
+    bytes_in = 3 * (load.hands_per_image * load.input_size**2 + load.searches_per_image * DETECTOR_INPUT_SIZE**2)
+    bytes_out = load.hands_per_image * maps + load.searches_per_image * DETECTION_BYTES
     return Plan(
         cells=cells,
         gateway_cores=cells * cores,
         gateway_cores_rolling=cells * math.ceil(cores * (1 + machines.gateway_surge)),
         gpus=cells * gpus,
         gpu_crops_per_second=per_gpu,
-        gigaflops_per_image=flops_per_crop * load.crops_per_image / 1e9,
+        gigaflops_per_image=flops / 1e9,
         clients_in_gbit=_gbit(load.images_per_second * load.request_bytes),
         clients_out_gbit=_gbit(load.images_per_second * load.response_bytes),
-        servers_in_gbit=_gbit(cells * crops * crop_bytes),
-        servers_out_gbit=_gbit(cells * crops * map_bytes),
+        servers_in_gbit=_gbit(load.images_per_second * bytes_in),
+        servers_out_gbit=_gbit(load.images_per_second * bytes_out),
         model_connections=cores * gpus,
     )
 
@@ -178,7 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed.images_per_second,
         parsed.variant,
         parsed.input_size,
-        parsed.crops_per_image,
+        parsed.hands_per_image,
+        parsed.searches_per_image,
         parsed.request_bytes,
         parsed.response_bytes,
     )
@@ -211,7 +223,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images-per-second", type=float, required=True, metavar="N", help="at the busiest time")
     parser.add_argument("--variant", choices=sorted(GMAC_AT_256), default="lightweight")
     parser.add_argument("--input-size", type=int, default=128, help="of the model card (default %(default)s)")
-    parser.add_argument("--crops-per-image", type=float, default=2.0, help="runs of the model (default %(default)s)")
+    parser.add_argument("--hands-per-image", type=float, default=1.0, help="runs of the model (default %(default)s)")
+    parser.add_argument(
+        "--searches-per-image",
+        type=float,
+        default=1.0,
+        help="runs of the hand detector (default %(default)s); 0 with rois",
+    )
     parser.add_argument("--request-bytes", type=int, default=60_000, help="(default %(default)s)")
     parser.add_argument("--response-bytes", type=int, default=3_100, help="(default %(default)s)")
     parser.add_argument(

@@ -24,7 +24,7 @@ from service.access.tls import TlsFiles
 from service.backends.embedded import EmbeddedBackend, Run
 from service.backends.native_log import native_log_filtered
 from service.backends.processor import multiplies_bfloat16
-from service.backends.repository import Servable, ServableError, newest_servables
+from service.backends.repository import Servable, ServableError, version_folders
 from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
 from service.backends.tensorflow_serving.config_file import ManagementError, largest_batch
 from service.backends.tensorflow_serving.management import ManagedServers
@@ -169,24 +169,20 @@ class _EmbeddedModels:
 
     backend: EmbeddedBackend
     repository: Path
-    versions: int
-    servables: tuple[Servable, ...]
 
     async def come_up(self) -> None:
-        await self.backend.load(self.servables)
+        await self._load()
 
     async def follow(self) -> None:
-        async def load() -> bool:
-            found = await asyncio.to_thread(newest_servables, self.repository, self.versions)
-            if found == self.servables:
-                return False
-            await self.backend.load(found)
-            self.servables = found
-            return True
-
         await follow(
-            load, every_s=_LOOK_FOR_MODELS_EVERY_S, what="model repository", expected=(ServableError, ServiceError)
+            self._load,
+            every_s=_LOOK_FOR_MODELS_EVERY_S,
+            what="model repository",
+            expected=(ServableError, ServiceError),
         )
+
+    async def _load(self) -> bool:
+        return await self.backend.load(await asyncio.to_thread(version_folders, self.repository))
 
     async def unavailable(self) -> Collection[tuple[str, int | None, str]]:
         return ()
@@ -223,14 +219,15 @@ def _models(
 ) -> Models:
     if settings.backend == "tensorflow_serving":
         return _remote_models(settings, clock, observer)
-    servables = newest_servables(settings.model_repo, settings.versions_in_memory)
+    version_folders(settings.model_repo)  # an empty repository ends the start before anything listens
     backend = EmbeddedBackend(
         open_servable=open_servable or _TensorFlow(settings.tensorflow_threads, settings.tensorflow_precision),
         inference=resources.enter_context(_threads("inference", BATCHES_AT_ONCE)),
+        versions=settings.versions_in_memory,
         loading=resources.enter_context(_threads("loading", 1)),
         warm_up_sizes=[size for size in _WARM_UP_SIZES if size <= settings.max_batch_size],
     )
-    return _EmbeddedModels(backend, settings.model_repo, settings.versions_in_memory, servables)
+    return _EmbeddedModels(backend, settings.model_repo)
 
 
 def _remote_models(settings: Settings, clock: Clock, observer: PrometheusObserver) -> _RemoteModels:

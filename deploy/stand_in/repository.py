@@ -63,7 +63,7 @@ def config_text(repository: Path, models: Mapping[Kind, tuple[Sequence[int], Map
     Of the hand detector it is the first version, unless the models say otherwise.
     """
     text = ""
-    every: dict[Kind, tuple[Sequence[int], Mapping[str, int]]] = {"detector": ((1,), {"stable": 1}), **models}
+    every = {**models, "detector": models.get("detector", ((1,), {"stable": 1}))}
     for kind, (versions, labels) in every.items():
         name = DETECTOR_NAME if kind == "detector" else f"cpm_{kind}"
         specific = " ".join(f"versions: {version}" for version in versions)
@@ -73,3 +73,8 @@ def config_text(repository: Path, models: Mapping[Kind, tuple[Sequence[int], Map
             f" model_version_policy {{ specific {{ {specific} }} }} {labelled} }}\n"
         )
     return f"model_config_list {{\n{text}}}\n"
+
+
+def without_detector(config: str) -> str:
+    """A configuration of `config_text` as it was before there was a hand detector."""
+    return "".join(line for line in config.splitlines(keepends=True) if DETECTOR_NAME not in line)

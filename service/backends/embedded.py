@@ -7,14 +7,24 @@ in, so that this module does not import TensorFlow.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.backends.repository import Servable, as_served, detector_among, resolve, variants_among
+from service.backends.repository import (
+    Servable,
+    ServableError,
+    as_served,
+    detector_among,
+    read_servable,
+    resolve,
+    variants_among,
+)
 from service.inference.errors import (
     DeadlineExceededError,
     InternalError,
@@ -22,7 +32,15 @@ from service.inference.errors import (
     UnavailableError,
     UnknownModelError,
 )
-from service.inference.models import DETECTOR_NAME, AnyModel, ModelReference, ServedDetector, ServedModel
+from service.inference.models import (
+    DETECTOR_NAME,
+    AnyCard,
+    AnyModel,
+    ModelReference,
+    ServedDetector,
+    ServedModel,
+    served,
+)
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Key = tuple[str, int]
@@ -39,9 +57,10 @@ class EmbeddedBackend:
     is being done. `load` may be called again, with other versions, while requests are being answered.
 
     Args:
-        open_servable: loads a servable; what it returns maps crops uint8 [N, H, W, 3] to what `Backend.predict`
-            answers, blocking, and raises ServiceErrors only.
+        open_servable: loads a servable; what it returns maps images uint8 [N, H, W, 3] to belief maps float32
+            [N, H / 8, W / 8, 22], or to the detector's rows, blocking, and raises ServiceErrors only.
         inference: the threads that models run in, one for each batch that may run at the same time.
+        versions: how many versions of each model are served.
         warm_up_sizes: batch sizes that are run once before a model counts as loaded, because the first run of a size
             is slower.
         loading: the thread that later versions are opened in, so that requests do not wait for it; None: `inference`.
@@ -53,46 +72,64 @@ class EmbeddedBackend:
         *,
         open_servable: Callable[[Servable], Run],
         inference: Executor,
+        versions: int = 1,
         warm_up_sizes: Sequence[int] = (1,),
         loading: Executor | None = None,
         linger_s: float = 10.0,
     ) -> None:
         self._open_servable = open_servable
         self._inference = inference
+        self._versions = versions
         self._warm_up_sizes = warm_up_sizes
         self._loading = loading or inference
         self._linger_s = linger_s
         self._runs: dict[Key, Run] = {}
+        self._servables: tuple[Servable, ...] = ()
         self._models: tuple[AnyModel, ...] = ()
-        self._state: str | None = "no model has been loaded yet"
+        self._refusals: dict[Path, _Refusal] = {}
+        self._starting = True
+        self._trouble: str | None = "no model has been loaded yet"
 
-    async def load(self, servables: Sequence[Servable]) -> None:
-        """Open and warm up servables, one after the other; on return these, and no others, are served.
+    async def load(self, folders: Mapping[str, Sequence[Path]]) -> bool:
+        """Open and warm up the newest versions of every model that can be served; on return these, and no others, are.
 
-        What is loaded already is not loaded again. What is not among the servables is let go once all of them answer.
+        What is loaded already is not loaded again. What is no longer wanted is let go once all that is answers. A
+        version that cannot be served is logged, and the one before it takes its place; it is tried again once its
+        folder has changed. Of a model that has no version which can be served, what was served before still is.
+
+        Args:
+            folders: the versions' folders of each model, newest first.
+
+        Returns:
+            Whether something else is served than before.
 
         Raises:
-            ServableError: if one of them cannot be served. What was served before still is.
+            ServableError: at the first time, if no version of any keypoint model can be served.
         """
-        first_time = self._state is not None
-        loop, models, runs = asyncio.get_running_loop(), as_served(servables), dict[Key, Run]()
-        for servable, model in zip(servables, models, strict=True):
-            run = self._runs.get(_key(model))
-            if run is None:
-                if first_time:
-                    self._state = f"loading {servable}"
-                threads = self._inference if first_time else self._loading
-                run = await loop.run_in_executor(threads, self._open_and_warm_up, servable)
-            runs[_key(model)] = run
-            if first_time:
-                self._runs[_key(model)] = run
-                self._models = (*self._models, model)
-        for key in {_key(model) for model in self._models} - runs.keys():
+        wanted: list[Servable] = []
+        for name, newest_first in folders.items():
+            of_model: list[Servable] = []
+            for folder in newest_first:
+                if len(of_model) < self._versions and (servable := await self._loaded(folder)) is not None:
+                    of_model.append(servable)
+                    if self._starting:
+                        self._serve((*wanted, *of_model))
+            wanted += of_model or [each for each in self._servables if each.card.name == name]
+        on_disk = {folder for each in folders.values() for folder in each}
+        self._refusals = {folder: refusal for folder, refusal in self._refusals.items() if folder in on_disk}
+        before = self._servables
+        self._serve(wanted)
+        if self._starting and not self.models():
+            raise ServableError(next((each.reason for each in self._refusals.values()), "there is no keypoint model"))
+        for key in {_key(each.card) for each in before} - {_key(each.card) for each in wanted}:
             logger.info("%s version %d is no longer served", *key)
-            loop.call_later(self._linger_s, self._let_go_of, key)
-        self._runs |= runs
-        self._models = models
-        self._state = None
+            asyncio.get_running_loop().call_later(self._linger_s, self._let_go_of, key)
+        trouble = self._missing(folders)
+        if trouble is not None and trouble != self._trouble:
+            logger.warning("not ready: %s", trouble)
+        self._trouble = trouble
+        self._starting = False
+        return before != self._servables
 
     def models(self) -> Sequence[ServedModel]:
         return variants_among(self._models)
@@ -101,7 +138,7 @@ class EmbeddedBackend:
         try:
             return resolve(self.models(), reference)
         except UnknownModelError as error:
-            if self._state is None:
+            if not self._starting:
                 raise
             raise _loading(f"the model {reference}") from error
 
@@ -109,7 +146,7 @@ class EmbeddedBackend:
         try:
             return detector_among(self._models)
         except UnavailableError as error:
-            if self._state is None:
+            if not self._starting:
                 raise
             raise _loading("the hand detector") from error
 
@@ -128,22 +165,85 @@ class EmbeddedBackend:
             raise DeadlineExceededError("the request's time was up while the model ran") from error
 
     async def not_ready(self) -> str | None:
-        if self._state is None and not any(isinstance(each, ServedDetector) for each in self._models):
-            return f"there is no {DETECTOR_NAME} to look for hands with; export it with: make models"
-        return self._state
+        return self._trouble
+
+    def _serve(self, servables: Sequence[Servable]) -> None:
+        self._servables = tuple(sorted(servables, key=lambda each: _key(each.card)))
+        self._models = as_served(self._servables)
+
+    def _missing(self, folders: Mapping[str, Sequence[Path]]) -> str | None:
+        """The models of which nothing is served, and why."""
+        there = {each.name for each in self._models}
+        troubles = [
+            f"no version of {name} can be served: {self._refusals[newest_first[0]].reason}"
+            for name, newest_first in folders.items()
+            if name not in there
+        ]
+        if DETECTOR_NAME not in {*there, *folders}:
+            troubles.append(f"there is no {DETECTOR_NAME} to look for hands with; export it with: make models")
+        return "; ".join(troubles) or None
 
     def _let_go_of(self, key: Key) -> None:
-        if key not in map(_key, self._models):  # it may have come back
+        if key not in {_key(each.card) for each in self._servables}:  # it may have come back
             self._runs.pop(key, None)
+
+    async def _loaded(self, folder: Path) -> Servable | None:
+        """The servable in a folder, once it can be asked; None if it cannot be served, which has been logged then."""
+        loop = asyncio.get_running_loop()
+        threads = self._inference if self._starting else self._loading
+        name = f"{folder.parent.name} version {folder.name}"
+        if self._starting:
+            self._trouble = f"loading {name}"
+        before, content = self._refusals.get(folder), None
+        try:
+            content = await loop.run_in_executor(threads, _content, folder)
+            if before is not None and before.content == content:
+                return None
+            servable, run = await loop.run_in_executor(threads, self._open, folder)
+        except Exception as error:  # whatever it is, the other models must be served
+            # What else went wrong, such as too little memory, may pass: that is tried again.
+            is_final = isinstance(error, ServableError)
+            known = is_final or isinstance(error, ServiceError)
+            refusal = _Refusal(str(error) if known else f"{name} failed: {error!r}", content if is_final else None)
+            if before is None or before.reason != refusal.reason:
+                logger.error("%s cannot be served: %s", name, refusal.reason, exc_info=None if known else error)
+            self._refusals[folder] = refusal
+            return None
+        self._refusals.pop(folder, None)
+        self._runs[_key(servable.card)] = run
+        return servable
+
+    def _open(self, folder: Path) -> tuple[Servable, Run]:
+        servable = read_servable(folder)
+        return servable, self._runs.get(_key(servable.card)) or self._open_and_warm_up(servable)
 
     def _open_and_warm_up(self, servable: Servable) -> Run:
         logger.info("loading %s and warming it up", servable)
         started, side = time.monotonic(), servable.card.input_size
         run = self._open_servable(servable)
         for size in self._warm_up_sizes:
-            run(np.full((size, side, side, 3), 128, np.uint8))
+            answer = run(np.full((size, side, side, 3), 128, np.uint8))
+            expected = (size, *served(servable.card, ()).output_shape)
+            if answer.shape != expected or answer.dtype != np.float32:
+                raise ServableError(
+                    f"{servable.folder}: answers with {answer.dtype} {answer.shape}, expected float32 {expected}"
+                )
         logger.info("%s is ready after %.1f s", servable, time.monotonic() - started)
         return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why a version is not served, and what its folder held then; None if it may be tried again as it is."""
+
+    reason: str
+    content: frozenset[tuple[str, int, int]] | None
+
+
+def _content(folder: Path) -> frozenset[tuple[str, int, int]]:
+    """What a folder holds, as far as its entries tell: names, sizes and times."""
+    found = ((path.relative_to(folder).as_posix(), path.stat()) for path in folder.rglob("*"))
+    return frozenset((name, status.st_size, status.st_mtime_ns) for name, status in found)
 
 
 def _run(run: Run, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -163,5 +263,5 @@ def _loading(what: str) -> UnavailableError:
     )
 
 
-def _key(model: AnyModel) -> Key:
+def _key(model: AnyModel | AnyCard) -> Key:
     return model.name, model.version

@@ -46,20 +46,45 @@ class Servable:
         return f"{self.card.name} version {self.card.version}"
 
 
-def newest_servables(root: Path, versions: int) -> tuple[Servable, ...]:
-    """The newest versions of every model below a folder, this many at the most, by name and then by version.
+def version_folders(root: Path) -> dict[str, list[Path]]:
+    """The versions' folders of every model below a folder, by the model's name; each model's newest first.
 
     Raises:
-        ServableError: there is none at all, or one of them has no usable card.
+        ServableError: there is none at all.
     """
     found: dict[str, list[Path]] = defaultdict(list)
     for folder in sorted(root.glob("*/*/")):  # folders of other names are being written, or are not ours
         if folder.name.isascii() and folder.name.isdecimal() and not folder.parent.name.startswith("."):
             found[folder.parent.name].append(folder)
-    newest = [sorted(folders, key=lambda folder: int(folder.name))[-versions:] for folders in found.values()]
-    if not newest:
+    if not found:
         raise ServableError(f"there are no models in {root}/; export them with: make models")
-    return tuple(read_servable(folder) for folders in newest for folder in folders)
+    return {name: sorted(folders, key=lambda folder: -int(folder.name)) for name, folders in found.items()}
+
+
+def newest_servables(root: Path, versions: int) -> tuple[Servable, ...]:
+    """The newest versions with a usable card of every model below a folder, by name and then by version.
+
+    Args:
+        root: the folder.
+        versions: how many of each model, at the most.
+
+    Raises:
+        ServableError: there is none at all.
+    """
+    servables: list[Servable] = []
+    unusable: list[ServableError] = []
+    for folders in version_folders(root).values():
+        newest: list[Servable] = []
+        for folder in folders:
+            if len(newest) < versions:
+                try:
+                    newest.insert(0, read_servable(folder))
+                except ServableError as error:
+                    unusable.append(error)
+        servables += newest
+    if not servables:
+        raise unusable[0]
+    return tuple(servables)
 
 
 def resolve(models: Sequence[ServedModel], reference: ModelReference) -> ServedModel:

@@ -28,14 +28,14 @@ def test_the_page_has_the_calculators_own_numbers() -> None:
 def test_one_gpu_for_what_one_gpu_does() -> None:
     machines = Machines(gpu_crops_per_second=100.0, gpu_share=1.0, servers_rolling=0, **ONE_ZONE)
 
-    assert plan(Load(100.0, crops_per_image=1.0), machines).gpus == 1
-    assert plan(Load(100.1, crops_per_image=1.0), machines).gpus == 2
-    assert plan(Load(100.0, crops_per_image=2.0), machines).gpus == 2
+    assert plan(Load(100.0, searches_per_image=0.0), machines).gpus == 1
+    assert plan(Load(100.1, searches_per_image=0.0), machines).gpus == 2
+    assert plan(Load(100.0, hands_per_image=2.0, searches_per_image=0.0), machines).gpus == 2
 
 
 def test_the_cost_goes_with_the_area_and_the_network() -> None:
-    lightweight, machines = Load(1.0, crops_per_image=1.0, input_size=256), Machines()
-    half, standard = Load(1.0, crops_per_image=1.0), Load(1.0, "standard", 256, 1.0)
+    lightweight, machines = Load(1.0, searches_per_image=0.0, input_size=256), Machines()
+    half, standard = Load(1.0, searches_per_image=0.0), Load(1.0, "standard", 256, 1.0, 0.0)
 
     assert plan(lightweight, machines).gigaflops_per_image == pytest.approx(2 * 8.60)
     assert plan(half, machines).gigaflops_per_image == pytest.approx(2 * 8.60 / 4)
@@ -45,11 +45,21 @@ def test_the_cost_goes_with_the_area_and_the_network() -> None:
     )
 
 
+def test_a_search_adds_the_detectors_run_and_its_picture() -> None:
+    searched, named = plan(Load(1e9 / 8), Machines()), plan(Load(1e9 / 8, searches_per_image=0.0), Machines())
+
+    assert searched.gigaflops_per_image - named.gigaflops_per_image == pytest.approx(2 * 0.351)
+    assert searched.servers_in_gbit - named.servers_in_gbit == pytest.approx(256 * 256 * 3)
+    assert searched.servers_out_gbit - named.servers_out_gbit == pytest.approx(16 * 7 * 4)
+    assert searched.gpu_crops_per_second == named.gpu_crops_per_second
+    assert searched.gpus > named.gpus
+
+
 def test_what_is_left_when_a_zone_is_lost_is_enough() -> None:
     load, machines = Load(12_345.0), Machines()
     result = plan(load, machines)
     left = (machines.zones - machines.zones_lost) / machines.zones
-    cost = 1 + machines.gateway_extra_crop * (load.crops_per_image - 1)
+    cost = 1 + machines.gateway_extra_crop * (load.hands_per_image + load.searches_per_image - 1)
 
     assert result.gateway_cores % machines.zones == result.gpus % machines.zones == 0
     assert (
@@ -58,11 +68,11 @@ def test_what_is_left_when_a_zone_is_lost_is_enough() -> None:
     )
     assert (
         result.gpus * left - machines.servers_rolling
-    ) * result.gpu_crops_per_second * machines.gpu_share >= load.images_per_second * load.crops_per_image
+    ) * result.gpu_crops_per_second * machines.gpu_share >= load.images_per_second * load.hands_per_image
 
 
 def test_pixels_and_maps_fill_the_network() -> None:
-    result = plan(Load(1e9 / 8, crops_per_image=1.0, request_bytes=1000, response_bytes=10), Machines())
+    result = plan(Load(1e9 / 8, searches_per_image=0.0, request_bytes=1000, response_bytes=10), Machines())
 
     assert result.clients_in_gbit == pytest.approx(1000)
     assert result.clients_out_gbit == pytest.approx(10)

@@ -131,6 +131,25 @@ async def test_service_is_alive_while_models_load_and_ready_when_all_are_warm(re
         assert 'handpose_model_info{labels="stable",name="cpm_standard"' in metrics
 
 
+async def test_without_a_detector_only_named_hands_are_answered_and_the_service_is_not_ready(tmp_path: Path) -> None:
+    write_card(tmp_path, "lightweight")
+    models = GatedModels()
+    models.gate.set()
+    async with service(tmp_path, models) as running:
+        await asyncio.wait_for(running.ready.wait(), 20)
+        not_ready = await running.client.get("/readyz")
+        assert not_ready.status_code == 503
+        assert "there is no hand_detector" in not_ready.json()["detail"]
+        searched = await running.client.post(PATH, content=image_bytes())
+        assert (searched.status_code, searched.json()["code"]) == (503, "no_detector")
+        named = await running.client.post(f"{PATH}?roi=0,0,40,40", content=image_bytes())
+        assert named.status_code == 200
+
+        write_detector_card(tmp_path)
+        await until(lambda: answers(running, "/readyz", 200))
+        assert (await running.client.post(PATH, content=image_bytes())).status_code == 200
+
+
 async def test_sigterm_loses_no_request(repository: Path) -> None:
     models = GatedModels()
     models.gate.set()

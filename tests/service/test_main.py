@@ -17,10 +17,10 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.support.backend import spread_keypoints
+from tests.support.backend import detection, spread_keypoints
 from tests.support.images import image_bytes, picture
 from tests.support.models import INPUT_SIZE
-from tests.support.servables import write_card, write_detector_card, write_painting_model
+from tests.support.servables import write_card, write_detector_card, write_painting_model, write_steady_detector
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,8 +110,9 @@ def test_photo_goes_in_and_keypoints_come_out_of_both_models(tmp_path: Path) -> 
     keypoints = spread_keypoints(INPUT_SIZE)
     write_painting_model(tmp_path, keypoints, "lightweight")
     write_painting_model(tmp_path, keypoints[::-1], "standard", version=3)
+    write_steady_detector(tmp_path, detection())
     photo = image_bytes(picture(256, 128, (200, 170, 150)), "JPEG")
-    with running(MODEL_REPO=tmp_path, REST_PROT=1, SECOND_LOOK="false") as (process, printed):
+    with running(MODEL_REPO=tmp_path, REST_PROT=1) as (process, printed):
         url = re.findall(r"http://127\.0\.0\.1:\d+", printed)[0]
         with httpx.Client(base_url=url, timeout=30) as client:
             for variant, version, expected in (("lightweight", 1, keypoints), ("standard", 3, keypoints[::-1])):

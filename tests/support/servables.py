@@ -1,7 +1,7 @@
 """Model repositories made on the spot: cards alone, or small SavedModels whose answer is known."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from service.backends.repository import Servable
 from service.inference.models import DetectorCard, Variant
 from tests.support.backend import detection, maps_of, rows_of, same_hand_everywhere
-from tests.support.models import INPUT_SIZE, detector_card, model_card
+from tests.support.models import DETECTOR_SIZE, INPUT_SIZE, detector_card, model_card
 
 
 def write_card(
@@ -48,6 +48,23 @@ def run_without_model(servable: Servable) -> Callable[[NDArray[np.uint8]], NDArr
         return same_hand_everywhere(list(crops))
 
     return run
+
+
+def write_steady_detector(repository: Path, *detections: Sequence[float], version: int = 1) -> Path:
+    """Write a hand detector that answers these rows, whatever it is shown. Imports TensorFlow."""
+    import tensorflow as tf
+
+    folder = write_detector_card(repository, version=version)
+    module = tf.Module()
+    module.rows = tf.Variable(rows_of(1, detections))
+
+    def serve(image: Any) -> dict[str, Any]:
+        return {"detections": tf.repeat(module.rows, tf.shape(image)[0], axis=0)}
+
+    specification = tf.TensorSpec([None, DETECTOR_SIZE, DETECTOR_SIZE, 3], tf.uint8, name="image")
+    signature = tf.function(serve, input_signature=[specification], autograph=False)
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": signature})
+    return folder
 
 
 def write_painting_model(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deploy.stand_in.process import StandIn
-from deploy.stand_in.repository import config_text
+from deploy.stand_in.repository import config_text, without_detector
 from service.backends.tensorflow_serving.management import add_arguments, run
 from service.bootstrap import managed_servers
 from service.pose.heatmaps import STRIDE, encode
@@ -108,7 +108,7 @@ def test_an_exported_version_is_promoted_by_its_golden_answers_and_a_changed_one
     moved = [{**image, "keypoints": [[x + 20.0, y] for x, y in image["keypoints"]]} for image in card.golden["images"]]
     model_card.write(replace(card, golden={"images": moved}), folder)
 
-    config = config_text(repository, {"lightweight": ((1,), {"stable": 1})})
+    config = without_detector(config_text(repository, {"lightweight": ((1,), {"stable": 1})}))
     with StandIn(repository, config, arguments=("--model", "tensorflow")) as server:
         parser = argparse.ArgumentParser()
         add_arguments(parser)

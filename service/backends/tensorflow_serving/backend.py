@@ -134,9 +134,7 @@ class TensorFlowServingBackend:
         return model
 
     def detector(self) -> ServedDetector:
-        model = self.model(ModelReference(DETECTOR))
-        assert isinstance(model, ServedDetector)
-        return model
+        return self._catalogue.detector()
 
     def model(self, reference: ModelReference) -> AnyModel:
         """Whatever a reference means; otherwise as `resolve`."""

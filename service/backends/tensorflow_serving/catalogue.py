@@ -12,13 +12,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from service.backends.repository import ServableError
+from service.backends.repository import ServableError, detector_among
 from service.backends.tensorflow_serving.client import Endpoint
 from service.backends.tensorflow_serving.failures import CallError, Meaning, one_line
 from service.backends.tensorflow_serving.version_check import check_version
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
 from service.inference.errors import UnavailableError, UnknownModelError
-from service.inference.models import STABLE_LABEL, AnyCard, AnyModel, Kind, ModelReference, served
+from service.inference.models import (
+    DETECTOR,
+    STABLE_LABEL,
+    AnyCard,
+    AnyModel,
+    Kind,
+    ModelReference,
+    ServedDetector,
+    served,
+)
 from service.inference.ports import Clock
 
 _log = logging.getLogger(__name__)
@@ -146,8 +155,7 @@ class Catalogue:
             UnknownModelError: the servers answer and do not have it.
             UnavailableError: it is being loaded, or no server has answered for a while.
         """
-        if not any(map(self._is_fresh, self._servers.values())):
-            raise UnavailableError("no model server can be reached at the moment", retry_after_s=1.0)
+        self._raise_if_nobody_answers()
         if (model := self._chosen(reference)) is not None:
             return model
         candidates = self._candidates(reference.variant)
@@ -158,6 +166,21 @@ class Catalogue:
             f"there is no {reference}; of {reference.variant} there is {', '.join(known)}",
             code="unknown_label" if reference.label is not None else "unknown_version",
         )
+
+    def detector(self) -> ServedDetector:
+        """The hand detector's version that is labelled "stable", otherwise its newest.
+
+        Raises:
+            UnavailableError: it is being loaded, there is none, or no server has answered for a while.
+        """
+        self._raise_if_nobody_answers()
+        model = self._chosen(ModelReference(DETECTOR))
+        if isinstance(model, ServedDetector):
+            return model
+        states = [server.models[DETECTOR] for server in self._servers.values()]
+        if any(state.is_coming(version) for state in states for version in state.states):
+            raise UnavailableError("the hand detector is not loaded yet", code="loading", retry_after_s=1.0)
+        return detector_among(())  # which says what is missing
 
     def holders(self, model: AnyModel) -> list[Endpoint]:
         """The servers on which this version can run, by what they last said."""
@@ -370,6 +393,10 @@ class Catalogue:
         if server.trouble is None and not self._is_fresh(server):
             return f"has not answered for more than {self._policy.stale_after_s:g} s"
         return server.trouble
+
+    def _raise_if_nobody_answers(self) -> None:
+        if not any(map(self._is_fresh, self._servers.values())):
+            raise UnavailableError("no model server can be reached at the moment", retry_after_s=1.0)
 
     def _candidates(self, variant: Kind) -> list[AnyModel]:
         return [model for model in self._models if model.kind == variant]

@@ -5,7 +5,7 @@ whole one, renamed into place.
 """
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from google.protobuf import text_format
 
@@ -58,6 +58,23 @@ def model_in(config: wire.ModelServerConfig, name: str) -> wire.ModelConfig:
         if model.name == name:
             return model
     raise ManagementError(f"the configuration has no model {name}")
+
+
+def with_model(config: wire.ModelServerConfig, name: str) -> wire.ModelServerConfig:
+    """A copy that has a model, if need be in a folder beside the first one's: a configuration may be older than it.
+
+    Raises:
+        ManagementError: the configuration has no model at all.
+    """
+    changed = wire.ModelServerConfig()
+    changed.CopyFrom(config)
+    models = changed.model_config_list.config
+    if not models:
+        raise ManagementError("the configuration has no models")
+    if name not in {model.name for model in models}:
+        base_path = str(PurePosixPath(models[0].base_path).with_name(name))
+        models.add(name=name, base_path=base_path, model_platform=models[0].model_platform)
+    return changed
 
 
 def specific_versions(model: wire.ModelConfig) -> set[int] | None:

@@ -1,12 +1,13 @@
 """Does a version answer as its model card says?"""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
 
 from service.backends.repository import read_card
 from service.backends.tensorflow_serving.backend import TensorFlowServingBackend
@@ -37,6 +38,12 @@ class GoldenImage(BaseModel):
     """(x, y) in pixels of the upright image."""
     hands: list[tuple[float, float, float, float, float, float]] | None = None
     """Of each hand x, y, size (pixels of the upright image), cos, sin, right; `service.pose.detections` says what."""
+
+    @model_validator(mode="after")
+    def _says_what_is_in_it(self) -> Self:
+        if (self.keypoints is None) is (self.hands is None):
+            raise ValueError("either keypoints or hands are needed")
+        return self
 
 
 class Golden(BaseModel):
@@ -77,32 +84,39 @@ async def check_golden(backend: TensorFlowServingBackend, candidate: ModelRefere
             raise ManagementError(f"a golden image cannot be read: {error}") from error
         except ServiceError as error:
             raise ManagementError(f"a golden image got no answer: {error.detail}") from error
-        what, off = _hands_off(answer, shown, expected) if expected.keypoints is None else _off(answer, shown, expected)
-        distance = off / max(image.width, image.height)
-        if not distance <= golden.tolerance:
-            raise ManagementError(
-                f"{candidate} is not what its card says: on golden image {number} {what} lies {distance:.3f} of the"
-                f" image's side from its place; {golden.tolerance:g} is allowed"
-            )
+        side = max(image.width, image.height)
+        if expected.hands is not None:
+            difference = _of_hands(expected.hands, shown, answer, side, golden.tolerance)
+        else:
+            difference = _of_keypoints(expected.keypoints or (), shown, answer, side, golden.tolerance)
+        if difference is not None:
+            raise ManagementError(f"{candidate} is not what its card says: on golden image {number} {difference}")
 
 
-def _off(maps: NDArray[np.float32], shown: Crop, expected: GoldenImage) -> tuple[str, float]:
-    """How far the keypoint that is furthest off lies from its place, in pixels of the image."""
-    offsets = shown.to_image(decode(maps).in_input[0]) - np.array(expected.keypoints)
-    return "a keypoint", float(np.linalg.norm(offsets, axis=-1).max())
+def _of_keypoints(
+    expected: Sequence[tuple[float, float]], shown: Crop, maps: NDArray[np.float32], side: int, tolerance: float
+) -> str | None:
+    """In what the belief maps [1, H, W, 22] of an image with this longer side say something else, in words."""
+    offsets = shown.to_image(decode(maps).in_input[0]) - np.array(expected)
+    distance = float(np.linalg.norm(offsets, axis=-1).max()) / side
+    if distance <= tolerance:
+        return None
+    return f"a keypoint lies {distance:.3f} of the image's side from its place; {tolerance:g} is allowed"
 
 
-def _hands_off(rows: NDArray[np.float32], shown: Crop, expected: GoldenImage) -> tuple[str, float]:
-    """How far off the middle or the size of a hand is; infinitely far where one is missing or too many are there."""
+def _of_hands(
+    expected: Sequence[tuple[float, ...]], shown: Crop, rows: NDArray[np.float32], side: int, tolerance: float
+) -> str | None:
+    """As `_of_keypoints`, for the detector's rows [1, N, 7]; each hand is compared with the nearest that is left."""
     found = [each for each in detections_in_image(rows[0], shown.image_to_input) if each.score >= SURE]
-    wanted = expected.hands or []
-    if not wanted and not found:
-        return "a hand", 0.0
-    if not wanted or not found:
-        return "a hand", math.inf
-    distances = [
-        [max(math.dist(each.centre_in_image, (x, y)), abs(each.size - size)) for each in found]
-        for x, y, size, *_ in wanted
-    ]
-    # Each of the one has its own near it among the other; the detector may say a hand twice.
-    return "a hand", max(*(min(row) for row in distances), *(min(column) for column in zip(*distances, strict=True)))
+    if len(found) != len(expected):
+        return f"it finds {len(found)} hands instead of {len(expected)}"
+    for x, y, size, *_ in expected:
+        distance, number = min((math.dist(each.centre_in_image, (x, y)), at) for at, each in enumerate(found))
+        larger = abs(found.pop(number).size - size)
+        if not max(distance, larger) / side <= tolerance:
+            return (
+                f"a hand lies {distance / side:.3f} of the image's side from its place, with a size that is"
+                f" {larger / side:.3f} of it off; {tolerance:g} is allowed"
+            )
+    return None

@@ -28,6 +28,7 @@ from service.backends.tensorflow_serving.config_file import (
     read_config,
     specific_versions,
     with_label,
+    with_model,
     with_versions,
     write_config,
 )
@@ -119,15 +120,16 @@ async def promote(
         raise ManagementError(f"there is no {folder}")
     golden = golden_of(folder) if check else None
     before = read_config(servers.config_file)
-    old = model_in(before, name).version_labels.get(label)
+    known = with_model(before, name)
+    old = model_in(known, name).version_labels.get(label)
     if old == version:
         raise ManagementError(f"{label} of {target.variant} is version {version} already")
 
     async with _connected(servers) as endpoints:
-        versions = specific_versions(model_in(before, name))
+        versions = specific_versions(model_in(known, name))
         if versions is None:  # labels need a policy that names versions
             versions = {each for each, at in (await _versions(endpoints[0], name)).items() if at.state == _AVAILABLE}
-        loaded = with_versions(before, name, versions | {version})
+        loaded = with_versions(known, name, versions | {version})
         moved = with_label(loaded, name, label, version)
         try:
             report(f"loading {name} version {version}")

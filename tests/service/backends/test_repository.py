@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.backends.repository import ServableError, as_served, newest_servables
-from tests.support.servables import write_card
+from tests.support.servables import write_card, write_detector_card
 
 
 def test_newest_versions_of_every_model_are_found(tmp_path: Path) -> None:
@@ -62,6 +62,33 @@ def test_card_that_does_not_fit_is_named_with_what_is_wrong(
         newest_servables(tmp_path, 1)
     assert str(folder / "model_card.json") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_newest_card_that_does_not_fit_is_passed_over(tmp_path: Path) -> None:
+    write_card(tmp_path, "standard", version=1)
+    write_card(tmp_path, "standard", version=2, changes={"stride": 4})
+    write_detector_card(tmp_path, version=3)
+    write_detector_card(tmp_path, version=4, changes={"columns": ["score"]})
+    found = [str(each) for each in newest_servables(tmp_path, 1)]
+    assert found == ["cpm_standard version 1", "hand_detector version 3"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"columns": ["score", "y", "x", "size", "cos", "sin", "right"]}, "columns"),
+        ({"detections": 0}, "detections"),
+        ({"input_size": 250}, "input_size"),
+        ({"name": "cpm_standard"}, "name"),
+        ({"version": 7}, "not the folder"),
+    ],
+)
+def test_detectors_card_that_does_not_fit_is_named_with_what_is_wrong(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    write_detector_card(tmp_path, changes=change)
+    with pytest.raises(ServableError, match=words):
+        newest_servables(tmp_path, 1)
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]"])

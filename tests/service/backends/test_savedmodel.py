@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.backends.embedded import EmbeddedBackend
 from service.backends.processor import multiplies_bfloat16
-from service.backends.repository import Servable, ServableError, newest_servables
+from service.backends.repository import Servable, ServableError, newest_servables, version_folders
 from service.inference.errors import InternalError
 from service.pose.heatmaps import decode
 from tests.support.backend import spread_keypoints
+from tests.support.executor import InlineExecutor
 from tests.support.models import INPUT_SIZE
-from tests.support.servables import write_card, write_painting_model
+from tests.support.servables import write_card, write_detector_card, write_painting_model
 
 pytestmark = pytest.mark.slow  # importing TensorFlow takes seconds
 
@@ -44,6 +46,69 @@ def test_keypoints_come_out_of_a_saved_model_in_the_order_of_the_crops(tmp_path:
     np.testing.assert_allclose(decoded.in_heatmap[0] * 8, keypoints, atol=0.05)
     np.testing.assert_allclose(decoded.in_heatmap[2] * 8, keypoints, atol=0.05)
     assert decoded.scores[1].max() == 0
+
+
+def detector(
+    output_name: str = "detections",
+    shape: tuple[int, int] = (16, 7),
+    input_shape: tuple[int | None, ...] = (None, 64, 64, 3),
+) -> Any:
+    """A detector that answers how bright each picture is, as a score."""
+    import tensorflow as tf
+
+    def serve(pixels: Any) -> dict[str, Any]:
+        brightness = tf.reduce_mean(tf.cast(pixels, tf.float32), (1, 2, 3)) / 255
+        return {output_name: tf.pad(brightness[:, None, None], ((0, 0), (0, shape[0] - 1), (0, shape[1] - 1)))}
+
+    specification = tf.TensorSpec(input_shape, tf.uint8, name="image")
+    return tf.function(serve, input_signature=[specification], autograph=False)
+
+
+def test_detections_come_out_of_a_saved_model_in_the_order_of_the_pictures(tmp_path: Path) -> None:
+    from service.backends.savedmodel import open_servable
+
+    save(write_detector_card(tmp_path), detector())
+    run = open_servable(only_servable(tmp_path))
+    rows = run(np.stack([np.full((64, 64, 3), level, np.uint8) for level in (255, 0, 51)]))
+    assert rows.shape == (3, 16, 7)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows[:, 0, 0], (1.0, 0.0, 0.2), atol=1e-6)
+    assert not rows[:, 1:].any()
+
+
+def test_detector_of_another_signature_is_refused(tmp_path: Path) -> None:
+    from service.backends.savedmodel import open_servable
+
+    wrong = {
+        "output": detector(output_name="belief_maps"),
+        r"\(None, 16, 6\)": detector(shape=(16, 6)),
+        r"\(None, 15, 7\)": detector(shape=(15, 7)),
+        r"\(1, 64, 64, 3\)": detector(input_shape=(1, 64, 64, 3)),
+    }
+    for version, (words, function) in enumerate(wrong.items(), start=1):
+        save(write_detector_card(tmp_path, version=version), function)
+        with pytest.raises(ServableError, match=words):
+            open_servable(only_servable(tmp_path))
+
+
+async def test_newer_detector_is_opened_while_the_service_runs_and_a_bad_one_is_not(tmp_path: Path) -> None:
+    from service.backends.savedmodel import open_servable
+
+    write_painting_model(tmp_path, spread_keypoints(INPUT_SIZE))
+    backend = EmbeddedBackend(open_servable=open_servable, inference=InlineExecutor())
+    await backend.load(version_folders(tmp_path))
+    assert "there is no hand_detector" in (await backend.not_ready() or "")
+
+    save(write_detector_card(tmp_path, version=1), detector())
+    save(write_detector_card(tmp_path, version=2), detector(shape=(16, 6)))
+    assert await backend.load(version_folders(tmp_path))
+    assert (await backend.not_ready(), backend.detector().version) == (None, 1)
+
+    save(write_detector_card(tmp_path, version=3), detector())
+    assert await backend.load(version_folders(tmp_path))
+    white = [np.full((64, 64, 3), 255, np.uint8)]
+    rows = await backend.predict(backend.detector(), white, timeout_s=20)
+    assert (backend.detector().version, rows.shape, rows.max()) == (3, (1, 16, 7), 1.0)
 
 
 def test_signature_of_other_names_types_or_shapes_is_refused(tmp_path: Path) -> None:

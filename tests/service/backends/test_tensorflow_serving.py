@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 
 from deploy.stand_in.process import ROOT, StandIn
-from deploy.stand_in.repository import add_version, config_text
-from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
+from deploy.stand_in.repository import add_version, config_text, without_detector
+from service.backends.tensorflow_serving.backend import TensorFlowServingBackend
 from service.backends.tensorflow_serving.catalogue import PollPolicy
 from service.backends.tensorflow_serving.client import Endpoint, RetryPolicy
 from service.backends.tensorflow_serving.wire import serving_pb2 as wire
@@ -27,14 +27,17 @@ from service.inference.errors import (
     UnavailableError,
     UnknownModelError,
 )
-from service.inference.models import ModelReference
+from service.inference.models import VARIANTS, Kind, ModelReference
 from service.pose.heatmaps import decode
-from tests.support.models import INPUT_SIZE
+from tests.support.models import DETECTOR_SIZE, INPUT_SIZE
 from tests.support.waiting import until
 
 LIGHTWEIGHT = ModelReference("lightweight")
 STANDARD = ModelReference("standard")
 POLL = PollPolicy(every_s=0.05, timeout_s=2.0, warm_up_timeout_s=5.0, stale_after_s=2.0)
+
+
+Models = Mapping[Kind, tuple[Sequence[int], Mapping[str, int]]]
 
 
 def coloured_crop(red: int, green: int = 128) -> NDArray[np.uint8]:
@@ -130,6 +133,60 @@ async def test_a_version_or_label_that_no_server_has_is_unknown(stand_in: StandI
     async with connected(stand_in, versions=4) as backend:
         with pytest.raises(UnknownModelError, match=r"of .* there is"):
             backend.resolve(ModelReference.parse(asked_for))
+
+
+async def test_the_detectors_stable_version_finds_a_hand_in_each_picture(tmp_path: Path) -> None:
+    for variant in VARIANTS:
+        add_version(tmp_path, variant, 1)
+    add_version(tmp_path, "detector", 2)
+    models: Models = {"lightweight": ((1,), {}), "standard": ((1,), {}), "detector": ((1, 2), {"stable": 1})}
+    with StandIn(tmp_path, config_text(tmp_path, models)) as server:
+        async with connected(server, versions=2) as backend:
+            detector = backend.detector()
+            pictures = [np.full((DETECTOR_SIZE, DETECTOR_SIZE, 3), 200, np.uint8)] * 3
+            rows = await backend.predict(detector, pictures, timeout_s=5)
+            listed = {each.name for each in backend.models()}
+
+    assert (detector.version, detector.labels) == (1, ("stable",))
+    assert rows.shape == (3, 16, 7)
+    assert rows[:, :, 0].tolist() == [[1.0] + [0.0] * 15] * 3, "one hand in each"
+    assert listed == {"cpm_lightweight", "cpm_standard"}, "only what finds keypoints"
+
+
+async def test_without_a_detector_keypoints_are_found_and_the_service_is_not_ready(tmp_path: Path) -> None:
+    add_version(tmp_path, "lightweight", 1)
+    add_version(tmp_path, "standard", 1)
+    models: Models = {"lightweight": ((1,), {}), "standard": ((1,), {})}
+    with StandIn(tmp_path, without_detector(config_text(tmp_path, models))) as server:
+        async with connected(server, ready=False) as backend:
+            await until(lambda: len(backend.models()) == 2)
+            maps = await backend.predict(backend.resolve(LIGHTWEIGHT), [coloured_crop(90)], timeout_s=5)
+            with pytest.raises(UnavailableError) as caught:
+                backend.detector()
+            reason = await backend.not_ready() or ""
+
+    assert marks(maps) == [90]
+    assert caught.value.code == "no_detector"
+    assert "no version of detector can be asked" in reason
+    assert "has hand_detector not at all" in reason
+
+
+async def test_a_newer_detector_is_taken_up_and_a_bad_one_is_not(tmp_path: Path) -> None:
+    for variant in VARIANTS:
+        add_version(tmp_path, variant, 1)
+    models: Models = {"lightweight": ((1,), {}), "standard": ((1,), {}), "detector": ((1, 2, 3), {})}
+    with StandIn(tmp_path, config_text(tmp_path, models)) as server:
+        async with connected(server) as backend:
+            assert backend.detector().version == 1
+            add_version(tmp_path, "detector", 2)
+            await until(lambda: backend.detector().version == 2)
+
+            folder = add_version(tmp_path, "detector", 3)
+            card = json.loads((folder / "model_card.json").read_text())
+            (folder / "model_card.json").write_text(json.dumps(card | {"columns": card["columns"][::-1]}))
+            await until(lambda: "columns" in (backend.refusal(ModelReference("detector", version=3)) or ""))
+            assert backend.detector().version == 2
+            assert await is_ready(backend)
 
 
 async def test_all_models_are_listed_with_their_labels(stand_in: StandIn) -> None:
@@ -248,7 +305,7 @@ async def test_a_short_refusal_is_not_seen_by_the_caller(stand_in: StandIn) -> N
 
 
 async def test_readiness_follows_a_server_that_dies_and_comes_back(tmp_path: Path) -> None:
-    for variant in MODEL_NAMES:
+    for variant in VARIANTS:
         add_version(tmp_path, variant, 1)
     server = StandIn(tmp_path, config_text(tmp_path, {"lightweight": ((1,), {}), "standard": ((1,), {})})).start()
     loop = asyncio.get_running_loop()
@@ -302,7 +359,7 @@ async def test_a_silent_server_is_not_ready(stand_in: StandIn) -> None:
 
 
 async def test_two_servers_share_the_work_and_one_carries_it_alone(tmp_path: Path) -> None:
-    for variant in MODEL_NAMES:
+    for variant in VARIANTS:
         add_version(tmp_path, variant, 1)
     config = config_text(tmp_path, {"lightweight": ((1,), {}), "standard": ((1,), {})})
     with StandIn(tmp_path, config) as first, StandIn(tmp_path, config) as second:
@@ -342,7 +399,7 @@ async def test_labels_that_are_not_known_yet_make_no_request_fail(stand_in: Stan
 
 
 async def test_a_new_version_is_served_once_it_is_loaded(tmp_path: Path) -> None:
-    for variant in MODEL_NAMES:
+    for variant in VARIANTS:
         add_version(tmp_path, variant, 1)
     config = config_text(tmp_path, {"lightweight": ((1, 2), {}), "standard": ((1,), {})})
     with StandIn(tmp_path, config) as server:
@@ -364,7 +421,7 @@ async def test_a_new_version_is_served_once_it_is_loaded(tmp_path: Path) -> None
 
 
 async def test_a_version_unloaded_behind_our_back_is_a_retry_not_a_wrong_answer(tmp_path: Path) -> None:
-    for variant in MODEL_NAMES:
+    for variant in VARIANTS:
         add_version(tmp_path, variant, 1)
     add_version(tmp_path, "lightweight", 2)
     latest = config_text(tmp_path, {"lightweight": ((1,), {}), "standard": ((1,), {})})

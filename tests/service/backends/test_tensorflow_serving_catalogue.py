@@ -288,6 +288,30 @@ async def test_a_server_whose_threads_are_all_busy_is_what_it_was(scene: Scene) 
         assert (catalogue.not_ready(), catalogue.resolve(LIGHTWEIGHT).version) == (None, 1)
 
 
+async def test_a_detector_that_is_being_checked_is_told_from_none(tmp_path: Path) -> None:
+    server = Server("one:1", 1)
+    server.held.add(1)
+    add_version(tmp_path, "detector", 1)
+    catalogue = Catalogue(
+        [server],
+        names={"detector": "hand_detector"},
+        repository=tmp_path,
+        labels=("stable",),
+        clock=ManualClock(),
+        policy=PollPolicy(),
+    )
+    await catalogue.poll()
+    with pytest.raises(UnavailableError) as loading:
+        catalogue.detector()
+    server.versions.clear()
+    await catalogue.poll()
+    with pytest.raises(UnavailableError) as missing:
+        catalogue.detector()
+    await catalogue.close()
+
+    assert (loading.value.code, missing.value.code) == ("loading", "no_detector")
+
+
 # What is told of versions that are not there
 
 

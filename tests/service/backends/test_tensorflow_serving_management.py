@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from deploy.stand_in.process import StandIn
-from deploy.stand_in.repository import add_version, config_text
+from deploy.stand_in.repository import add_version, config_text, without_detector
 from service.backends.tensorflow_serving.management import ManagedServers, add_arguments, list_versions, run
 from service.bootstrap import managed_servers
+from service.inference.models import VARIANTS
 from service.pose.keypoints import KEYPOINT_COUNT
 from tests.support.images import image_bytes, picture
 from tests.support.waiting import until
@@ -73,6 +74,7 @@ def test_versions_are_listed_with_state_and_labels(stand_in: StandIn, capsys: py
         [stand_in.address, "cpm_standard", "1", "AVAILABLE", "stable"],
         [stand_in.address, "cpm_lightweight", "1", "AVAILABLE", "stable"],
         [stand_in.address, "cpm_lightweight", "2", "on", "disk"],
+        [stand_in.address, "hand_detector", "1", "AVAILABLE", "stable"],
     ]
 
 
@@ -91,14 +93,10 @@ def test_a_label_is_promoted_rolled_back_and_promoted_again(
     assert "specific" in stand_in.config_file.read_text()  # what the servers poll says the same
 
 
-def labels(stand_in: StandIn) -> dict[str, str]:
-    """The labels of each lightweight version that is loaded."""
+def labels(stand_in: StandIn, name: str = "cpm_lightweight") -> dict[str, str]:
+    """The labels of each version of a model that is loaded."""
     rows = asyncio.run(list_versions(servers_of(stand_in)))
-    return {
-        row["version"]: row["labels"]
-        for row in rows
-        if row["model"] == "cpm_lightweight" and row["state"] == "AVAILABLE"
-    }
+    return {row["version"]: row["labels"] for row in rows if row["model"] == name and row["state"] == "AVAILABLE"}
 
 
 def test_the_version_before_the_previous_one_is_unloaded(stand_in: StandIn) -> None:
@@ -109,6 +107,63 @@ def test_the_version_before_the_previous_one_is_unloaded(stand_in: StandIn) -> N
 
     config = stand_in.config_file.read_text().split("cpm_standard")[0]
     assert [line.split()[1] for line in config.splitlines() if "versions:" in line] == ["2", "3"]
+
+
+def golden_hands(*hands: list[float]) -> dict[str, object]:
+    """A card that says that there are these hands (x, y, size, cos, sin, right) in a picture of SIDE by SIDE pixels."""
+    image = image_bytes(picture(SIDE, SIDE, (RED, GREEN, 0)))
+    return {"images": [{"image": base64.b64encode(image).decode(), "hands": hands}], "tolerance": 0.02}
+
+
+HAND = [SIDE / 2, SIDE / 2, SIDE / 1.25, 0.0, -1.0, 1.0]
+"""What the stand-in's detector answers."""
+
+
+def test_a_detector_is_promoted_by_its_golden_answers_and_rolled_back(
+    stand_in: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_golden(add_version(stand_in.config_file.parent, "detector", 2), golden_hands(HAND))
+
+    assert models(stand_in, "promote", "detector@2") == 0
+    assert "stable of detector is version 2, before that version 1" in capsys.readouterr().out
+    assert labels(stand_in, "hand_detector") == {"1": "previous_stable", "2": "stable"}
+
+    assert models(stand_in, "rollback", "detector") == 0
+    assert labels(stand_in, "hand_detector") == {"1": "stable", "2": "previous_stable"}
+
+
+@pytest.mark.parametrize(
+    ("hands", "words"),
+    [
+        ([], "golden image 1 it finds 1 hands instead of 0"),
+        ([HAND, [40.0, 40.0, *HAND[2:]]], "golden image 1 it finds 1 hands instead of 2"),
+        ([[HAND[0] + 10, *HAND[1:]]], "golden image 1 a hand lies 0.039 of the image's side from its place"),
+        ([[*HAND[:2], HAND[2] + 10, *HAND[3:]]], "with a size that is 0.039 of it off"),
+    ],
+)
+def test_a_detector_that_does_not_find_what_its_card_says_is_not_promoted(
+    stand_in: StandIn, capsys: pytest.CaptureFixture[str], hands: list[list[float]], words: str
+) -> None:
+    set_golden(add_version(stand_in.config_file.parent, "detector", 2), golden_hands(*hands))
+
+    assert models(stand_in, "promote", "detector@2") == 1
+
+    assert words in capsys.readouterr().err
+    assert labels(stand_in, "hand_detector")["1"] == "stable"
+    assert "versions: 2" not in stand_in.config_file.read_text()
+
+
+def test_a_model_that_an_older_configuration_does_not_have_is_promoted_into_it(tmp_path: Path) -> None:
+    for variant in VARIANTS:
+        add_version(tmp_path, variant, 1)
+    config = config_text(tmp_path, {variant: ((1,), {"stable": 1}) for variant in VARIANTS})
+    with StandIn(tmp_path, without_detector(config)) as server:
+        assert labels(server, "hand_detector") == {}
+
+        assert models(server, "promote", "detector@1", "--without-check") == 0
+
+        assert labels(server, "hand_detector") == {"1": "stable"}
+        assert labels(server) == {"1": "stable"}
 
 
 def test_another_label_is_promoted_beside_stable(stand_in: StandIn) -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from deploy.stand_in.process import StandIn
 from deploy.stand_in.repository import add_version, config_text
-from service.backends.tensorflow_serving.backend import MODEL_NAMES, TensorFlowServingBackend
+from service.backends.tensorflow_serving.backend import TensorFlowServingBackend
 from service.inference.errors import ServiceError
 from service.inference.estimates import EstimateRequest
+from service.inference.models import VARIANTS
 from service.inference.predictor import Predictor
 from service.settings import Settings
 from tests.support.images import image_bytes
@@ -27,9 +28,9 @@ SETTINGS = Settings.from_environment({"HANDPOSE_BACKEND": "tensorflow_serving"})
 @contextmanager
 def model_server(folder: Path, *, threads: int) -> Iterator[StandIn]:
     """Both models, each batch of which takes 50 ms, on a server with so many threads."""
-    for variant in MODEL_NAMES:
+    for variant in VARIANTS:
         add_version(folder, variant, 1)
-    config = config_text(folder, {variant: ((1,), {"stable": 1}) for variant in MODEL_NAMES})
+    config = config_text(folder, {variant: ((1,), {"stable": 1}) for variant in VARIANTS})
     arguments = ("--grpc-max-threads", str(threads), "--num-batch-threads", "2", "--max-enqueued-batches", "64")
     with StandIn(folder, config, arguments=arguments) as server:
         server.order(slow_s=0.05)
