@@ -171,11 +171,7 @@ class HandTracker:
         if self._tracks:
             near = await self._estimate(replace(request, known_hands=tuple(track.region() for track in self._tracks)))
             seen = [hand for hand in near.hands if self._square(hand, near) is not None]
-            again = (
-                duplicates(np.stack([hand.keypoints_in_image for hand in seen]), [h.score for h in seen])
-                if seen
-                else ()
-            )
+            again = duplicates([hand.keypoints_in_image for hand in seen], [hand.score for hand in seen])
             near = replace(near, hands=tuple(hand for index, hand in enumerate(seen) if index not in again))
             if len(near.hands) == len(self._tracks) and self._frames_since_search + 1 < SEARCH_EVERY:
                 return _Sight(near, False, (False,) * len(near.hands))

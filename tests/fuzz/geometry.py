@@ -18,7 +18,7 @@ from service.pose.heatmaps import decode, encode
 from service.pose.images import DecodedImage
 from service.pose.keypoints import CHANNEL_COUNT, KEYPOINT_COUNT
 from service.pose.preprocessing import crop, hand_box_to_crop
-from service.pose.tracking import LARGEST_PARAMETER, OneEuro, OneEuroFilter, box_to_follow, next_box
+from service.pose.tracking import LARGEST_PARAMETER, HandSquare, OneEuro, OneEuroFilter, next_square, square_to_follow
 from tests.fuzz.targets import Property
 
 _ANY: Final = st.floats(width=64, allow_nan=True, allow_infinity=True)
@@ -91,20 +91,15 @@ def _encoding_is_undone_by_decoding(drawn: tuple[int, int, list[tuple[float, flo
     assert np.abs(decode(maps).in_heatmap[0] - points).max() < 0.1
 
 
-def _boxes_to_follow_are_inside(drawn: tuple[Any, Any, int, int, Any]) -> None:
+def _squares_to_follow_are_finite(drawn: tuple[Any, Any, int, int, Any]) -> None:
     points, scores, width, height, (x, y, w, h) = drawn
-    seen = box_to_follow(points, scores, (width, height))
+    seen = square_to_follow(points, scores, (width, height))
     if seen is None:
         return
-    last = Box(x * width, y * height, max(1.0, w * width), max(1.0, h * height))
-    for box in (seen, next_box(last, last, seen, (width, height)), next_box(seen, last, seen, (width, height))):
-        if box is last:
-            continue
-        assert box.x >= 0
-        assert box.y >= 0
-        assert box.x + box.width <= width
-        assert box.y + box.height <= height
-        assert min(box.width, box.height) >= 1
+    last = HandSquare((x * width, y * height), max(1.0, w * width, h * height), 0.0)
+    for square in (seen, next_square(last, last, seen), next_square(seen, last, seen)):
+        assert np.isfinite((*square.centre, square.side, square.radians)).all()
+        assert square.side >= 1
 
 
 def _smoothing_stays_finite(drawn: tuple[tuple[float, float, float], list[tuple[float, float]], float]) -> None:
@@ -178,7 +173,7 @@ PROPERTIES: Final[Sequence[Property]] = (
     Property(
         "boxes to follow are inside",
         st.tuples(_POINTS, _SCORES, st.integers(1, 8000), st.integers(1, 8000), st.tuples(_UNIT, _UNIT, _UNIT, _UNIT)),
-        _boxes_to_follow_are_inside,
+        _squares_to_follow_are_finite,
     ),
     Property(
         "smoothing stays finite",

@@ -92,9 +92,8 @@ class MovingHand:
     def _look(self, frame: NDArray[np.float64], region: Region) -> Hand:
         """The hand of which the region shows most; a guess in its middle where it shows none."""
         shown, told = region.shown_in_image, region.detection
-        inside = ((frame >= (shown.x, shown.y)) & (frame <= (shown.x + shown.width, shown.y + shown.height))).all(
-            axis=-1
-        )
+        corner = np.array((shown.x + shown.width, shown.y + shown.height))
+        inside = np.asarray((frame >= (shown.x, shown.y)) & (frame <= corner)).all(axis=-1).reshape(len(frame), -1)
         middles = np.linalg.norm(np.nan_to_num(frame, nan=1e6).mean(axis=1) - shown.centre, axis=-1)
         best = int(np.lexsort((middles, -inside.sum(axis=-1)))[0])
         guess = np.tile(np.array(shown.centre), (KEYPOINT_COUNT, 1))

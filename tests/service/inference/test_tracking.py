@@ -89,8 +89,15 @@ async def test_sides_tell_two_hands_apart_that_cross_while_they_are_searched_for
     keypoints = np.stack([np.stack([left, right]), np.stack([NOWHERE, NOWHERE]), np.stack([right, left])])
     video = MovingHand(keypoints, sides=(Handedness("left", 0.95), Handedness("right", 0.95)))
     answers = await follow(HandTracker(video), range(3))
-    assert [answer.track_ids for answer in answers][0::2] == [(1, 2), (1, 2)]
-    assert [hand.handedness and hand.handedness.label for hand in answers[2].estimate.hands] == ["left", "right"]
+    of_side = [
+        {
+            hand.handedness and hand.handedness.label: track
+            for hand, track in zip(a.estimate.hands, a.track_ids, strict=True)
+        }
+        for a in answers
+    ]
+    assert of_side[0] == {"left": 1, "right": 2}
+    assert of_side[2] == of_side[0]
 
 
 async def test_a_hand_that_comes_in_gets_an_id_of_its_own_at_the_next_search() -> None:

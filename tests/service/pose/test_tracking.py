@@ -1,4 +1,6 @@
-"""The box of the next frame, and the one-euro filter, on points that are known."""
+"""The square of the next frame, and the one-euro filter, on points that are known."""
+
+import math
 
 import numpy as np
 import pytest
@@ -6,14 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.pose.geometry import Box
+from service.pose.geometry import Affine, Box
 from service.pose.tracking import (
     LARGEST_PARAMETER,
     FollowPolicy,
+    HandSquare,
     OneEuro,
     OneEuroFilter,
-    box_to_follow,
-    next_box,
+    assigned,
+    next_square,
+    square_to_follow,
 )
 
 SIZE = (640, 480)
@@ -27,12 +31,13 @@ def hand_in(box: Box) -> NDArray[np.float64]:
     return np.stack((box.x + box.width * steps, box.y + box.height * steps[::-1]), axis=-1)
 
 
-def test_box_to_follow_is_the_keypoints_box_grown_to_whole_pixels() -> None:
-    assert box_to_follow(hand_in(Box(100.2, 50.9, 80.5, 90.5)), SURE, SIZE) == Box(100, 50, 81, 92)
-
-
-def test_box_to_follow_ends_at_the_edges_of_the_image() -> None:
-    assert box_to_follow(hand_in(Box(-20, 400, 100, 100)), SURE, SIZE) == Box(0, 400, 80, 80)
+def test_the_square_to_follow_is_the_hands_turned_upright() -> None:
+    points = hand_in(Box(100, 50, 80, 80))  # a line from the lower left to the upper right
+    square = square_to_follow(points, SURE, SIZE)
+    assert square is not None
+    assert square.centre == pytest.approx((140, 90))
+    assert square.side == pytest.approx(80 * math.sqrt(2))
+    assert math.degrees(square.radians) == pytest.approx(-45)
 
 
 @given(
@@ -41,60 +46,69 @@ def test_box_to_follow_ends_at_the_edges_of_the_image() -> None:
     width=st.floats(1, 900),
     height=st.floats(1, 900),
 )
-def test_box_to_follow_always_lies_inside_the_image(x: float, y: float, width: float, height: float) -> None:
-    box = box_to_follow(hand_in(Box(x, y, width, height)), SURE, SIZE)
-
-    if box is not None:
-        assert box == box.clipped(*SIZE)
-        assert min(box.width, box.height) >= 1
+def test_a_square_to_follow_holds_the_hand(x: float, y: float, width: float, height: float) -> None:
+    points = hand_in(Box(x, y, width, height))
+    square = square_to_follow(points, SURE, SIZE)
+    if square is not None:
+        turned = Affine.rotation(square.radians).apply(points - np.array(square.centre))
+        assert np.abs(turned).max() <= square.side / 2 + 1e-6
 
 
 def test_a_hand_is_lost_when_its_score_drops() -> None:
-    assert box_to_follow(hand_in(Box(100, 50, 80, 90)), np.full(21, 0.1), SIZE) is None
+    assert square_to_follow(hand_in(Box(100, 50, 80, 90)), np.full(21, 0.1), SIZE) is None
 
 
 def test_a_hand_is_lost_when_most_of_it_left_the_image() -> None:
-    assert box_to_follow(hand_in(Box(-90, 50, 100, 100)), SURE, SIZE) is None
+    assert square_to_follow(hand_in(Box(-90, 50, 100, 100)), SURE, SIZE) is None
 
 
 def test_a_hand_is_lost_when_all_keypoints_fall_together() -> None:
-    assert box_to_follow(np.full((21, 2), 100.0), SURE, SIZE) is None
+    assert square_to_follow(np.full((21, 2), 100.0), SURE, SIZE) is None
 
 
-def test_doubtful_keypoints_do_not_move_the_box() -> None:
+def test_doubtful_keypoints_do_not_move_the_square() -> None:
     points, scores = hand_in(Box(100, 50, 80, 90)), SURE.copy()
+    expected = square_to_follow(points, scores, SIZE)
     points[10], scores[10] = (600, 400), 0.05
+    assert square_to_follow(points, scores, SIZE) == expected
 
-    assert box_to_follow(points, scores, SIZE) == Box(100, 50, 80, 90)
+
+REST = HandSquare((150, 100), 100, 0.0)
 
 
-REST = Box(100, 50, 100, 100)
+def moved(x: float, y: float = 0.0, radians: float = 0.0) -> HandSquare:
+    return HandSquare((150 + x, 100 + y), 100, radians)
 
 
 def test_we_look_in_the_same_place_while_the_hand_only_trembles() -> None:
-    assert next_box(REST, Box(98, 50, 100, 100), Box(103, 48, 100, 100), SIZE) == REST
+    assert next_square(REST, moved(-2), moved(3, -2)) == REST
 
 
-def test_we_look_where_the_hand_is_when_it_has_crept_away() -> None:
-    assert next_box(REST, Box(109, 50, 100, 100), Box(110, 50, 100, 100), SIZE) == Box(110, 50, 100, 100)
+def test_we_look_where_the_hand_is_when_it_has_crept_away_or_turned() -> None:
+    assert next_square(REST, moved(9), moved(10)) == moved(10)
+    assert next_square(REST, moved(0, radians=0.4), moved(0, radians=0.4)).radians == 0.4
 
 
 def test_we_look_ahead_of_a_hand_that_moves() -> None:
-    assert next_box(REST, REST, Box(120, 40, 100, 100), SIZE) == Box(140, 30, 100, 100)
+    assert next_square(REST, REST, moved(20, -10)) == moved(40, -20)
 
 
 def test_we_never_look_ahead_by_more_than_half_a_hand() -> None:
-    assert next_box(REST, REST, Box(300, 50, 100, 100), SIZE) == Box(350, 50, 100, 100)
-
-
-def test_looking_ahead_ends_at_the_edge_of_the_image() -> None:
-    assert next_box(REST, Box(440, 50, 100, 100), Box(500, 50, 100, 100), SIZE) == Box(550, 50, 90, 100)
+    assert next_square(REST, REST, moved(200)).centre == pytest.approx((400, 100))
 
 
 def test_dead_zone_and_lead_can_be_turned_off() -> None:
-    policy = FollowPolicy(dead_zone=0.0, lead=0.0)
+    assert next_square(REST, REST, moved(1), policy=FollowPolicy(dead_zone=0.0, lead=0.0)) == moved(1)
 
-    assert next_box(REST, REST, Box(101, 50, 100, 100), SIZE, policy=policy) == Box(101, 50, 100, 100)
+
+def test_hands_of_two_frames_are_paired_by_how_near_they_are() -> None:
+    left, right, far = (hand_in(Box(x, 50, 100, 100)) for x in (100, 260, 900))
+    assert assigned([left, right], [right + 5, left - 5]) == {0: 1, 1: 0}
+    assert assigned([left, right], [far]) == {}
+    assert assigned([], [left]) == {}
+    between = hand_in(Box(185, 50, 100, 100))
+    assert assigned([left, right], [between]) == {1: 0}
+    assert assigned([left, right], [between], penalties=np.array([[0.0], [0.5]])) == {0: 0}
 
 
 def test_the_filter_leaves_the_first_frame_as_it_is() -> None:
