@@ -58,7 +58,7 @@ class Server:
 def gateway(model: str, **settings: str) -> Server:
     """The gateway with a SavedModel's folder, `null` or `constant:<ms>`; settings without HANDPOSE_."""
     # One inference a picture, as everybody beside it runs.
-    environment = {"REST_PORT": "{port}", "LOG_LEVEL": "warning", "SECOND_LOOK": "false", **settings}
+    environment = {"REST_PORT": "{port}", "LOG_LEVEL": "warning", **settings}
     python = [sys.executable, "-m"]
     if Path(model).is_dir():
         command = [*python, "service"]

@@ -26,7 +26,6 @@ class GatewayProcess:
         self._environment |= {
             "HANDPOSE_REST_PORT": "0",
             "HANDPOSE_LOG_LEVEL": "warning",
-            "HANDPOSE_SECOND_LOOK": "false",
         }
         self._environment |= {f"HANDPOSE_{name}": value for name, value in settings.items()}
         self._process: subprocess.Popen[str] | None = None
