@@ -1,10 +1,10 @@
-"""Pictures with the skeleton drawn on them."""
+"""Pictures with hands drawn on them: skeleton, box, side and score."""
 
 from PIL import Image
 
 from service.client.images import ImageLike, to_file_bytes
 from service.client.types import Estimate
-from service.pose.drawing import draw_hand
+from service.pose.drawing import HandTag, draw_hand
 from service.pose.images import decode_image
 
 
@@ -26,5 +26,6 @@ def draw(image: ImageLike, estimate: Estimate) -> Image.Image:
         )
     picture = decoded.pixels
     for hand in estimate.hands:
-        picture = draw_hand(picture, hand.points, hand.scores)
+        tag = HandTag(hand.score, hand.handedness.label if hand.handedness else None)
+        picture = draw_hand(picture, hand.points, hand.scores, tag)
     return picture
