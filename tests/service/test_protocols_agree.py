@@ -241,18 +241,15 @@ async def test_the_same_photo_gives_the_same_keypoints_through_every_door(
         assert outcome.model == variant, door.__name__
 
 
-not_read_yet = pytest.mark.xfail(reason="REST and streams do not read how hands are looked for yet", strict=True)
-
-
 @pytest.mark.parametrize(
     ("search", "hands"),
     [
         ({}, 2),
-        pytest.param({"max_hands": 1}, 1, marks=not_read_yet),
-        pytest.param({"min_score": 0.95}, 1, marks=not_read_yet),
-        pytest.param({"min_score": 1.0}, 0, marks=not_read_yet),
-        pytest.param({"whole": True}, 1, marks=not_read_yet),
-        pytest.param({"whole": False, "min_score": 0.0, "max_hands": 16}, 3, marks=not_read_yet),
+        ({"max_hands": 1}, 1),
+        ({"min_score": 0.95}, 1),
+        ({"min_score": 1.0}, 0),
+        ({"whole": True}, 1),
+        ({"whole": False, "min_score": 0.0, "max_hands": 16}, 3),
     ],
     ids=str,
 )
@@ -279,9 +276,7 @@ async def test_the_same_hands_are_looked_for_through_every_door(
 @pytest.mark.parametrize(
     "search", [{"max_hands": 0}, {"max_hands": 17}, {"min_score": -0.5}, {"min_score": 1.5}], ids=str
 )
-@pytest.mark.parametrize(
-    "door", [pytest.param(door, marks=not_read_yet) for door in (raw, multipart, json_body)] + [unary, rpc_batch]
-)
+@pytest.mark.parametrize("door", [raw, multipart, json_body, unary, rpc_batch])
 async def test_what_cannot_be_looked_for_has_the_same_code_through_every_door(
     gateway: Gateway, door: Door, search: dict[str, Any]
 ) -> None:

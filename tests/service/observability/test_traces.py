@@ -35,6 +35,7 @@ CALLER_ID = "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE_ID}-{CALLER_ID}-01"
 PARTS = ("decode", "queue", "inference", "postprocess")
 PATH = "/v1/hand-pose"
+WHOLE = f"{PATH}?whole=true"  # one inference a picture
 METHOD = "handpose.v1.HandPoseService/Estimate"
 
 
@@ -107,7 +108,7 @@ def assert_nested(collector: OtlpCollector, request: CollectedSpan) -> None:
 
 async def test_rest_request_is_traced_under_its_callers_span(traced: Traced, collector: OtlpCollector) -> None:
     headers = {"traceparent": TRACEPARENT, "X-Request-Id": "find-me", "X-Model-Variant": "standard"}
-    answer = await traced.client.post(PATH, content=image_bytes(), headers=headers)
+    answer = await traced.client.post(WHOLE, content=image_bytes(), headers=headers)
     await traced.sent()
 
     assert answer.status_code == 200
@@ -137,7 +138,7 @@ async def test_rest_request_is_traced_under_its_callers_span(traced: Traced, col
 
 async def test_grpc_call_is_traced_under_its_callers_span(traced: Traced, collector: OtlpCollector) -> None:
     metadata = (("traceparent", TRACEPARENT), ("x-request-id", "find-me"))
-    await traced.gateway.stub().Estimate(pb.EstimateRequest(image=image_bytes()), metadata=metadata)
+    await traced.gateway.stub().Estimate(pb.EstimateRequest(image=image_bytes(), whole=True), metadata=metadata)
     await traced.sent()
 
     request = collector.only(METHOD)
@@ -158,7 +159,7 @@ async def test_grpc_call_is_traced_under_its_callers_span(traced: Traced, collec
 
 
 async def test_model_server_is_called_under_the_span_of_the_inference(traced: Traced, collector: OtlpCollector) -> None:
-    await traced.client.post(PATH, content=image_bytes(), headers={"traceparent": TRACEPARENT})
+    await traced.client.post(WHOLE, content=image_bytes(), headers={"traceparent": TRACEPARENT})
     await traced.sent()
 
     assert traced.backend.traceparents == [f"00-{TRACE_ID}-{collector.only('inference').span_id}-01"]
@@ -167,9 +168,9 @@ async def test_model_server_is_called_under_the_span_of_the_inference(traced: Tr
 async def test_requests_that_run_together_keep_traces_of_their_own(collector: OtlpCollector) -> None:
     async with traced_gateway(collector, batching=BatchingPolicy(max_running=1)) as traced:
         traced.backend.hold()
-        first = asyncio.ensure_future(traced.client.post(PATH, content=image_bytes()))
+        first = asyncio.ensure_future(traced.client.post(WHOLE, content=image_bytes()))
         await traced.backend.arrived(1)
-        others = [asyncio.ensure_future(traced.client.post(PATH, content=image_bytes())) for _ in range(2)]
+        others = [asyncio.ensure_future(traced.client.post(WHOLE, content=image_bytes())) for _ in range(2)]
         await until(lambda: len(collector.named("decode")) == 3)
         traced.backend.release()
         await asyncio.gather(first, *others)
@@ -184,11 +185,22 @@ async def test_requests_that_run_together_keep_traces_of_their_own(collector: Ot
     assert forwarded.split("-")[1] in {each.trace_id for each in inferences[1:]}
 
 
+async def test_searching_a_picture_is_a_part_of_decoding_it(traced: Traced, collector: OtlpCollector) -> None:
+    await traced.client.post(PATH, content=image_bytes())
+    await traced.sent()
+
+    decode, detection = collector.only("decode"), collector.only("detection")
+    assert detection.parent_id == decode.span_id
+    of_detector, of_model = sorted(collector.named("inference"), key=lambda each: each.begun)
+    assert (of_detector.parent_id, of_detector.attributes["handpose.variant"]) == (detection.span_id, "detector")
+    assert (of_model.parent_id, of_model.attributes["handpose.variant"]) == (decode.parent_id, "lightweight")
+
+
 async def test_batch_of_images_shows_each_image(traced: Traced, collector: OtlpCollector) -> None:
     files = [("image", ("a.png", image_bytes(), "image/png")), ("image", ("b.png", b"x", "image/png"))]
     answer = await traced.client.post(f"{PATH}:batch", files=files)
     await traced.gateway.stub().EstimateBatch(
-        pb.EstimateBatchRequest(requests=2 * [pb.EstimateRequest(image=image_bytes())])
+        pb.EstimateBatchRequest(requests=2 * [pb.EstimateRequest(image=image_bytes(), whole=True)])
     )
     await traced.sent()
 
@@ -204,11 +216,11 @@ async def test_batch_of_images_shows_each_image(traced: Traced, collector: OtlpC
 async def test_failures_of_ours_are_marked_and_mistakes_of_the_sender_are_not(
     traced: Traced, collector: OtlpCollector
 ) -> None:
-    await traced.client.post(PATH, content=b"no image", headers={"Content-Type": "image/png"})
+    await traced.client.post(WHOLE, content=b"no image", headers={"Content-Type": "image/png"})
     traced.backend.failure = UnavailableError("the model server is down", retry_after_s=1.0)
-    await traced.client.post(PATH, content=image_bytes())
+    await traced.client.post(WHOLE, content=image_bytes())
     with pytest.raises(grpc.aio.AioRpcError):
-        await traced.gateway.stub().Estimate(pb.EstimateRequest(image=image_bytes()))
+        await traced.gateway.stub().Estimate(pb.EstimateRequest(image=image_bytes(), whole=True))
     await traced.sent()
 
     mistake, failure = collector.named(f"POST {PATH}")
@@ -239,7 +251,7 @@ async def test_unknown_paths_and_machines_that_ask_for_health_make_no_names(
 
 
 async def test_frame_of_a_stream_is_a_trace_that_points_to_its_stream(traced: Traced, collector: OtlpCollector) -> None:
-    url = traced.gateway.rest_url.replace("http", "ws") + f"{PATH}/stream"
+    url = traced.gateway.rest_url.replace("http", "ws") + f"{PATH}/stream?whole=true"
     async with websockets.connect(url, additional_headers={"traceparent": TRACEPARENT}) as socket:
         for _ in range(2):
             await socket.send(image_bytes())
@@ -261,7 +273,7 @@ async def test_what_the_caller_does_not_trace_is_passed_on_and_not_kept(
     traced: Traced, collector: OtlpCollector
 ) -> None:
     untraced = f"00-{TRACE_ID}-{CALLER_ID}-00"
-    await traced.client.post(PATH, content=image_bytes(), headers={"traceparent": untraced})
+    await traced.client.post(WHOLE, content=image_bytes(), headers={"traceparent": untraced})
     await traced.sent()
 
     assert collector.spans == []
@@ -272,8 +284,8 @@ async def test_what_the_caller_does_not_trace_is_passed_on_and_not_kept(
 
 async def test_share_of_requests_is_traced_unless_the_caller_decides(collector: OtlpCollector) -> None:
     async with traced_gateway(collector, sample_ratio=0.0) as traced:
-        await traced.client.post(PATH, content=image_bytes())
-        await traced.client.post(PATH, content=image_bytes(), headers={"traceparent": TRACEPARENT})
+        await traced.client.post(WHOLE, content=image_bytes())
+        await traced.client.post(WHOLE, content=image_bytes(), headers={"traceparent": TRACEPARENT})
         await traced.sent()
 
     assert {span.trace_id for span in collector.spans} == {TRACE_ID}

@@ -124,12 +124,7 @@ def test_parquet_holds_the_same_records(pictures: Callable[[int], Path], start: 
     assert second["problem"]["code"] == "unsupported_image_format"
 
 
-of_the_api_to_come = pytest.mark.xfail(reason="REST's schema has no side and no rotation yet", strict=True)
-
-
-@pytest.mark.parametrize(
-    ("kind", "schema"), [pytest.param("result", HandPose, marks=of_the_api_to_come), ("problem", Problem)]
-)
+@pytest.mark.parametrize(("kind", "schema"), [("result", HandPose), ("problem", Problem)])
 def test_parquet_has_the_fields_of_the_api(kind: str, schema: type[BaseModel]) -> None:
     assert names_of(SCHEMA.field(kind).type) == names_in(schema.model_json_schema())
 

@@ -304,9 +304,9 @@ async def test_the_servers_own_limit_on_time_answers_with_a_rich_error(workers: 
 
 async def test_cancelling_frees_the_queue_at_once(gateway: Gateway) -> None:
     gateway.backend.hold()
-    running = gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO))
+    running = gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO, whole=True))
     await gateway.backend.arrived()
-    waiting = gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO))
+    waiting = gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO, whole=True))
     await until(lambda: gateway.observer.depths[-1][1] == 2)
 
     waiting.cancel()
@@ -320,7 +320,7 @@ async def test_cancelling_frees_the_queue_at_once(gateway: Gateway) -> None:
 
 async def test_a_client_that_vanishes_frees_the_queue(gateway: Gateway) -> None:
     gateway.backend.hold()
-    running = gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO))
+    running = gateway.stub().Estimate(pb.EstimateRequest(image=PHOTO, whole=True))
     await gateway.backend.arrived()
     channel = gateway.channel()
     method = channel.unary_unary(
@@ -328,7 +328,7 @@ async def test_a_client_that_vanishes_frees_the_queue(gateway: Gateway) -> None:
         request_serializer=pb.EstimateRequest.SerializeToString,
         response_deserializer=pb.EstimateResponse.FromString,
     )
-    call = method(pb.EstimateRequest(image=PHOTO))
+    call = method(pb.EstimateRequest(image=PHOTO, whole=True))
     await until(lambda: gateway.observer.depths[-1][1] == 2)
 
     await channel.close(None)
