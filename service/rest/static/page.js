@@ -3,7 +3,7 @@
 import { Refusal, Server, Unreachable, drawnPicture, estimate, hasKey, skeleton as fetchSkeleton, useKey } from "./api.js";
 import { byId, capital, download, make, ms } from "./dom.js";
 import { Camera, LiveStream, NoCamera, REMEMBERED } from "./live.js";
-import { Sparkline, comparison, keypointTable, latencyBars } from "./panels.js";
+import { Sparkline, aligned, comparison, keypointTable, latencyBars } from "./panels.js";
 import { snippets } from "./snippets.js";
 import { View } from "./view.js";
 
@@ -259,16 +259,22 @@ function showResults() {
   byId("apart").hidden = results.length < 2;
   byId("downloads").replaceChildren();
   if (!found) return;
-  say(results.some(([, { pose }]) => pose.hands.some((hand) => hand.score < UNSURE)) ? "The model is not sure that this is a hand." : "");
+  const every = results.flatMap(([, { pose }]) => pose.hands);
+  if (!every.length) say("No hand found in this picture.");
+  else say(every.some((hand) => hand.score < UNSURE) ? "The model is not sure that this is a hand." : "");
   byId("summary").replaceChildren(...results.map(([, { pose }]) => summary(pose)));
   byId("bars").replaceChildren(...latencyBars(results));
-  byId("table").replaceChildren(keypointTable(results, state.skeleton, highlight));
   if (results.length > 1) {
     const [one, other] = results.map(([, { pose }]) => pose);
-    byId("comparison").replaceChildren(...comparison(one, other, state.skeleton));
-    state.views.get(results[0][0])?.compareWith(other);
-    state.views.get(results[1][0])?.compareWith(one);
-  }
+    const theirs = aligned(one, other);
+    const both = theirs.hands.some((hand) => hand);
+    byId("apart").hidden = !both;
+    if (both) byId("comparison").replaceChildren(...comparison(one, theirs, state.skeleton));
+    state.views.get(results[0][0])?.compareWith(theirs);
+    state.views.get(results[1][0])?.compareWith(aligned(other, one));
+    const [[first, answer], [second]] = results;
+    byId("table").replaceChildren(keypointTable([[first, answer], [second, { pose: theirs }]], state.skeleton, highlight));
+  } else byId("table").replaceChildren(keypointTable(results, state.skeleton, highlight));
   for (const [variant, { pose }] of results) {
     const view = state.views.get(variant);
     view.caption.textContent = `${capital(variant)}, version ${pose.model.version}`;
@@ -292,7 +298,8 @@ function summary(pose) {
     { class: "summary", "data-model": model.variant },
     ...[
       ["Model", `${capital(model.variant)} version ${model.version}${model.label ? `, ${model.label}` : ""}`],
-      [hands.length > 1 ? "Scores" : "Score", scores],
+      ["Hands", hands.length ? hands.map(({ handedness }) => handedness?.label ?? "one").join(", ") : "none"],
+      [hands.length > 1 ? "Scores" : "Score", scores || "–"],
       ["Service time", ms(timings.total)],
       ["Picture", `${pose.image.width} × ${pose.image.height}`],
     ].map(([term, value]) => make("div", {}, make("dt", {}, term), make("dd", {}, value))),

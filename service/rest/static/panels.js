@@ -51,19 +51,32 @@ export function latencyBars(results) {
 const total = (times) => Object.values(times).reduce((sum, each) => sum + each, 0);
 
 /**
+ * The other answer with its hands in the order of this one's: each the nearest, undefined where there is none.
+ */
+export function aligned(one, other) {
+  const left = [...other.hands];
+  const hands = one.hands.map((hand) => {
+    const size = Math.max(spread(hand, "x"), spread(hand, "y"), 1);
+    const far = (each) => hand.keypoints.reduce((sum, p, id) => sum + Math.hypot(p.x - each.keypoints[id].x, p.y - each.keypoints[id].y), 0);
+    left.sort((a, b) => far(a) - far(b));
+    return left.length && far(left[0]) / hand.keypoints.length < size ? left.shift() : undefined;
+  });
+  return { ...other, hands };
+}
+
+/**
  * How far apart two answers for the same image lie.
+ * @param other the other answer, aligned with the first one; at least one hand is in both.
  * @returns {hands: [[distance in pixels for each keypoint]], mean, worst: {name, distance}, relative} where relative is
  *   the mean over the size of the hand: the longer side of the first answer's keypoints.
  */
 export function distances(one, other) {
-  const hands = one.hands.map((hand, index) =>
-    hand.keypoints.map((p, id) => {
-      const q = other.hands[index].keypoints[id];
-      return Math.hypot(p.x - q.x, p.y - q.y);
-    }),
+  const both = one.hands.map((hand, index) => [hand, other.hands[index]]).filter(([, theirs]) => theirs);
+  const hands = both.map(([hand, theirs]) =>
+    hand.keypoints.map((p, id) => Math.hypot(p.x - theirs.keypoints[id].x, p.y - theirs.keypoints[id].y)),
   );
   const all = hands.flat();
-  const sizes = one.hands.map((hand) => Math.max(spread(hand, "x"), spread(hand, "y"), 1));
+  const sizes = both.map(([hand]) => Math.max(spread(hand, "x"), spread(hand, "y"), 1));
   const mean = all.reduce((sum, each) => sum + each, 0) / all.length;
   const relative =
     hands.flatMap((each, index) => each.map((d) => d / sizes[index])).reduce((sum, d) => sum + d, 0) / all.length;
@@ -115,17 +128,16 @@ export function keypointTable(results, { keypoints }, onRow) {
     : ["x", "y", "Score", "± px"];
   const head = make("tr", {}, make("th", { scope: "col" }, "Keypoint"));
   head.append(...columns.map((each) => make("th", { scope: "col", class: "number" }, each)));
-  const apart = two ? distances(...poses) : null;
   const table = make("table", { class: "keypoints" }, make("thead", {}, head));
   poses[0].hands.forEach((hand, index) => {
     const body = make("tbody");
     if (poses[0].hands.length > 1) {
-      const title = make("th", { scope: "rowgroup", colspan: columns.length + 1 }, `Hand in box ${index + 1}`);
+      const title = make("th", { scope: "rowgroup", colspan: columns.length + 1 }, `Hand ${index + 1}`);
       body.append(make("tr", { class: "group" }, title));
     }
     for (const { id, name } of keypoints) {
       const numbers = two
-        ? [...poses.flatMap(({ hands }) => position(hands[index].keypoints[id])), apart.hands[index][id].toFixed(1)]
+        ? besideEachOther(...poses.map(({ hands }) => hands[index]?.keypoints[id]))
         : [...position(hand.keypoints[id]), hand.keypoints[id].score.toFixed(2), hand.keypoints[id].sigma.toFixed(1)];
       const swatch = make("span", { class: "swatch round", "aria-hidden": "true" });
       swatch.style.background = keypoints[id].colour;
@@ -141,6 +153,11 @@ export function keypointTable(results, { keypoints }, onRow) {
 }
 
 const position = ({ x, y }) => [x.toFixed(1), y.toFixed(1)];
+
+const besideEachOther = (one, other) =>
+  other
+    ? [...position(one), ...position(other), Math.hypot(one.x - other.x, one.y - other.y).toFixed(1)]
+    : [...position(one), "–", "–", "–"];
 
 /** A small line of the last values, the newest at the right. */
 export class Sparkline {

@@ -9,6 +9,9 @@ const FAINTEST = 0.25; // opacity of a keypoint of score 0, as in the service's 
 const REACH = 18; // screen pixels within which the pointer finds a keypoint
 const SHORTEST_DRAG = 6; // screen pixels; less is a click
 
+/** Side and score, as in "R 0.91"; null where nothing was looked for. */
+const tag = ({ handedness, score }) => (handedness ? `${handedness.label[0].toUpperCase()} ${score.toFixed(2)}` : null);
+
 export class View {
   #skeleton;
   #media = null;
@@ -127,10 +130,10 @@ export class View {
   #render() {
     const parts = [];
     this.#pose?.hands.forEach((hand, index) => {
-      if (this.#tracked) parts.push(this.#box(hand.box, "tracked"));
+      if (this.#tracked || hand.handedness) parts.push(this.#box(hand.box, this.#tracked ? "tracked" : "found", tag(hand)));
       parts.push(this.#hand(hand, index));
     });
-    this.#boxes.forEach((box, index) => parts.push(this.#box(box, "roi", index + 1)));
+    this.#boxes.forEach((box, index) => parts.push(this.#box(box, "roi", `Box ${index + 1}`)));
     if (this.#draft) parts.push(this.#box(this.#draft, "draft"));
     // The keyboard's place in the overlay must survive: its group is made anew with every answer.
     const focused = document.activeElement?.closest?.(".hand");
@@ -218,7 +221,7 @@ export class View {
     return group;
   }
 
-  #box(box, kind, number = null) {
+  #box(box, kind, text = null) {
     const scale = this.#scale;
     const attributes = { x: box.x, y: box.y, width: box.width, height: box.height };
     const group = draw("g", { class: kind });
@@ -231,10 +234,10 @@ export class View {
         "stroke-dasharray": kind === "roi" ? null : `${7 * scale} ${5 * scale}`,
       }),
     );
-    if (number !== null) {
+    if (text !== null) {
       const size = 13 * scale;
       const y = box.y > 1.6 * size ? box.y - 0.45 * size : box.y + 1.2 * size;
-      group.append(draw("text", { x: box.x + 0.3 * size, y, "font-size": size }, `Box ${number}`));
+      group.append(draw("text", { x: box.x + 0.3 * size, y, "font-size": size }, text));
     }
     return group;
   }
