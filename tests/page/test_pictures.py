@@ -146,9 +146,9 @@ def test_side_by_side_shows_both_models_their_distance_and_times(page: Page) -> 
             ".map((part) => part.getBoundingClientRect().width)",
             variant,
         )
-        assert len(widths) == 5
-        stages = [answer["timings_ms"][stage] for stage in ("decode", "queue", "inference", "postprocess")]
-        assert np.allclose(np.array(widths[:4]) / sum(widths[:4]), np.array(stages) / sum(stages), atol=0.03)
+        assert len(widths) == 6
+        stages = [answer["timings_ms"][stage] for stage in ("decode", "detection", "queue", "inference", "postprocess")]
+        assert np.allclose(np.array(widths[:5]) / sum(widths[:5]), np.array(stages) / sum(stages), atol=0.03)
 
 
 def test_pointer_over_a_keypoint_names_it(page: Page) -> None:

@@ -4,6 +4,7 @@ import { capital, draw, make, ms, spoken } from "./dom.js";
 
 export const STAGES = [
   ["decode", "decode"],
+  ["detection", "detection"],
   ["queue", "queue"],
   ["inference", "model"],
   ["postprocess", "keypoints"],
@@ -12,9 +13,9 @@ export const STAGES = [
 
 /** Milliseconds by stage, the way to the service and back included. */
 function stages({ pose, roundTripMs }) {
-  const { decode, queue, inference, postprocess } = pose.timings_ms;
-  const network = Math.max(roundTripMs - decode - queue - inference - postprocess, 0);
-  return { decode, queue, inference, postprocess, network };
+  const { decode, detection, queue, inference, postprocess } = pose.timings_ms;
+  const network = Math.max(roundTripMs - decode - detection - queue - inference - postprocess, 0);
+  return { decode, detection, queue, inference, postprocess, network };
 }
 
 /** One bar for each result, all on one scale. `results`: [variant, {pose, roundTripMs}] pairs. */
